@@ -1,0 +1,50 @@
+"""The `tickwise` command: one module a noun, imported only when its command runs."""
+
+import importlib
+import json
+import sys
+
+COMMANDS = {
+    "demo": "everything at once: ticks in, predictions out, retrained and swapped",
+    "kafka": "start, stop and look at a local Kafka",
+    "publish": "publish ticks of a source to a topic",
+    "train": "train on a file, without Kafka",
+    "worker": "run the stream worker",
+    "runner": "run the job runner",
+    "serve": "run the HTTP server",
+    "jobs": "submit, list, watch and cancel jobs",
+    "models": "list models, move the champion",
+    "pipelines": "check pipeline files",
+}
+USAGE = 2
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Run ``tickwise NOUN ...``: each noun is the module ``api.cli.NOUN`` with a typer ``app``.
+
+    Exit codes: 0 done, 1 failed, 2 wrong usage or input, 3 a dependency did not answer, 4 a job failed.
+    """
+    from ml_core.errors import DependencyError, InputError, NotFoundError, SetupError, TickwiseError, nearest
+
+    words = sys.argv[1:] if argv is None else argv
+    if not words or words[0] in ("-h", "--help"):
+        sys.stdout.write("usage: tickwise NOUN ...\n\n" + "".join(f"  {noun:<10} {text}\n" for noun, text in COMMANDS.items()))
+        raise SystemExit(0 if words else USAGE)
+    if words[0] == "--version":
+        from importlib.metadata import version
+
+        sys.stdout.write(version("tickwise") + "\n")
+        return
+    if words[0] not in COMMANDS:
+        sys.stderr.write(f"tickwise: no command {words[0]!r}{nearest(words[0], COMMANDS)}\n")
+        raise SystemExit(USAGE)
+    app = importlib.import_module(f"api.cli.{words[0]}").app
+    try:
+        app(args=words[1:], prog_name=f"tickwise {words[0]}")
+    except TickwiseError as error:
+        codes = ((InputError, USAGE), (NotFoundError, USAGE), (SetupError, USAGE), (DependencyError, 3))
+        code = next((code for base, code in codes if isinstance(error, base)), 1)
+        if "--json" in words:
+            sys.stdout.write(json.dumps({"error": type(error).__name__, "message": str(error)}) + "\n")
+        sys.stderr.write(f"tickwise: {error}\n")
+        raise SystemExit(code) from None

@@ -1,0 +1,61 @@
+"""Settings that every process of tickwise shares, read from ``TICKWISE_*`` variables."""
+
+import os
+from pathlib import Path
+from typing import Self
+
+from pydantic import AliasChoices, Field, SecretStr, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from ml_core.errors import InvalidSettingsError, nearest
+
+PREFIX = "TICKWISE_"
+
+
+class CommonSettings(BaseSettings):
+    """Where Kafka, the model store and the job store are."""
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="ignore", populate_by_name=True)
+
+    kafka: str = Field(default="127.0.0.1:9092", description="bootstrap servers, comma separated")
+    home: Path = Field(default=Path(".tickwise"), description="folder for what has no store of its own")
+    pipelines: Path = Field(default=Path("pipelines"), description="a pipeline file, or a folder of them")
+    mlflow_tracking_uri: str | None = Field(
+        default=None, validation_alias=AliasChoices(PREFIX + "MLFLOW_TRACKING_URI", "MLFLOW_TRACKING_URI")
+    )
+    jobs_url: SecretStr | None = Field(default=None, description="SQLAlchemy URL of the job store")
+
+    @property
+    def tracking_uri(self) -> str:
+        """The MLflow tracking URI; by default a SQLite store under ``home``."""
+        return self.mlflow_tracking_uri or f"sqlite:///{(self.home / 'mlflow.db').absolute()}"
+
+    @property
+    def job_store_url(self) -> str:
+        """The SQLAlchemy URL of the job store; by default SQLite under ``home``. May hold a password."""
+        return self.jobs_url.get_secret_value() if self.jobs_url else f"sqlite:///{(self.home / 'jobs.db').absolute()}"
+
+    @classmethod
+    def read(cls, **given: object) -> Self:
+        """Return the settings of the environment, ``given`` ones first.
+
+        Raises:
+            InvalidSettingsError: A value is out of range. The message names the variable, never its value.
+        """
+        try:
+            return cls(**{key: value for key, value in given.items() if value is not None})  # type: ignore[arg-type]  # checked by pydantic
+        except ValidationError as error:
+            lines = "; ".join(f"{PREFIX}{'.'.join(map(str, d['loc'])).upper()}: {d['msg']}" for d in error.errors(include_input=False))
+            raise InvalidSettingsError(lines) from None
+
+
+def check_names(*classes: type[CommonSettings]) -> None:
+    """Refuse ``TICKWISE_*`` variables that none of ``classes`` knows: a misspelt one would be ignored silently.
+
+    Raises:
+        InvalidSettingsError: With the nearest valid name.
+    """
+    known = {PREFIX + name.upper() for cls in classes for name in cls.model_fields}
+    for name in sorted(os.environ):
+        if name.startswith(PREFIX) and name not in known:
+            raise InvalidSettingsError(f"unknown variable {name}{nearest(name, known)}")

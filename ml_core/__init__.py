@@ -1,0 +1,1 @@
+"""The learning stages; knows no transport, no wall clock, no environment."""

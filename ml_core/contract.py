@@ -1,0 +1,65 @@
+"""What a model promises: the contract that travels inside its file and is checked before it may score."""
+
+import hashlib
+from collections.abc import Sequence
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from ml_core.types import OffsetRange
+
+
+def schema_hash(names: Sequence[str], version: int, **settings: int | str) -> str:
+    """Return the hash of a feature schema: ordered names, kernel version, and the settings that change values."""
+    text = "\n".join([*names, f"kernel={version}", *(f"{key}={settings[key]}" for key in sorted(settings))])
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+class Scaler(BaseModel):
+    """Frozen robust scaling, fitted on training rows alone: clip((x - median) / iqr, -limit, limit), NaN -> 0."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    median: tuple[float, ...]
+    iqr: tuple[float, ...]
+    limit: float = 8.0
+
+
+class ModelContract(BaseModel):
+    """Everything a scorer needs to know about a model besides its graph.
+
+    The graph takes ``x`` float32 (B, T, F), raw feature rows, and returns ``y`` float32 (B, outputs); scaling is part of it.
+    ``direction``: outputs = 3 logits (down, flat, up) a horizon, horizon after horizon; ``return``: one number a horizon.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    pipeline: str
+    spec_hash: str
+    model_kind: str
+    model_params: dict[str, object] = Field(default_factory=dict)
+    features: tuple[str, ...]
+    feature_hash: str
+    window: int
+    label_kind: Literal["direction", "return"]
+    label_price: Literal["mid", "trade"]
+    horizons_ns: tuple[int, ...]
+    delay_ns: int
+    dead_zone: tuple[float, ...] = Field(description="direction: half width of `flat` a horizon, as a log return")
+    prior: tuple[tuple[float, ...], ...] = Field(description="direction: class shares a horizon in the training rows; return: mean and variance")
+    scaler: Scaler
+    block: int | None = Field(default=None, description="rows a call when scores depend on the batch size; None: they do not")
+    trained_from_ns: int
+    trained_to_ns: int = Field(description="no label of a training or validation row ends after this event time")
+    ranges: tuple[OffsetRange, ...] = ()
+    topic: str | None = None
+    source_hash: str | None = Field(default=None, description="hash of the history file, where ticks came from one")
+    seed: int
+    code_version: str
+    parent: str | None = Field(default=None, description="name/version an incremental model went on from")
+    metrics: dict[str, float] = Field(default_factory=dict)
+
+    @property
+    def outputs(self) -> int:
+        """Width of the graph's output."""
+        return len(self.horizons_ns) * (3 if self.label_kind == "direction" else 1)

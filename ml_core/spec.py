@@ -1,0 +1,267 @@
+"""The pipeline file: one TOML file a user writes, typed, validated and hashed."""
+
+import hashlib
+import re
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    PrivateAttr,
+    ValidationError,
+    model_validator,
+)
+from pydantic_core import ErrorDetails
+
+from ml_core.errors import SpecError, nearest
+from ml_core.types import Name
+
+UNITS_NS = {"ns": 1, "us": 10**3, "ms": 10**6, "s": 10**9, "m": 60 * 10**9, "h": 3600 * 10**9, "d": 86400 * 10**9}
+
+
+def parse_duration(text: object) -> int:
+    """Return nanoseconds of a duration such as ``"20ms"``, ``"1.5s"``, ``"6h"`` or ``"3d"``.
+
+    >>> parse_duration("20ms")
+    20000000
+    """
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)(ns|us|ms|s|m|h|d)", text.strip()) if isinstance(text, str) else None
+    if match is None:
+        raise ValueError(f"{text!r} is not a duration; write a number and one of {', '.join(UNITS_NS)}, such as '10s'")
+    return round(float(match[1]) * UNITS_NS[match[2]])
+
+
+def format_duration(value_ns: int) -> str:
+    """Return the shortest exact text of a duration in nanoseconds.
+
+    >>> format_duration(90_000_000_000), format_duration(20_000_000)
+    ('90s', '20ms')
+    """
+    for unit in ("d", "h", "m", "s", "ms", "us"):
+        if value_ns and value_ns % UNITS_NS[unit] == 0 and (unit != "m" or value_ns % UNITS_NS["h"] == 0):
+            return f"{value_ns // UNITS_NS[unit]}{unit}"
+    return f"{value_ns}ns"
+
+
+def parse_percent(text: object) -> object:
+    """Return the fraction of a text such as ``"1%"``; a number passes unchanged."""
+    return float(text[:-1]) / 100 if isinstance(text, str) and text.endswith("%") else text
+
+
+def parse_spreads(text: object) -> object:
+    """Return the number of spreads of a text such as ``"0.5 spread"``; a number passes unchanged."""
+    return float(text.removesuffix("spread")) if isinstance(text, str) else text
+
+
+_AsText = (BeforeValidator(parse_duration), PlainSerializer(format_duration))
+DurationNs = Annotated[int, *_AsText, Field(gt=0)]
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class FieldMap(_Part):
+    """Where a user's own records keep the fields of a tick: JSON paths, ``ts`` with a unit (``$.T:ms``).
+
+    ``type``, where it is missing, follows from the fields present: bid and ask make a quote, price and size a trade.
+    """
+
+    ts: str = Field(pattern=r"^\$[^:]*(:(ns|us|ms|s))?$")
+    symbol: str = Field(pattern=r"^\$")
+    type: str | None = None
+    price: str | None = None
+    size: str | None = None
+    side: str | None = None
+    bid: str | None = None
+    ask: str | None = None
+    bid_size: str | None = None
+    ask_size: str | None = None
+    seq: str | None = None
+
+    @model_validator(mode="after")
+    def _one_kind_at_least(self) -> Self:
+        if not ((self.price and self.size) or (self.bid and self.ask)):
+            raise ValueError("map needs price and size (trades) or bid and ask (quotes)")
+        return self
+
+
+class Source(_Part):
+    """Where ticks come from."""
+
+    topic: str = Field(default="market.ticks.v1", pattern=r"^[a-zA-Z0-9._-]{1,200}$")
+    map: FieldMap | None = None
+    symbols: tuple[str, ...] | None = None
+    calendar: Literal["24x7", "XNYS"] = "24x7"
+    history: str | None = None
+
+
+class Features(_Part):
+    """What a row is made of."""
+
+    set: Name | None = Field(default=None, description="name of the feature set; default: the pipeline's name")
+    rows_on: tuple[Literal["quote", "trade"], ...] = ("quote", "trade")
+    use: tuple[str, ...] = ()
+    window: int = Field(default=1, ge=1, le=1024)
+    max_age: DurationNs = 5 * 10**9
+    gap: DurationNs = 60 * 10**9
+
+
+class Label(_Part):
+    """What a model learns to tell."""
+
+    kind: Literal["direction", "return"] = "direction"
+    price: Literal["mid", "trade"] = "mid"
+    horizons: tuple[DurationNs, ...] = Field(default=(10 * 10**9,), min_length=1, max_length=8)
+    delay: Annotated[int, *_AsText, Field(ge=0)] = 0
+    dead_zone: Annotated[float, BeforeValidator(parse_spreads), Field(ge=0, le=100)] = 0.5
+
+
+class Model(_Part):
+    """Which model, and with which parameters."""
+
+    kind: str = "mlp"
+    params: dict[str, Any] = Field(default_factory=dict)
+
+
+class Train(_Part):
+    """How a model is trained."""
+
+    span: DurationNs = 3 * 86400 * 10**9
+    weights: Literal["none", "uniqueness"] = "uniqueness"
+    validation: float = Field(default=0.15, gt=0, lt=0.5)
+    holdout: float = Field(default=0.15, gt=0, lt=0.5)
+    epochs: int = Field(default=20, ge=1, le=10_000)
+    patience: int = Field(default=3, ge=1)
+    batch_size: int = Field(default=1024, ge=1, le=1_000_000)
+    learning_rate: float = Field(default=1e-3, gt=0, lt=1)
+    weight_decay: float = Field(default=1e-4, ge=0, lt=1)
+    min_rows: int = Field(default=2000, ge=10)
+
+
+class Retrain(_Part):
+    """When a job is started by itself: ``every <duration>``, ``rows <count>``, ``drift``, ``decay``."""
+
+    when: tuple[Annotated[str, Field(pattern=r"^(every \S+|rows [1-9]\d*|drift|decay)$")], ...] = ()
+    kind: Literal["batch", "incremental"] = "batch"
+    cooldown: DurationNs = 60 * 10**9
+
+    @property
+    def every_ns(self) -> int | None:
+        """The period of the schedule, ns; None where there is none."""
+        return next((parse_duration(w.split()[1]) for w in self.when if w.startswith("every ")), None)
+
+    @property
+    def rows(self) -> int | None:
+        """How many new labelled rows start a job; None where they do not."""
+        return next((int(w.split()[1]) for w in self.when if w.startswith("rows ")), None)
+
+    @model_validator(mode="after")
+    def _durations_parse(self) -> Self:
+        _ = self.every_ns
+        return self
+
+
+class Gate(_Part):
+    """What a later model must show before it takes over: a lower loss than the champion's on rows neither saw."""
+
+    loss: Literal["log_loss", "squared_error"] = "log_loss"
+    margin: Annotated[float, BeforeValidator(parse_percent), Field(ge=0, lt=1)] = 0.0
+    alpha: float = Field(default=0.05, gt=0, lt=1)
+    approve: Literal["auto", "manual"] = "auto"
+
+
+class Costs(_Part):
+    """What trading on a score costs."""
+
+    fee_bps: float = Field(default=0.0, ge=0, le=1000)
+
+
+class PipelineSpec(_Part):
+    """A pipeline: from one topic of ticks to one topic of predictions."""
+
+    name: Name
+    source: Source = Source()
+    features: Features = Features()
+    label: Label = Label()
+    model: Model = Model()
+    train: Train = Train()
+    retrain: Retrain = Retrain()
+    gate: Gate = Gate()
+    costs: Costs = Costs()
+    _folder: Path | None = PrivateAttr(default=None)
+
+    @property
+    def folder(self) -> Path | None:
+        """The folder of the pipeline file, where own parts (``module:Class``) are looked for first."""
+        return self._folder
+
+    @property
+    def feature_set(self) -> str:
+        """Name of the feature set that this pipeline reads."""
+        return self.features.set or self.name
+
+    @property
+    def hash(self) -> str:
+        """Hash of everything the file says; two equal pipelines have equal hashes."""
+        return hashlib.sha256(self.model_dump_json().encode()).hexdigest()[:16]
+
+    def notes(self) -> list[str]:
+        """Return what the file asks for and this version does not do, one line each."""
+        return [f"retrain.when: {word!r} starts no job in this version" for word in ("drift", "decay") if word in self.retrain.when]
+
+
+def load(path: Path) -> PipelineSpec:
+    """Return the pipeline of the TOML file ``path``.
+
+    Raises:
+        SpecError: The file is missing, is no TOML, or says something unknown or out of range; the message names
+            the place and the nearest valid name. A retry will not help.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise SpecError(f"cannot read the pipeline file {path}: {error}") from error
+    try:
+        data = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise SpecError(f"{path} is not valid TOML: {error}") from error
+    return parse(data, folder=path.resolve().parent, name=str(path))
+
+
+def parse(data: dict[str, Any], *, folder: Path | None = None, name: str = "pipeline") -> PipelineSpec:
+    """Return the pipeline described by ``data``: parsed TOML, or the result of ``model_dump(mode="json")``.
+
+    Raises:
+        SpecError: As ``load``.
+    """
+    try:
+        spec = PipelineSpec.model_validate(data)
+    except ValidationError as error:
+        lines = "\n".join(f"  {_explain(detail)}" for detail in error.errors(include_url=False))
+        raise SpecError(f"{name}:\n{lines}") from error
+    spec._folder = folder  # noqa: SLF001 - set once, right after construction, by the only constructor
+    return spec
+
+
+def _explain(detail: ErrorDetails) -> str:
+    place = ".".join(str(part) for part in detail["loc"])
+    if detail["type"] == "extra_forbidden":
+        return f"{place}: unknown name{nearest(str(detail['loc'][-1]), _known_names(detail['loc'][:-1]))}"
+    if detail["type"] == "literal_error":
+        expected = re.findall(r"'([^']*)'", detail["ctx"]["expected"])
+        return f"{place}: {detail['input']!r} is not known{nearest(str(detail['input']), expected)}"
+    return f"{place}: {detail['msg'].removeprefix('Value error, ')}"
+
+
+def _known_names(loc: tuple[int | str, ...]) -> list[str]:
+    part: type[BaseModel] = PipelineSpec
+    for step in loc:
+        annotation = part.model_fields[str(step)].annotation
+        part = FieldMap if step == "map" else annotation  # type: ignore[assignment]  # the only optional part is the map
+    return list(part.model_fields)

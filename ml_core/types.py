@@ -1,0 +1,162 @@
+"""The words of tickwise as types: ticks, rows, jobs.
+
+Shapes: N ticks or rows, F features, T rows of a window, B rows of a batch, H horizons.
+"""
+
+from collections.abc import Sequence
+from enum import IntEnum, IntFlag, StrEnum
+from typing import Annotated, Any, Literal, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+
+Int8 = npt.NDArray[np.int8]
+Int32 = npt.NDArray[np.int32]
+Int64 = npt.NDArray[np.int64]
+UInt8 = npt.NDArray[np.uint8]
+Float32 = npt.NDArray[np.float32]
+Float64 = npt.NDArray[np.float64]
+Bool = npt.NDArray[np.bool_]
+
+SECOND_NS = 1_000_000_000
+
+
+class TickKind(IntEnum):
+    """What a tick reports."""
+
+    TRADE = 0
+    QUOTE = 1
+
+
+class RowFlag(IntFlag):
+    """Why a row should not be scored or trained on; 0 means it is whole."""
+
+    WARM_UP = 1  # the symbol has not been seen for as long as its longest feature looks back
+    GAP = 2  # the feed was silent for longer than the gap bound; features look across it
+    NO_PRICE = 4  # neither a two-sided quote nor a trade has been seen yet
+    STALE = 8  # the last quote is older than `max_age` at a trade
+    LATE = 16  # the tick is older than one already seen of its symbol
+
+
+class TickBatch(NamedTuple):
+    """Ticks of one partition (or file) in arrival order; N ticks.
+
+    A field that does not apply to a kind is NaN (prices and sizes) or 0 (side).
+    """
+
+    offset_N: Int64  # Kafka offset, or line number in a file
+    index_N: Int32  # place inside the record, 0 for one tick a record
+    kind_N: Int8  # TickKind
+    symbol_N: Int32  # index into `symbols`
+    ts_ns_N: Int64  # event time, ns since the epoch, UTC
+    price_N: Float64  # trades: quote currency
+    size_N: Float64  # trades: base units
+    side_N: Int8  # trades: +1 the buyer took, -1 the seller took, 0 unknown
+    bid_N: Float64
+    ask_N: Float64
+    bid_size_N: Float64
+    ask_size_N: Float64
+    seq_N: Int64  # number given by the venue, -1 where it gives none
+    symbols: Sequence[str]  # the symbol table of the partition; it only grows
+
+    def __len__(self) -> int:
+        """Return the number of ticks, not of fields."""
+        return len(self.ts_ns_N)
+
+
+class RowBatch(NamedTuple):
+    """Feature rows of one partition (or file), one per accepted tick, in arrival order; N rows."""
+
+    offset_N: Int64
+    index_N: Int32
+    symbol_N: Int32
+    ts_ns_N: Int64
+    mid_N: Float64  # mid of the last quote, or the last trade price where no quote is known
+    spread_N: Float64  # ask minus bid, NaN where no quote is known
+    x_NF: Float32  # NaN where a feature is undefined
+    flags_N: UInt8  # RowFlag
+    symbols: Sequence[str]
+
+    def __len__(self) -> int:
+        """Return the number of rows, not of fields."""
+        return len(self.ts_ns_N)
+
+
+class SymbolTable:
+    """Symbols of a partition in the order they were first seen; the index of a symbol never changes."""
+
+    def __init__(self, names: Sequence[str] = (), *, limit: int = 100_000) -> None:
+        """Start from ``names``; at most ``limit`` symbols are ever held."""
+        self.names: list[str] = list(names)
+        self.index: dict[str, int] = {name: i for i, name in enumerate(self.names)}
+        self.limit = limit
+
+    def __len__(self) -> int:
+        """Return how many symbols are known."""
+        return len(self.names)
+
+    def add(self, name: str) -> int:
+        """Return the index of ``name``, giving it the next one when it is new; -1 when the table is full."""
+        found = self.index.get(name)
+        if found is not None:
+            return found
+        if len(self.names) >= self.limit:
+            return -1
+        self.index[name] = len(self.names)
+        self.names.append(name)
+        return len(self.names) - 1
+
+
+class JobKind(StrEnum):
+    """How a job trains: from scratch, or on from the champion's weights."""
+
+    BATCH = "batch"
+    INCREMENTAL = "incremental"
+
+
+class JobState(StrEnum):
+    """Life of a job: queued -> running -> succeeded | failed | cancelled."""
+
+    QUEUED = "queued"
+    RUNNING = "running"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+    @property
+    def is_final(self) -> bool:
+        """True when the job will not change any more."""
+        return self not in (JobState.QUEUED, JobState.RUNNING)
+
+
+Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")]
+
+
+class OffsetRange(BaseModel):
+    """Ticks ``[start, end)`` of one partition."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    partition: int = Field(ge=0)
+    start: int = Field(ge=0)
+    end: int = Field(ge=0)
+
+
+class JobSpec(BaseModel):
+    """What a training job is asked to do; the same type from the REST body to the stored row."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        frozen=True,
+        json_schema_extra={"examples": [{"pipeline": "demo", "kind": "batch"}]},
+    )
+
+    pipeline: Name
+    kind: JobKind = JobKind.BATCH
+    trigger: Literal["api", "schedule", "rows", "request", "cli"] = "api"
+    ranges: tuple[OffsetRange, ...] | None = Field(
+        default=None, description="exact tick offsets to use; absent: the pipeline's train.span up to the newest tick"
+    )
+    seed: int = Field(default=0, ge=0, lt=2**31)
+    params: dict[str, Any] = Field(default_factory=dict, description="model parameters that replace those of the pipeline file")
