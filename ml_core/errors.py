@@ -36,6 +36,10 @@ class JobNotFoundError(NotFoundError):
     """No such job."""
 
 
+class PipelineNotFoundError(NotFoundError):
+    """No such pipeline."""
+
+
 class ModelNotFoundError(NotFoundError):
     """No such model, version or alias."""
 

@@ -234,6 +234,25 @@ def load(path: Path) -> PipelineSpec:
     return parse(data, folder=path.resolve().parent, name=str(path))
 
 
+def load_all(path: Path) -> dict[str, PipelineSpec]:
+    """Return the pipelines of ``path`` by name: one TOML file, or every ``*.toml`` of a folder.
+
+    Raises:
+        SpecError: As ``load``; also when there is no file, or two files give one name.
+    """
+    files = sorted(path.glob("*.toml")) if path.is_dir() else [path]
+    if not files:
+        raise SpecError(f"no pipeline file (*.toml) in the folder {path}")
+    found: dict[str, PipelineSpec] = {}
+    places: dict[str, Path] = {}
+    for file in files:
+        spec = load(file)
+        if spec.name in found:
+            raise SpecError(f"{file} and {places[spec.name]} are both named {spec.name!r}; a pipeline needs a name of its own")
+        found[spec.name], places[spec.name] = spec, file
+    return found
+
+
 def parse(data: dict[str, Any], *, folder: Path | None = None, name: str = "pipeline") -> PipelineSpec:
     """Return the pipeline described by ``data``: parsed TOML, or the result of ``model_dump(mode="json")``.
 
