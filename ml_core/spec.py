@@ -248,7 +248,7 @@ def load_all(path: Path) -> dict[str, PipelineSpec]:
     for file in files:
         spec = load(file)
         if spec.name in found:
-            raise SpecError(f"{file} and {places[spec.name]} are both named {spec.name!r}; a pipeline needs a name of its own")
+            raise SpecError(f"{file} and {places[spec.name]} are both named {spec.name!r}; names must differ")
         found[spec.name], places[spec.name] = spec, file
     return found
 
