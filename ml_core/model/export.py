@@ -1,0 +1,131 @@
+"""torch -> ONNX bytes with the contract inside; parity and batch invariance are settled here, once.
+
+Shapes: B rows of a batch, T rows of a window, F features, O outputs.
+"""
+
+import logging
+import warnings
+
+import numpy as np
+import onnx
+import torch
+from torch import nn
+
+from ml_core.contract import ModelContract
+from ml_core.errors import ModelRefusedError
+from ml_core.model.runtime import CONTRACT_KEY, Scorer, probe_rows
+from ml_core.types import Float32
+
+TOLERANCE = 1e-4  # relative; float32 sums of some hundred terms in another order agree to about 1e-6
+MIXING_TOLERANCE = 1e-3
+BLOCK_ROWS = 64
+
+
+def export(graph: nn.Module, contract: ModelContract) -> bytes:
+    """Return the ONNX file of ``graph`` (raw rows (B, T, F) in, outputs (B, O) out) with ``contract`` inside.
+
+    The contract's ``block`` is decided here: None where scores do not depend on the batch.
+
+    Raises:
+        ModelRefusedError: The graph cannot be exported, or ONNX Runtime and torch disagree on it; the message starts
+            with the reason, here ``export`` or ``parity``, or one of the probe's. A retry will not help.
+    """
+    was_training = graph.training
+    graph.eval()
+    try:
+        file = with_contract(_to_onnx(graph, contract), contract)
+        _check_parity(graph, file)
+    finally:
+        graph.train(was_training)
+    return with_block(file)
+
+
+def with_contract(file: bytes, contract: ModelContract) -> bytes:
+    """Return the ONNX file with ``contract`` in place of the one it carries."""
+    model = onnx.load_from_string(file)
+    kept = [entry for entry in model.metadata_props if entry.key != CONTRACT_KEY]
+    del model.metadata_props[:]
+    model.metadata_props.extend(
+        [*kept, onnx.StringStringEntryProto(key=CONTRACT_KEY, value=contract.model_dump_json())]
+    )
+    return bytes(model.SerializeToString())
+
+
+def with_block(file: bytes) -> bytes:
+    """Return the ONNX file with the largest block in its contract that makes scores independent of the batch.
+
+    No block at all is tried first, then 64 rows, then one.
+
+    Raises:
+        ModelRefusedError: ``mixes_rows`` where a row's output depends on the values of its neighbours, or the reason of
+            the last probe.
+    """
+    refusal: ModelRefusedError | None = None
+    for block in (None, BLOCK_ROWS, 1):
+        contract = Scorer(file).contract.model_copy(update={"block": block})
+        candidate = with_contract(file, contract)
+        try:
+            if block == BLOCK_ROWS:
+                _check_rows_stay_apart(candidate)
+            Scorer(candidate).probe()
+        except ModelRefusedError as error:
+            if not str(error).startswith("batch_dependent"):
+                raise
+            refusal = error
+        else:
+            return candidate
+    raise refusal or ModelRefusedError
+
+
+def _to_onnx(graph: nn.Module, contract: ModelContract) -> bytes:
+    example_BTF = torch.zeros(
+        2, contract.window, len(contract.features)
+    )  # 2: the exporter takes a batch of 1 for a constant
+    exporter_log = logging.getLogger("torch.onnx")
+    level = exporter_log.level
+    exporter_log.setLevel(logging.ERROR)  # it reports every absent optional package
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch's exporter warns about its own internals
+            program = torch.onnx.export(
+                graph,
+                (example_BTF,),
+                dynamo=True,
+                dynamic_shapes=({0: torch.export.Dim("batch")},),
+                input_names=["x"],
+                output_names=["y"],
+                verbose=False,
+            )
+    except Exception as error:  # a user's own model may fail in any way
+        raise ModelRefusedError(f"export: the model cannot be exported to ONNX: {error}") from error
+    finally:
+        exporter_log.setLevel(level)
+    if program is None:
+        raise ModelRefusedError("export: the exporter returned nothing")
+    return bytes(program.model_proto.SerializeToString())
+
+
+def _check_parity(graph: nn.Module, file: bytes) -> None:
+    scorer = Scorer(file)
+    x_BTF = probe_rows(scorer.contract)
+    with torch.inference_mode():
+        expected_BO: Float32 = graph(torch.from_numpy(x_BTF)).numpy()
+    actual_BO = scorer.outputs(x_BTF)
+    scale_O = np.abs(expected_BO).max(axis=0) + np.finfo(np.float32).tiny
+    gap = float((np.abs(actual_BO - expected_BO) / scale_O).max())
+    if not gap <= TOLERANCE:  # also when it is NaN
+        raise ModelRefusedError(
+            f"parity: torch and ONNX Runtime differ by {gap:.3g} of the largest output, allowed is {TOLERANCE:g}"
+        )
+
+
+def _check_rows_stay_apart(file: bytes) -> None:
+    scorer = Scorer(file)
+    x_BTF = probe_rows(scorer.contract)
+    together_BO = scorer.outputs(x_BTF)
+    alone_BO = np.concatenate([scorer.outputs(x_BTF[row : row + 1]) for row in range(0, len(x_BTF), 8)])
+    gap = np.abs(alone_BO - together_BO[::8])
+    if not (gap <= MIXING_TOLERANCE * (np.abs(together_BO).max(axis=0) + np.finfo(np.float32).tiny)).all():
+        raise ModelRefusedError(
+            "mixes_rows: the output of a row depends on the other rows of its batch (batch normalisation?)"
+        )

@@ -1,0 +1,61 @@
+"""The graph that is trained, exported and served: scaling, the model and the scale of its outputs.
+
+Shapes: B rows of a batch, T rows of a window, F features, O outputs.
+"""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from ml_core.contract import Scaler
+
+
+class ScoringGraph(nn.Module):
+    """Raw feature rows in, contract outputs out; what is trained is what serves.
+
+    Inputs become ``clip((x - median) / iqr, -limit, limit)`` with NaN as 0. Outputs become
+    ``shift + scale * model(x)``: a ``direction`` model learns how far its logits stray from the log prior, a ``return``
+    model works in units of the standard deviation of the returns, so both start at the prior whatever the market.
+    """
+
+    median: Tensor
+    iqr: Tensor
+    limit: Tensor
+    shift: Tensor
+    scale: Tensor
+
+    def __init__(self, model: nn.Module, scaler: Scaler, *, shift_O: Sequence[float], scale_O: Sequence[float]) -> None:
+        """Wrap ``model``, which takes scaled rows (B, T, F) and returns (B, O)."""
+        super().__init__()
+        self.model = model
+        self.register_buffer("median", torch.tensor(scaler.median, dtype=torch.float32))
+        self.register_buffer("iqr", torch.tensor(scaler.iqr, dtype=torch.float32))
+        self.register_buffer("limit", torch.tensor(scaler.limit, dtype=torch.float32))
+        self.register_buffer("shift", torch.tensor(shift_O, dtype=torch.float32))
+        self.register_buffer("scale", torch.tensor(scale_O, dtype=torch.float32))
+
+    def forward(self, x_BTF: Tensor) -> Tensor:
+        """Return the outputs (B, O) of raw feature rows (B, T, F)."""
+        z_BTF = (x_BTF - self.median) / self.iqr
+        z_BTF = torch.minimum(torch.maximum(z_BTF, -self.limit), self.limit)
+        z_BTF = torch.where(torch.isnan(z_BTF), torch.zeros_like(z_BTF), z_BTF)
+        y_BO: Tensor = self.model(z_BTF)
+        return self.shift + self.scale * y_BO
+
+
+def output_scale(label_kind: str, prior: Sequence[Sequence[float]]) -> tuple[list[float], list[float]]:
+    """Return (shift_O, scale_O) of a graph whose untrained model should say about what the prior says.
+
+    Args:
+        label_kind: ``direction`` or ``return``.
+        prior: A horizon's class shares, or its mean and variance.
+
+    >>> output_scale("return", [(0.5, 4.0)])
+    ([0.5], [2.0])
+    """
+    if label_kind == "direction":
+        shift = [math.log(max(share, 1e-6)) for shares in prior for share in shares]
+        return shift, [1.0] * len(shift)
+    return [mean for mean, _ in prior], [math.sqrt(variance) or 1.0 for _, variance in prior]
