@@ -44,12 +44,12 @@ OPTIONAL_COLUMNS: dict[str, str] = {
 _FILL: dict[str, float] = {"side": 0, "seq": -1, **dict.fromkeys(PRICE_COLUMNS, np.nan)}
 
 
-def category(codes: npt.NDArray[np.integer[Any]], names: list[str]) -> pd.Categorical:
+def category(codes: npt.NDArray[np.integer[Any]], names: list[str]) -> "pd.Categorical[Any]":
     """Return the categorical column whose N values are ``names[codes_N]``; a code of -1 is missing."""
     return pd.Categorical.from_codes(codes, dtype=pd.CategoricalDtype(pd.Index(names, dtype="str")))
 
 
-def build(*, ts_ns: Int64, symbol: pd.Categorical, kind: Int8 | TickKind, **columns: Any) -> pd.DataFrame:
+def build(*, ts_ns: Int64, symbol: "pd.Categorical[Any]", kind: Int8 | TickKind, **columns: Any) -> pd.DataFrame:
     """Return a ticks frame of N ticks; columns not given say "not applicable".
 
     Args:
