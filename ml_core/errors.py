@@ -40,6 +40,10 @@ class PipelineNotFoundError(NotFoundError):
     """No such pipeline."""
 
 
+class SymbolNotFoundError(NotFoundError):
+    """No row of such a symbol."""
+
+
 class ModelNotFoundError(NotFoundError):
     """No such model, version or alias."""
 
@@ -54,6 +58,10 @@ class JobStateError(ConflictError):
 
 class IdempotencyConflictError(ConflictError):
     """The idempotency key was used before with another request."""
+
+
+class TrainingCancelledError(ConflictError):
+    """Training was cancelled, as asked for."""
 
 
 class DependencyError(TickwiseError):
