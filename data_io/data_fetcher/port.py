@@ -1,0 +1,120 @@
+"""The port of tick sources, and what its adapters share."""
+
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import ClassVar, Protocol
+
+import numpy as np
+import pandas as pd
+
+from ml_core import frames
+from ml_core.errors import InputError
+from ml_core.types import SymbolTable, TickBatch
+
+BATCH_SIZE = 4096
+END_OF_TIME_NS = 2**63 - 1
+_EXAMPLES = 20
+
+
+@dataclass
+class SourceReport:
+    """What one pass over a source gave and what it left out."""
+
+    ticks: Counter[str] = field(default_factory=Counter)  # by kind
+    ignored: Counter[str] = field(default_factory=Counter)  # sound, but no tick: by what it is
+    skipped: Counter[str] = field(default_factory=Counter)  # unusable: by reason
+    examples: list[str] = field(default_factory=list)  # the first unusable places, with file, line and reason
+
+    def skip(self, reason: str, place: str) -> None:
+        """Count one unusable place; the first few are kept word for word."""
+        self.skipped[reason] += 1
+        if len(self.examples) < _EXAMPLES:
+            self.examples.append(f"{place}: {reason}")
+
+    def count(self, frame: pd.DataFrame) -> None:
+        """Count the ticks of ``frame`` by kind."""
+        for kind, n in frame["type"].value_counts().items():
+            if n:
+                self.ticks[str(kind)] += int(n)
+
+
+class TickFetcher(Protocol):
+    """Source of past ticks. Adapters prove themselves in tests/conformance/tick_fetcher.py."""
+
+    ts_source: str
+    """The one clock of ``ts_ns``: ``"receive"``, ``"exchange"``, or what the user says it is."""
+
+    kinds: ClassVar[frozenset[str]]
+    """The kinds of ticks this source may give, of ``frames.KINDS``."""
+
+    report: SourceReport
+    """What the last pass (a ``fetch``, or a ``stream`` as far as it was read) gave and left out."""
+
+    def symbols(self) -> list[str]:
+        """Return the symbols of the source, sorted; this may read all of it."""
+        ...
+
+    def fetch(self, symbol: str | None = None, *, start_ns: int = 0, end_ns: int = END_OF_TIME_NS) -> pd.DataFrame:
+        """Return the ticks of ``symbol`` (None: of all) in ``[start_ns, end_ns)`` of the clock ``ts_source``, UTC.
+
+        Returns:
+            A ticks frame (see `ml_core.frames`) in arrival order, its index 0..N-1. The column ``offset`` names a
+            tick within the source, ascending, whatever is asked for. Nothing found: same columns, zero rows.
+
+        Raises:
+            InputError: The source cannot be read to its end. A retry will not help.
+            SourceUnavailableError: The source gave no answer. A retry is safe.
+        """
+        ...
+
+    def stream(self, batch_size: int = BATCH_SIZE) -> Iterator[TickBatch]:
+        """Yield all ticks, the same in the same order as ``fetch()``, in batches of at most ``batch_size``.
+
+        One symbol table grows through all batches. What could be read before a failure is yielded before it is raised.
+        """
+        ...
+
+
+def collect(chunks: Iterable[pd.DataFrame], symbol: str | None, start_ns: int, end_ns: int) -> pd.DataFrame:
+    """Return the ticks of ``chunks`` that are of ``symbol`` (None: any) and within ``[start_ns, end_ns)``."""
+    if start_ns > end_ns:
+        raise InputError(f"the range [{start_ns}, {end_ns}) ends before it starts")
+    kept = [_select(chunk, symbol, start_ns, end_ns) for chunk in chunks]
+    whole = [chunk for chunk in kept if len(chunk)] or kept[:1]
+    if not whole:
+        return frames.empty().assign(offset=np.empty(0, dtype=np.int64))
+    if len(whole) == 1:
+        return whole[0].reset_index(drop=True)
+    columns = {}
+    for name in whole[0].columns:
+        parts = [chunk[name] for chunk in whole]
+        if isinstance(parts[0].dtype, pd.CategoricalDtype):
+            columns[name] = pd.Series(pd.api.types.union_categoricals(parts))
+        else:
+            columns[name] = pd.concat(parts, ignore_index=True)
+    return pd.DataFrame(columns)
+
+
+def batches(chunks: Iterable[pd.DataFrame], batch_size: int) -> Iterator[TickBatch]:
+    """Yield the ticks of ``chunks`` in batches of at most ``batch_size``, over one growing symbol table."""
+    if batch_size < 1:
+        raise InputError(f"the batch size {batch_size} is not positive")
+    table = SymbolTable()
+    for chunk in chunks:
+        batch = frames.to_batch(chunk, table)
+        for start in range(0, len(batch), batch_size):
+            yield cut(batch, start, start + batch_size)
+
+
+def cut(batch: TickBatch, start: int, end: int) -> TickBatch:
+    """Return the ticks ``[start, end)`` of ``batch``; the arrays are views."""
+    return TickBatch._make([*(column[start:end] for column in batch[:-1]), batch.symbols])
+
+
+def _select(chunk: pd.DataFrame, symbol: str | None, start_ns: int, end_ns: int) -> pd.DataFrame:
+    ts_ns_N = chunk["ts_ns"].to_numpy()
+    keep_N = (ts_ns_N >= start_ns) & (ts_ns_N < end_ns)
+    if symbol is not None:
+        keep_N &= (chunk["symbol"] == symbol).to_numpy()
+    return chunk if keep_N.all() else chunk[keep_N]
