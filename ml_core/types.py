@@ -83,6 +83,14 @@ class RowBatch(NamedTuple):
         return len(self.ts_ns_N)
 
 
+class Batch(NamedTuple):
+    """Some samples, ready for a model; B samples, T rows of a window, H horizons."""
+
+    x_BTF: Float32  # raw feature rows, oldest first
+    y_BH: npt.NDArray[Any]  # int64 classes (0 down, 1 flat, 2 up) or float32 log returns
+    weight_B: Float32
+
+
 class SymbolTable:
     """Symbols of a partition in the order they were first seen; the index of a symbol never changes."""
 

@@ -1,0 +1,1 @@
+"""Numpy arrays -> batches; torch is one adapter."""

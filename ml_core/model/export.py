@@ -5,6 +5,7 @@ Shapes: B rows of a batch, T rows of a window, F features, O outputs.
 
 import logging
 import warnings
+from dataclasses import replace
 
 import numpy as np
 import onnx
@@ -13,6 +14,7 @@ from torch import nn
 
 from ml_core.contract import ModelContract
 from ml_core.errors import ModelRefusedError
+from ml_core.model.fitted import FittedModel
 from ml_core.model.runtime import CONTRACT_KEY, Scorer, probe_rows
 from ml_core.types import Float32
 
@@ -49,6 +51,16 @@ def with_contract(file: bytes, contract: ModelContract) -> bytes:
         [*kept, onnx.StringStringEntryProto(key=CONTRACT_KEY, value=contract.model_dump_json())]
     )
     return bytes(model.SerializeToString())
+
+
+def restated(model: FittedModel, **changes: object) -> FittedModel:
+    """Return ``model`` with fields of its contract changed, beside the graph and inside it.
+
+    Raises:
+        ValidationError: A change is no field of the contract or has the wrong type.
+    """
+    contract = ModelContract.model_validate({**model.contract.model_dump(), **changes})
+    return replace(model, contract=contract, onnx=with_contract(model.onnx, contract))
 
 
 def with_block(file: bytes) -> bytes:

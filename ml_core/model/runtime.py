@@ -68,7 +68,10 @@ class Scorer:
 
     def scores(self, x_BTF: Float32) -> Float32:
         """Return one score a horizon, float32 (B, H): P(up) - P(down) or the predicted log return."""
-        y_BO = self.outputs(x_BTF)
+        return self.scores_of(self.outputs(x_BTF))
+
+    def scores_of(self, y_BO: Float32) -> Float32:
+        """Return the scores (B, H) of what ``outputs`` returned."""
         return direction_scores(y_BO) if self.contract.label_kind == "direction" else y_BO
 
     def probe(self) -> None:

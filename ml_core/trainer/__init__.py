@@ -1,0 +1,1 @@
+"""Batches -> fitted weights and a report."""

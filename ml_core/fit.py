@@ -1,0 +1,260 @@
+"""The five stages joined: a frame of ticks and a pipeline file in, a fitted model with its figures out.
+
+Runs in a notebook: no Kafka, no MLflow. Shapes: N samples, H horizons, O outputs, I indices of samples.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from importlib import metadata
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+import torch
+
+from ml_core.contract import ModelContract
+from ml_core.data_loader.arrays import Batches, Samples
+from ml_core.data_processor.dataset import Processed, process
+from ml_core.data_processor.features import FeaturePlan
+from ml_core.errors import NotEnoughDataError, SchemaMismatchError
+from ml_core.evaluation import metrics as measure
+from ml_core.model.build import build
+from ml_core.model.export import export, restated
+from ml_core.model.fitted import FittedModel
+from ml_core.model.graph import ScoringGraph, output_scale
+from ml_core.model.runtime import CHUNK_ROWS, Scorer
+from ml_core.spec import PipelineSpec, format_duration
+from ml_core.trainer.incremental import go_on
+from ml_core.trainer.loop import Hooks, Progress, Settings, TrainReport, train
+from ml_core.trainer.losses import SampleLoss, cross_entropy, squared_error
+from ml_core.types import Float32, Float64, Int64
+
+__all__ = ["Fit", "FittedModel", "Progress", "check", "fit", "losses", "prior_losses"]
+
+EVALUATION_BATCH = 8192  # no gradients are held, so larger than a training batch
+
+
+class Fit(NamedTuple):
+    """A fitted model with what it was fitted on and how well it does on the hold-out part.
+
+    ``metrics`` are those of the contract: ``train_rows``, ``validation_rows``, ``holdout_rows``, ``epochs_run``,
+    ``best_epoch`` (0: no epoch was better than the start), ``holdout_ic`` (Spearman), ``holdout_auc`` (of the sign),
+    ``holdout_net_edge_bps``, and for ``direction`` ``holdout_log_loss``, ``prior_log_loss``, ``holdout_accuracy``, for
+    ``return`` ``holdout_squared_error``, ``prior_squared_error``. Means over horizons; with several horizons also one
+    a horizon, as in ``holdout_ic_10s``. A metric that is undefined on these rows is absent.
+    """
+
+    model: FittedModel
+    processed: Processed
+    metrics: dict[str, float]
+
+
+def check(spec: PipelineSpec) -> None:
+    """Raise what ``fit`` would raise about the pipeline file itself, before anything is read or computed.
+
+    Raises:
+        SpecError: A feature or a parameter of the model is unknown or wrong. A retry will not help.
+        UnknownPartError: A named part cannot be found or used. A retry will not help.
+    """
+    build(spec, features=len(FeaturePlan.from_spec(spec).names), outputs=_outputs(spec), seed=0)
+
+
+def fit(
+    frame: pd.DataFrame,
+    spec: PipelineSpec,
+    *,
+    start: FittedModel | None = None,
+    seed: int = 0,
+    threads: int = 1,
+    progress: Callable[[Progress], None] | None = None,
+    cancelled: Callable[[], bool] | None = None,
+) -> Fit:
+    """Return a model of ``spec`` fitted on ``frame``; equal arguments give equal weights on equal hardware.
+
+    Args:
+        frame: Ticks in arrival order, columns of ``ml_core.frames.TICK_COLUMNS``.
+        spec: The pipeline.
+        start: Go on from this model's weights, with its scaler and dead zone, instead of starting afresh.
+        seed: Of first weights, order of batches and dropout.
+        threads: How many torch may use.
+        progress: Called after every epoch.
+        cancelled: Asked before every step; True ends the training.
+
+    Raises:
+        SpecError, UnknownPartError: As ``check``.
+        SchemaMismatchError: The frame lacks columns, or ``start`` was made for other features, labels or parameters.
+            A retry will not help.
+        NotEnoughDataError: Too few labelled rows in a part. A retry with more ticks may help.
+        InputError: A loss is not finite.
+        ModelRefusedError: The fitted model cannot be exported or fails its probe. A retry will not help.
+        TrainingCancelledError: ``cancelled`` said so.
+    """
+    check(spec)
+    processed = process(frame, spec, fixed=start.contract if start else None)
+    _check_parts(processed)
+    contract = _contract(spec, processed, seed)
+    graph = _graph(spec, contract, start, seed)
+    report = _train(graph, spec, processed, start, seed, threads, Hooks(progress, cancelled))
+    file = export(graph, contract)
+    scorer = Scorer(file)
+    figures = _figures(scorer, spec, processed, report)
+    weights = {name: value.detach().numpy().copy() for name, value in graph.state_dict().items()}
+    model = FittedModel(scorer.contract, file, weights, _report(processed, report))
+    return Fit(restated(model, metrics=figures), processed, figures)
+
+
+def losses(model: FittedModel | Scorer, processed: Processed, indices_I: Int64) -> Float64:
+    """Return the loss of each sample, mean over horizons (I,): log loss in nats, or squared error of the return."""
+    scorer = model.scorer() if isinstance(model, FittedModel) else model
+    y_IO = _outputs_of(scorer, processed, indices_I)
+    y_IH = processed.dataset.y_NH[indices_I]
+    is_direction = scorer.contract.label_kind == "direction"
+    return measure.log_losses(y_IO, y_IH) if is_direction else measure.squared_errors(y_IO, y_IH)
+
+
+def prior_losses(processed: Processed, indices_I: Int64, label_kind: str) -> Float64:
+    """Return the losses (I,), as ``losses`` does, of always answering the prior of the training rows."""
+    shift_O, _ = output_scale(label_kind, processed.prior)
+    y_IO = np.broadcast_to(np.array(shift_O, dtype=np.float32), (len(indices_I), len(shift_O)))
+    y_IH = processed.dataset.y_NH[indices_I]
+    return measure.log_losses(y_IO, y_IH) if label_kind == "direction" else measure.squared_errors(y_IO, y_IH)
+
+
+def _outputs(spec: PipelineSpec) -> int:
+    return len(spec.label.horizons) * (3 if spec.label.kind == "direction" else 1)
+
+
+def _check_parts(processed: Processed) -> None:
+    for name in ("train", "validation", "holdout"):
+        if not len(getattr(processed, f"{name}_I")):
+            raise NotEnoughDataError(f"the {name} part has no rows; give more ticks, or larger shares in [train]")
+
+
+def _contract(spec: PipelineSpec, processed: Processed, seed: int) -> ModelContract:
+    dataset, seen_I = processed.dataset, np.concatenate([processed.train_I, processed.validation_I])
+    return ModelContract(
+        pipeline=spec.name,
+        spec_hash=spec.hash,
+        model_kind=spec.model.kind,
+        model_params=spec.model.params,
+        features=tuple(processed.plan.names),
+        feature_hash=processed.plan.hash,
+        window=spec.features.window,
+        label_kind=spec.label.kind,
+        label_price=spec.label.price,
+        horizons_ns=spec.label.horizons,
+        delay_ns=spec.label.delay,
+        dead_zone=processed.dead_zone,
+        prior=processed.prior,
+        scaler=processed.scaler,
+        trained_from_ns=int(dataset.ts_ns_N[seen_I].min()),
+        trained_to_ns=int(dataset.end_ns_NH[seen_I].max()),
+        seed=seed,
+        code_version=_code_version(),
+    )
+
+
+def _graph(spec: PipelineSpec, contract: ModelContract, start: FittedModel | None, seed: int) -> ScoringGraph:
+    model = build(spec, features=len(contract.features), outputs=contract.outputs, seed=seed)
+    shift_O, scale_O = output_scale(contract.label_kind, contract.prior)
+    graph = ScoringGraph(model, contract.scaler, shift_O=shift_O, scale_O=scale_O)
+    if start is None:
+        return graph
+    for name in ("features", "feature_hash", "window", "label_kind", "horizons_ns", "model_kind", "model_params"):
+        ours, theirs = getattr(contract, name), getattr(start.contract, name)
+        if ours != theirs:
+            raise SchemaMismatchError(f"cannot go on: {name} of the model is {theirs!r}, the pipeline says {ours!r}")
+    try:
+        graph.load_state_dict({name: torch.from_numpy(value.copy()) for name, value in start.weights.items()})
+    except RuntimeError as error:  # an own model whose code has changed since
+        raise SchemaMismatchError(f"cannot go on: the weights of the model do not fit: {error}") from error
+    return graph
+
+
+def _train(
+    graph: ScoringGraph,
+    spec: PipelineSpec,
+    processed: Processed,
+    start: FittedModel | None,
+    seed: int,
+    threads: int,
+    hooks: Hooks,
+) -> TrainReport:
+    dataset = processed.dataset
+    samples = Samples(dataset.x_MF, dataset.idx_NT, dataset.y_NH, dataset.weight_N)
+    batches = Batches(samples, processed.train_I, batch_size=spec.train.batch_size, seed=seed)
+    validation = Batches(samples, processed.validation_I, batch_size=EVALUATION_BATCH, shuffle=False)
+    settings = Settings(
+        epochs=spec.train.epochs,
+        patience=spec.train.patience,
+        learning_rate=spec.train.learning_rate,
+        weight_decay=spec.train.weight_decay,
+        threads=threads,
+    )
+    loss: SampleLoss = cross_entropy
+    if spec.label.kind == "return":
+        loss = squared_error([variance for _, variance in processed.prior])
+    run = train if start is None else go_on
+    return run(graph, batches, validation, loss=loss, settings=settings, seed=seed, hooks=hooks)
+
+
+def _outputs_of(scorer: Scorer, processed: Processed, indices_I: Int64) -> Float32:
+    dataset = processed.dataset
+    parts = [
+        scorer.outputs(dataset.x_MF[dataset.idx_NT[indices_I[start : start + CHUNK_ROWS]]])
+        for start in range(0, len(indices_I), CHUNK_ROWS)
+    ]
+    return np.concatenate(parts) if parts else np.empty((0, scorer.contract.outputs), dtype=np.float32)
+
+
+def _figures(scorer: Scorer, spec: PipelineSpec, processed: Processed, report: TrainReport) -> dict[str, float]:
+    holdout_I, kind = processed.holdout_I, spec.label.kind
+    y_IO, y_IH = _outputs_of(scorer, processed, holdout_I), processed.dataset.y_NH[holdout_I]
+    figures = {
+        "train_rows": float(len(processed.train_I)),
+        "validation_rows": float(len(processed.validation_I)),
+        "holdout_rows": float(len(holdout_I)),
+        "epochs_run": float(report.epochs_run),
+        "best_epoch": float(report.best_epoch),
+    }
+    loss_name = "log_loss" if kind == "direction" else "squared_error"
+    figures[f"holdout_{loss_name}"] = float(losses(scorer, processed, holdout_I).mean())
+    figures[f"prior_{loss_name}"] = float(prior_losses(processed, holdout_I, kind).mean())
+    if kind == "direction":
+        figures["holdout_accuracy"] = measure.accuracy(y_IO, y_IH)
+    score_IH = scorer.scores_of(y_IO)
+    figures |= _score_figures(score_IH, processed.dataset.return_NH[holdout_I], spec)
+    return {name: value for name, value in figures.items() if math.isfinite(value)}
+
+
+def _score_figures(score_IH: Float32, return_IH: Float64, spec: PipelineSpec) -> dict[str, float]:
+    figures: dict[str, float] = {}
+    named: dict[str, Callable[[Any, Any], float]] = {
+        "holdout_auc": measure.sign_auc,
+        "holdout_ic": measure.information_coefficient,
+        "holdout_net_edge_bps": lambda score, move: measure.net_edge_bps(score, move, spec.costs.fee_bps),
+    }
+    for name, function in named.items():
+        values = [function(score_IH[:, h], return_IH[:, h]) for h in range(score_IH.shape[1])]
+        figures[name] = float(np.mean(values))
+        if len(values) > 1:
+            figures |= {f"{name}_{format_duration(h)}": v for h, v in zip(spec.label.horizons, values, strict=True)}
+    return figures
+
+
+def _report(processed: Processed, report: TrainReport) -> dict[str, Any]:
+    def number(value: float) -> float | None:
+        return value if math.isfinite(value) else None  # JSON has no NaN
+
+    epochs: Sequence[dict[str, Any]] = [
+        {"epoch": p.epoch, "train_loss": number(p.train_loss), "validation_loss": number(p.validation_loss)}
+        for p in report.history
+    ]
+    return {"epochs": epochs, "processing": processed.report}
+
+
+def _code_version() -> str:
+    try:
+        return metadata.version("tickwise")
+    except metadata.PackageNotFoundError:  # run from a source tree that is not installed
+        return "unknown"

@@ -1,0 +1,87 @@
+"""Finds a user's own parts: ``module:Class``, in the folder of the pipeline file or in an installed package."""
+
+import hashlib
+import importlib
+import importlib.util
+import inspect
+import sys
+from pathlib import Path
+from types import ModuleType
+
+from ml_core.errors import UnknownPartError, nearest
+
+
+def is_part(text: str) -> bool:
+    """Return True where ``text`` names an own part.
+
+    >>> is_part("my_models:TinyConv"), is_part("mlp")
+    (True, False)
+    """
+    return ":" in text
+
+
+def find_part(text: str, folder: Path | None) -> type:
+    """Return the class that ``text``, such as ``my_models:TinyConv``, names.
+
+    ``my_models.py`` (or ``a/b.py`` for ``a.b``) is looked for in ``folder`` first, then the module is imported.
+    A file in ``folder`` is loaded under a name of its own, made of its path and content: two pipelines may both have
+    a ``my_models.py``, an edited file is loaded anew, and the import path stays as it is, so such a file imports
+    installed packages but not its neighbours.
+
+    Raises:
+        UnknownPartError: There is no such module or class, or the module fails when it is imported; the message tells
+            what was tried. A retry will not help.
+    """
+    module_name, _, class_name = text.partition(":")
+    if not class_name.isidentifier() or not all(word.isidentifier() for word in module_name.split(".")):
+        raise UnknownPartError(f"{text!r} does not name a part; write module:Class, such as 'my_models:TinyConv'")
+    path = folder and folder.joinpath(*module_name.split(".")).with_suffix(".py")
+    module = _load_file(path, text) if path and path.is_file() else _import(module_name, text, path)
+    part = getattr(module, class_name, None)
+    if not inspect.isclass(part):
+        classes = [
+            name
+            for name, value in vars(module).items()
+            if inspect.isclass(value) and value.__module__ == module.__name__
+        ]
+        hint = nearest(class_name, classes) if classes else "; it defines no classes"
+        raise UnknownPartError(f"{text!r}: {module.__file__ or module_name} has no class {class_name!r}{hint}")
+    return part
+
+
+def _load_file(path: Path, text: str) -> ModuleType:
+    source = path.read_bytes()
+    name = f"tickwise_part_{hashlib.sha256(str(path).encode() + source).hexdigest()[:16]}_{path.stem}"
+    if name in sys.modules:
+        return sys.modules[name]
+    spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None or spec.loader is None:
+        raise UnknownPartError(f"{text!r}: {path} cannot be loaded as a module")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # dataclasses and torch look a class's module up while the file still runs
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        del sys.modules[name]
+        raise UnknownPartError(
+            f"{text!r}: {path} fails when it is imported: {type(error).__name__}: {error}"
+        ) from error
+    return module
+
+
+def _import(module_name: str, text: str, path: Path | None) -> ModuleType:
+    tried = (
+        f"tried the file {path} and the installed module {module_name!r}"
+        if path
+        else f"tried the module {module_name!r}"
+    )
+    try:
+        return importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        if error.name is None or not f"{module_name}.".startswith(f"{error.name}."):
+            raise UnknownPartError(f"{text!r}: {module_name!r} needs {error.name!r}, which is not installed") from error
+        raise UnknownPartError(f"{text!r} is not found; {tried}") from error
+    except Exception as error:
+        raise UnknownPartError(
+            f"{text!r}: {module_name!r} fails when it is imported: {type(error).__name__}: {error}"
+        ) from error
