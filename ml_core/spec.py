@@ -3,6 +3,7 @@
 import hashlib
 import re
 import tomllib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -18,7 +19,7 @@ from pydantic import (
 )
 from pydantic_core import ErrorDetails
 
-from ml_core.errors import SpecError, nearest
+from ml_core.errors import PipelineNotFoundError, SpecError, nearest
 from ml_core.types import Name
 
 UNITS_NS = {"ns": 1, "us": 10**3, "ms": 10**6, "s": 10**9, "m": 60 * 10**9, "h": 3600 * 10**9, "d": 86400 * 10**9}
@@ -251,6 +252,17 @@ def load_all(path: Path) -> dict[str, PipelineSpec]:
             raise SpecError(f"{file} and {places[spec.name]} are both named {spec.name!r}; names must differ")
         found[spec.name], places[spec.name] = spec, file
     return found
+
+
+def find(pipelines: Mapping[str, PipelineSpec], name: str) -> PipelineSpec:
+    """Return the pipeline ``name``.
+
+    Raises:
+        PipelineNotFoundError: With the nearest name. A retry will not help.
+    """
+    if name not in pipelines:
+        raise PipelineNotFoundError(f"no pipeline {name!r}{nearest(name, pipelines)}")
+    return pipelines[name]
 
 
 def parse(data: dict[str, Any], *, folder: Path | None = None, name: str = "pipeline") -> PipelineSpec:
