@@ -45,7 +45,9 @@ class CommonSettings(BaseSettings):
         try:
             return cls(**{key: value for key, value in given.items() if value is not None})  # type: ignore[arg-type]  # checked by pydantic
         except ValidationError as error:
-            lines = "; ".join(f"{PREFIX}{'.'.join(map(str, d['loc'])).upper()}: {d['msg']}" for d in error.errors(include_input=False))
+            lines = "; ".join(
+                f"{PREFIX}{'.'.join(map(str, d['loc'])).upper()}: {d['msg']}" for d in error.errors(include_input=False)
+            )
             raise InvalidSettingsError(lines) from None
 
 
@@ -57,5 +59,5 @@ def check_names(*classes: type[CommonSettings]) -> None:
     """
     known = {PREFIX + name.upper() for cls in classes for name in cls.model_fields}
     for name in sorted(os.environ):
-        if name.startswith(PREFIX) and name not in known:
+        if name.startswith(PREFIX) and not name.startswith(PREFIX + "TEST_") and name not in known:
             raise InvalidSettingsError(f"unknown variable {name}{nearest(name, known)}")

@@ -28,8 +28,8 @@ class Scaler(BaseModel):
 class ModelContract(BaseModel):
     """Everything a scorer needs to know about a model besides its graph.
 
-    The graph takes ``x`` float32 (B, T, F), raw feature rows, and returns ``y`` float32 (B, outputs); scaling is part of it.
-    ``direction``: outputs = 3 logits (down, flat, up) a horizon, horizon after horizon; ``return``: one number a horizon.
+    The graph takes ``x`` float32 (B, T, F), raw feature rows, and returns ``y`` float32 (B, outputs); scaling is in it.
+    ``direction``: 3 logits (down, flat, up) a horizon, horizon after horizon; ``return``: one number a horizon.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -46,9 +46,13 @@ class ModelContract(BaseModel):
     horizons_ns: tuple[int, ...]
     delay_ns: int
     dead_zone: tuple[float, ...] = Field(description="direction: half width of `flat` a horizon, as a log return")
-    prior: tuple[tuple[float, ...], ...] = Field(description="direction: class shares a horizon in the training rows; return: mean and variance")
+    prior: tuple[tuple[float, ...], ...] = Field(
+        description="direction: class shares a horizon in the training rows; return: mean and variance"
+    )
     scaler: Scaler
-    block: int | None = Field(default=None, description="rows a call when scores depend on the batch size; None: they do not")
+    block: int | None = Field(
+        default=None, description="rows a call when scores depend on the batch size; None: they do not"
+    )
     trained_from_ns: int
     trained_to_ns: int = Field(description="no label of a training or validation row ends after this event time")
     ranges: tuple[OffsetRange, ...] = ()

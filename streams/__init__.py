@@ -1,0 +1,1 @@
+"""The stream worker: ticks in, rows and predictions out."""

@@ -1,0 +1,1 @@
+"""The Faust agents: each a pure step and a thin attach."""

@@ -1,0 +1,19 @@
+"""What every long-running command does first."""
+
+from data_io.logs import configure
+from data_io.settings import check_names
+
+
+def begin() -> None:
+    """Set up logging, and refuse misspelt ``TICKWISE_*`` variables whichever process they are meant for.
+
+    Raises:
+        InvalidSettingsError: A variable is unknown; the message names the nearest valid one.
+    """
+    from model_ops_manager.jobs.settings import RunnerSettings
+
+    from api.settings import ServerSettings
+    from streams.settings import WorkerSettings
+
+    configure()
+    check_names(WorkerSettings, RunnerSettings, ServerSettings)

@@ -1,0 +1,97 @@
+"""Starts training jobs: on a schedule, and for requests on ``jobs.requests.v1``."""
+
+import asyncio
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import faust
+import structlog
+from model_ops_manager.jobs.store import JobStore
+from pydantic import ValidationError
+
+from data_io.topics import dead_letters, job_requests
+from ml_core.errors import NotFoundError, TickwiseError
+from ml_core.spec import PipelineSpec
+from ml_core.types import SECOND_NS, JobSpec, JobState
+
+log = structlog.get_logger()
+
+
+class Trigger:
+    """Submits jobs once: every worker may ask, the idempotency key decides."""
+
+    def __init__(
+        self, store: JobStore, pipelines: Mapping[str, PipelineSpec], clock_ns: Callable[[], int] = time.time_ns
+    ) -> None:
+        """Submit for ``pipelines`` to ``store``."""
+        self.store, self.pipelines, self.clock_ns = store, pipelines, clock_ns
+
+    def submit(self, job: JobSpec, key: str) -> str:
+        """Submit ``job`` and return its id.
+
+        Raises:
+            TickwiseError: The pipeline is unknown here, or the store refused or did not answer.
+        """
+        spec = self.pipelines.get(job.pipeline)
+        if spec is None:
+            raise NotFoundError(
+                f"no pipeline {job.pipeline!r} in this worker; known: {', '.join(sorted(self.pipelines))}"
+            )
+        return str(self.store.submit(job, spec, idempotency_key=key).id)
+
+    def is_cool(self, pipeline: str) -> bool:
+        """True when no job of ``pipeline`` is under way and the last one is at least ``retrain.cooldown`` old."""
+        jobs = self.store.list(pipeline=pipeline, limit=1)
+        if not jobs:
+            return True
+        age_ns = self.clock_ns() - jobs[0].created_ns
+        return JobState(jobs[0].state).is_final and age_ns >= self.pipelines[pipeline].retrain.cooldown
+
+    def start(self, pipeline: str, trigger: str, key: str) -> str | None:
+        """Start a job of ``pipeline`` unless one is under way or was just started; return its id."""
+        if not self.is_cool(pipeline):
+            return None
+        job = JobSpec.model_validate(
+            {"pipeline": pipeline, "kind": self.pipelines[pipeline].retrain.kind, "trigger": trigger}
+        )
+        job_id = self.submit(job, key)
+        log.info("job started", action="trigger", pipeline=pipeline, trigger=trigger, job=job_id)
+        return job_id
+
+
+async def run_schedule(trigger: Trigger, pipeline: str, every_ns: int) -> None:
+    """Start a job of ``pipeline`` at every multiple of ``every_ns`` since the epoch, until cancelled."""
+    while True:
+        now_ns = trigger.clock_ns()
+        slot = now_ns // every_ns + 1
+        await asyncio.sleep((slot * every_ns - now_ns) / SECOND_NS)
+        try:
+            await asyncio.to_thread(trigger.start, pipeline, "schedule", f"schedule:{every_ns}:{slot}")
+        except TickwiseError as error:
+            log.error("scheduled job was not started", action="trigger", pipeline=pipeline, error=str(error))
+
+
+def attach(app: faust.App, trigger: Trigger) -> Any:
+    """Register the agent that reads job requests, and return it."""
+    topic = app.topic(job_requests.NAME, key_type=bytes, value_type=bytes, key_serializer="raw", value_serializer="raw")
+    rejected = app.topic(dead_letters.name(job_requests.NAME), key_serializer="raw", value_serializer="raw")
+
+    async def retraining(stream: Any) -> None:
+        async for event in stream.events():
+            message = event.message
+            try:
+                job = JobSpec.model_validate_json(event.value or b"").model_copy(update={"trigger": "request"})
+                job_id = await asyncio.to_thread(trigger.submit, job, f"request:{message.partition}:{message.offset}")
+                log.info("job requested", action="trigger", pipeline=job.pipeline, trigger="request", job=job_id)
+            except (ValidationError, TickwiseError) as error:
+                reason = "bad_request" if isinstance(error, ValidationError) else type(error).__name__
+                log.warning("job request refused", action="trigger", offset=message.offset, reason=reason)
+                headers = dead_letters.headers(
+                    reason, str(error)[:500], message.topic, message.partition, message.offset
+                )
+                await rejected.send(
+                    key=event.key, value=event.value, headers=dict([*(message.headers or ()), *headers])
+                )
+
+    return app.agent(topic, name="jobs.retraining")(retraining)

@@ -1,0 +1,104 @@
+"""From a fetched batch to rows, predictions and dead letters: decode, features, scores, in that order."""
+
+import time
+from typing import Any
+
+import faust
+import numpy as np
+
+from data_io.topics import dead_letters, predictions, rows
+from data_io.topics.ticks import Decoded, TickDecoder
+from ml_core.data_processor import features
+from ml_core.spec import PipelineSpec
+from ml_core.types import Bool, RowBatch
+from streams import metrics
+from streams.agents import scoring
+from streams.partition_state import FeatureSetState
+from streams.transport.batch_channel import Batch, BatchChannel
+from streams.transport.partition import Partition
+
+
+def attach(app: faust.App, channel: BatchChannel, decoder: TickDecoder) -> Any:
+    """Register the agent on ``app`` and return it."""
+
+    async def windowing(stream: Any) -> None:
+        async for batch in stream:  # one event = one fetched batch of one partition
+            try:
+                await process(batch, decoder)
+            except Exception as error:  # noqa: BLE001 - the partition stops here, uncommitted, and starts over
+                batch.failed(error)
+
+    return app.agent(channel, name="features.windowing")(windowing)
+
+
+async def process(batch: Batch, decoder: TickDecoder) -> None:
+    """Move the partition's state over ``batch`` and hand every output to its producer."""
+    began = time.perf_counter()
+    partition = batch.partition
+    decoded = decoder.decode_fetch(batch.fetch, partition.state.symbols)
+    await _publish_rejects(partition, decoded)
+    metrics.TICKS.labels(partition.shared.topic).inc(len(decoded.ticks))
+    count = 0
+    for name, state in partition.state.sets.items():
+        made = features.step(decoded.ticks, state.features)
+        windows = scoring.windows(made, state)
+        for spec in state.pipelines:
+            partition.state.labelled[spec.name].observe(made)
+        count += len(made)
+        # While state is rebuilt, ticks whose outputs are out already only move it.
+        live_N = made.offset_N >= partition.publish_from
+        if not live_N.all():
+            made = _select(made, live_N)
+            windows = {window: (x_NTF[live_N], ready_N[live_N]) for window, (x_NTF, ready_N) in windows.items()}
+        if len(made):
+            await _publish_rows(partition, name, state, made)
+            for spec in state.pipelines:
+                await _publish_predictions(partition, spec, made, windows)
+    metrics.BATCH_SECONDS.observe(time.perf_counter() - began)
+    batch.done(decoded.next_offset, count)
+
+
+def _select(made: RowBatch, chosen_N: Bool) -> RowBatch:
+    return RowBatch(*(column[chosen_N] for column in made[:-1]), symbols=made.symbols)
+
+
+async def _publish_rejects(partition: Partition, decoded: Decoded) -> None:
+    topic = partition.shared.topic
+    rejects = [r for r in decoded.rejects if decoded.reject_records.offset[r.position] >= partition.publish_from]
+    if not rejects:
+        return
+    records = [dead_letters.encode(reject, decoded.reject_records, topic, partition.number) for reject in rejects]
+    await partition.outputs.send(dead_letters.name(topic), records)
+    for reject in rejects:
+        metrics.REJECTS.labels(topic, reject.reason).inc()
+
+
+async def _publish_rows(partition: Partition, name: str, state: FeatureSetState, made: RowBatch) -> None:
+    records = rows.encode(made, state.plan.names, state.plan.hash, features.KERNEL_VERSION)
+    await partition.outputs.send(rows.name(name), records)
+    metrics.ROWS.labels(name).inc(len(made))
+
+
+async def _publish_predictions(
+    partition: Partition, spec: PipelineSpec, made: RowBatch, windows: dict[int, Any]
+) -> None:
+    serving = partition.serving.get(spec.name)
+    if serving is None:
+        return
+    if spec.features.window == 1:
+        x_NTF, ready_N = made.x_NF[:, None, :], np.ones(len(made), np.bool_)
+    else:
+        x_NTF, ready_N = windows[spec.features.window]
+    scored = scoring.step(made, x_NTF, ready_N, serving)
+    records = predictions.encode(
+        scored,
+        topic_id=partition.shared.topic_id,
+        partition=partition.number,
+        horizons_ns=serving.scorer.contract.horizons_ns,
+        model=spec.name,
+        version=serving.version.version,
+    )
+    await partition.outputs.send(predictions.name(spec.name), [(key, value, ()) for key, value in records])
+    ok = int(np.isfinite(scored.score_NH[:, 0]).sum())
+    metrics.PREDICTIONS.labels(spec.name, "ok").inc(ok)
+    metrics.PREDICTIONS.labels(spec.name, "abstained").inc(len(made) - ok)

@@ -1,0 +1,21 @@
+"""The metrics of the worker."""
+
+from prometheus_client import Counter, Gauge, Histogram
+
+TICKS = Counter("tickwise_ticks_total", "Ticks read, valid ones", ["topic"])
+REJECTS = Counter("tickwise_dead_letters_total", "Records sent to the dead letters", ["topic", "reason"])
+ROWS = Counter("tickwise_rows_total", "Feature rows published", ["feature_set"])
+PREDICTIONS = Counter("tickwise_predictions_total", "Predictions published", ["pipeline", "status"])
+BATCH_SECONDS = Histogram(
+    "tickwise_batch_seconds",
+    "From a fetched batch to its outputs handed over",
+    buckets=(0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1, 3),
+)
+CHECKPOINTS = Counter("tickwise_checkpoints_total", "Checkpoints committed")
+CHECKPOINT_SECONDS = Histogram(
+    "tickwise_checkpoint_seconds", "Duration of a checkpoint", buckets=(0.01, 0.03, 0.1, 0.3, 1, 3, 10)
+)
+RESTORE_SECONDS = Gauge("tickwise_restore_seconds", "Duration of the last takeover")
+SWAPS = Counter("tickwise_model_swaps_total", "Model swaps, one a partition")
+TAKEOVER_FAILURES = Counter("tickwise_takeover_failures_total", "Takeovers that failed and were tried again")
+LAG = Gauge("tickwise_consumer_lag_ticks", "Ticks in the topic that were not processed yet", ["topic", "partition"])

@@ -1,0 +1,34 @@
+"""The models of a worker's pipelines: the champions that passed, and any version on demand."""
+
+import asyncio
+from collections.abc import Sequence
+
+from model_ops_manager.champion import ChampionFollower, Serving, load_serving
+from model_ops_manager.mlflow_agent import MlflowAgent
+
+# A model is a few hundred kilobytes; a store that needs longer than this is treated as down.
+LOAD_TIMEOUT_S = 60.0
+
+
+class FollowedModels:
+    """One follower of the alias ``champion`` per pipeline."""
+
+    def __init__(self, agent: MlflowAgent, pipelines: Sequence[str], poll_s: float) -> None:
+        """Follow ``pipelines``; ``run`` does the polling."""
+        self.agent = agent
+        self.followers = {name: ChampionFollower(agent, name, poll_s) for name in pipelines}
+
+    async def run(self) -> None:
+        """Poll until cancelled."""
+        await asyncio.gather(*(follower.run() for follower in self.followers.values()))
+
+    def current(self, pipeline: str) -> Serving | None:
+        """Return the champion that passed its probe; None while there is none."""
+        return self.followers[pipeline].current
+
+    async def load(self, pipeline: str, version: int) -> Serving:
+        """Return ``version`` of ``pipeline``, probed; raises as ``load_serving`` does."""
+        current = self.current(pipeline)
+        if current is not None and current.version.version == version:
+            return current
+        return await asyncio.wait_for(asyncio.to_thread(load_serving, self.agent, pipeline, version), LOAD_TIMEOUT_S)

@@ -1,0 +1,96 @@
+"""Everything one partition remembers: symbols, feature state and window tails of each feature set."""
+
+from collections import deque
+from collections.abc import Iterable, Mapping, Sequence
+
+from ml_core.data_processor.features import FeaturePlan, FeatureState
+from ml_core.data_processor.windows import Tail
+
+from ml_core.spec import PipelineSpec
+from ml_core.types import RowBatch, SymbolTable
+
+# Pending (time, rows) marks a pipeline keeps while it waits for labels to mature; older ones are merged.
+MAX_MARKS = 4096
+
+
+class LabelledRows:
+    """Counts rows whose label has matured: the partition's clock has passed their last horizon."""
+
+    def __init__(self, look_ahead_ns: int, matured: int = 0) -> None:
+        """Start from a count of ``matured`` rows; a label is known ``look_ahead_ns`` after its row."""
+        self.look_ahead_ns, self.matured = look_ahead_ns, matured
+        self._clock_ns = 0
+        self._pending: deque[tuple[int, int]] = deque()
+
+    def observe(self, rows: RowBatch) -> None:
+        """Add ``rows`` and move the clock to their newest event time."""
+        if not len(rows):
+            return
+        self._clock_ns = max(self._clock_ns, int(rows.ts_ns_N.max()))
+        if len(self._pending) >= MAX_MARKS:
+            _, count = self._pending.pop()
+            self._pending.append((self._clock_ns, count + len(rows)))
+        else:
+            self._pending.append((self._clock_ns, len(rows)))
+        while self._pending and self._pending[0][0] + self.look_ahead_ns <= self._clock_ns:
+            self.matured += self._pending.popleft()[1]
+
+
+class FeatureSetState:
+    """State of one feature set: feature state, and a tail of rows for each window length its pipelines use."""
+
+    def __init__(self, plan: FeaturePlan, pipelines: Sequence[PipelineSpec], symbols: SymbolTable) -> None:
+        """Start empty; ``symbols`` is shared by all sets of the partition."""
+        self.plan, self.pipelines = plan, tuple(pipelines)
+        self.features = FeatureState(plan, symbols)
+        windows = sorted({spec.features.window for spec in pipelines if spec.features.window > 1})
+        self.tails = {window: Tail(window, len(plan.names)) for window in windows}
+
+
+class PartitionState:
+    """State of one partition, dumped as keyed blocks and loaded from them, bit for bit."""
+
+    def __init__(
+        self, sets: Mapping[str, tuple[FeaturePlan, Sequence[PipelineSpec]]], labelled: Mapping[str, int]
+    ) -> None:
+        """Start empty for the feature sets ``sets`` (name -> plan and pipelines) and counts of matured rows."""
+        self.symbols = SymbolTable()
+        self.sets = {name: FeatureSetState(plan, pipelines, self.symbols) for name, (plan, pipelines) in sets.items()}
+        self.labelled = {
+            spec.name: LabelledRows(spec.label.delay + max(spec.label.horizons), labelled.get(spec.name, 0))
+            for _, pipelines in sets.values()
+            for spec in pipelines
+        }
+
+    @property
+    def kernels(self) -> dict[str, str]:
+        """Feature set -> hash of its feature schema."""
+        return {name: state.plan.hash for name, state in self.sets.items()}
+
+    def dump(self) -> list[tuple[bytes, bytes]]:
+        """Return the blocks that changed since the last dump, and consider them written."""
+        blocks: list[tuple[bytes, bytes]] = []
+        for name, state in self.sets.items():
+            blocks += [(f"{name}/features/{block}".encode(), data) for block, data in state.features.dump()]
+            state.features.mark_clean()
+            for window, tail in state.tails.items():
+                blocks += [(f"{name}/window-{window}/{block}".encode(), data) for block, data in tail.dump()]
+                tail.mark_clean()
+        return blocks
+
+    def load(self, blocks: Iterable[tuple[bytes, bytes]]) -> None:
+        """Take over the blocks of a checkpoint; blocks of sets and windows that are no longer used are left alone."""
+        for key, data in sorted(blocks, key=lambda block: _order(block[0])):
+            name, part, block = key.decode().split("/")
+            state = self.sets.get(name)
+            if state is None:
+                continue
+            if part == "features":
+                state.features.load(int(block), data)
+            elif (tail := state.tails.get(int(part.removeprefix("window-")))) is not None:
+                tail.load(int(block), data)
+
+
+def _order(key: bytes) -> tuple[str, int]:
+    name, part, block = key.decode().split("/")
+    return f"{name}/{part}", int(block)

@@ -1,0 +1,61 @@
+"""A Faust channel whose event is one fetched batch of one partition."""
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+import faust
+from data_io.topics.raw_records import RawFetch
+from faust.channels import Channel
+from mode.utils.queues import FlowControlEvent, ThrowableQueue
+
+if TYPE_CHECKING:
+    from streams.transport.partition import Partition
+
+
+class Batch:
+    """Record batches of one partition as they were fetched.
+
+    Whoever takes it from the channel ends it with ``done`` or ``failed``, once; the next batch comes only then.
+    """
+
+    def __init__(self, partition: "Partition", fetch: RawFetch) -> None:
+        """Hold the fetched bytes together with the partition whose state they will move."""
+        self.partition = partition
+        self.fetch = fetch
+        self.ended: asyncio.Future[tuple[int, int]] = asyncio.get_running_loop().create_future()
+
+    def done(self, next_offset: int, rows: int) -> None:
+        """Say that everything below ``next_offset`` was handed to the outputs, and how many ``rows`` it made."""
+        if not self.ended.done():
+            self.ended.set_result((next_offset, rows))
+
+    def failed(self, error: Exception) -> None:
+        """Say that the batch could not be processed: its partition stops, uncommitted, and is taken over again."""
+        if not self.ended.done():
+            self.ended.set_exception(error)
+
+
+class BatchChannel(Channel[Any]):
+    """A channel that keeps its queue through rebalances of Faust's own consumer.
+
+    Faust's flow control empties the queue of a plain ``app.channel()`` on every rebalance. The batches here belong to
+    another consumer, so this queue has a flow control of its own that nobody suspends.
+    """
+
+    @property
+    def queue(self) -> ThrowableQueue:
+        """The queue of this subscriber: one batch waits while one is processed."""
+        if self._queue is None:
+            always_open = FlowControlEvent(initially_suspended=False)
+            self._queue = ThrowableQueue(maxsize=1, flow_control=always_open)
+        return self._queue
+
+    @property
+    def has_subscriber(self) -> bool:
+        """True once an agent iterates the channel."""
+        return bool(self._subscribers)
+
+
+def batch_channel(app: faust.App) -> BatchChannel:
+    """Return a new channel for batches of ``app``."""
+    return BatchChannel(app, maxsize=1)

@@ -1,0 +1,266 @@
+"""One assigned partition: takeover, position, checkpoints and model swaps, with one owner and one order of steps."""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from enum import Enum, auto
+from typing import Protocol
+
+import structlog
+from aiokafka import TopicPartition
+from ml_core.data_processor.features import FeaturePlan
+from model_ops_manager.champion import Serving
+
+from data_io.topics import predictions as predictions_topic
+from ml_core.errors import SetupError
+from ml_core.spec import PipelineSpec
+from streams import metrics
+from streams.partition_state import PartitionState
+from streams.transport.outputs import Outputs
+from streams.transport.published import last_published
+from streams.transport.state_log import Manifest, StateLog
+
+log = structlog.get_logger()
+
+
+class Models(Protocol):
+    """Where the models of the pipelines come from."""
+
+    def current(self, pipeline: str) -> Serving | None:
+        """Return the champion that passed its probe; None while there is none."""
+
+    async def load(self, pipeline: str, version: int) -> Serving:
+        """Return one version, probed.
+
+        Raises:
+            ModelNotFoundError: It is gone. A retry will not help.
+            ModelStoreUnavailableError: A retry is safe.
+            ModelRefusedError: It failed its probe.
+        """
+
+
+@dataclass(frozen=True)
+class Shared:
+    """What all partitions of a worker have in common."""
+
+    bootstrap: str
+    group: str
+    topic: str
+    topic_id: str
+    partitions: int
+    sets: Mapping[str, tuple[FeaturePlan, Sequence[PipelineSpec]]]
+    models: Models
+    on_checkpoint: Callable[[int, Manifest], Awaitable[None]]
+    checkpoint_s: float = 5.0
+    checkpoint_rows: int = 2_000_000
+
+    @property
+    def pipelines(self) -> list[PipelineSpec]:
+        """All pipelines, set after set."""
+        return [spec for _, pipelines in self.sets.values() for spec in pipelines]
+
+
+class Phase(Enum):
+    """Where a partition stands; batches are handed out only while it is OPEN."""
+
+    CLAIMING = auto()
+    OPEN = auto()
+    SWAPPING = auto()
+    CLOSED = auto()
+
+
+class Partition:
+    """State, outputs and position of one partition between takeover and revocation.
+
+    Any failure means that what Kafka holds is unknown: the object is thrown away and the partition claimed afresh.
+    """
+
+    def __init__(self, shared: Shared, number: int) -> None:
+        """Prepare; ``open`` does the work."""
+        self.shared, self.number = shared, number
+        self.tp = TopicPartition(shared.topic, number)
+        self.phase = Phase.CLAIMING
+        self.position = 0
+        self.publish_from = 0  # below it, ticks only rebuild state: their outputs are out already
+        self.state = PartitionState(shared.sets, {})
+        self.serving: dict[str, Serving] = {}
+        self.outputs = Outputs(shared.bootstrap, number)
+        self._log = StateLog(shared.bootstrap, shared.group, self.tp)
+        self._published_to = -1
+        self._committed = -1
+        self._next_checkpoint = 0.0
+        self._rows_since = 0
+        self._task: asyncio.Task[None] | None = None
+
+    async def open(self, first_offset: int) -> None:
+        """Claim the partition and restore its last checkpoint; ``first_offset`` is the oldest tick Kafka still has.
+
+        Raises:
+            SetupError: The checkpoint and Kafka do not fit together; an operator has to decide.
+            DependencyError: Kafka or the model store did not answer. A retry is safe.
+        """
+        began = time.monotonic()
+        await self.outputs.start()
+        manifest, blocks = await self._log.claim()
+        await self._restore(manifest, blocks, first_offset)
+        self._next_checkpoint = time.monotonic() + self.shared.checkpoint_s
+        self.phase = Phase.OPEN
+        metrics.RESTORE_SECONDS.set(time.monotonic() - began)
+        log.info(
+            "partition taken over",
+            action="takeover",
+            partition=self.number,
+            position=self.position,
+            symbols=len(self.state.symbols),
+            models={name: serving.version.version for name, serving in self.serving.items()},
+            seconds=round(time.monotonic() - began, 3),
+        )
+
+    async def _restore(self, manifest: Manifest | None, blocks: Mapping[bytes, bytes], first_offset: int) -> None:
+        shared = self.shared
+        if manifest is None or manifest.topic_id != shared.topic_id:
+            if manifest is not None:
+                log.warning(
+                    "the topic was created anew: state starts empty",
+                    action="rebuild",
+                    partition=self.number,
+                    topic=shared.topic,
+                )
+            self.position = self.publish_from = first_offset
+            return
+        if manifest.partitions != shared.partitions:
+            raise SetupError(
+                f"{shared.topic} had {manifest.partitions} partitions and has {shared.partitions}: symbols have moved "
+                f"between partitions, so the state of worker group {shared.group!r} no longer fits. "
+                f"Use a new group (TICKWISE_GROUP) to start over."
+            )
+        if manifest.position < first_offset:
+            raise SetupError(
+                f"ticks {manifest.position} to {first_offset - 1} of {shared.topic}-{self.number} were deleted by "
+                f"retention before they were read. They are lost. Use a new group (TICKWISE_GROUP) to go on with what is left."
+            )
+        self.state = PartitionState(shared.sets, manifest.labelled)
+        if all(manifest.kernels.get(name) == digest for name, digest in self.state.kernels.items()):
+            self.state.load(blocks.items())
+            self.position = self.publish_from = manifest.position
+        else:
+            # Another kernel or another `use`: the old state means nothing to it, so it is computed from the ticks.
+            log.warning("features changed: state is rebuilt from the ticks", action="rebuild", partition=self.number)
+            self.position, self.publish_from = first_offset, manifest.position
+        self._committed = manifest.position
+        for spec in shared.pipelines:
+            version = manifest.models.get(spec.name)
+            if version is not None:
+                self.serving[spec.name] = await shared.models.load(spec.name, version)
+        topics = [predictions_topic.name(spec.name) for spec in shared.pipelines]
+        self._published_to = await last_published(shared.bootstrap, topics, self.number)
+
+    @property
+    def is_open(self) -> bool:
+        """True while batches may be handed out."""
+        return self.phase is Phase.OPEN
+
+    def advance(self, next_offset: int, rows: int) -> None:
+        """Move the position past a processed batch."""
+        self.position = next_offset
+        self._rows_since += rows
+
+    def look_around(self) -> None:
+        """Start the checkpoint or model swap that is due; called between batches.
+
+        Raises:
+            TickwiseError: The last checkpoint failed.
+        """
+        if self._task is not None:
+            if not self._task.done():
+                return
+            task, self._task = self._task, None
+            task.result()
+        if self.phase is not Phase.OPEN:
+            return
+        wanted = self._wanted()
+        if wanted is not None:
+            self.phase = Phase.SWAPPING
+            self._task = asyncio.create_task(self._swap(wanted, *self._snapshot(wanted)), name=f"swap-{self.number}")
+        elif self._is_due():
+            self._task = asyncio.create_task(
+                self._commit(*self._snapshot(self.serving)), name=f"checkpoint-{self.number}"
+            )
+
+    async def close(self, *, checkpoint: bool, timeout_s: float = 8.0) -> None:
+        """Stop, with a last checkpoint where the memory can be trusted, and leave Kafka within a bound."""
+        trusted = checkpoint and self.phase in (Phase.OPEN, Phase.SWAPPING)
+        self.phase = Phase.CLOSED
+        try:
+            async with asyncio.timeout(timeout_s):
+                if self._task is not None:
+                    await self._task
+                if trusted and self.position != self._committed:
+                    await self._commit(*self._snapshot(self.serving))
+        except Exception as error:  # noqa: BLE001 - whatever it is, the next owner starts from the last checkpoint
+            log.warning(
+                "last checkpoint failed; the next owner repeats the tail",
+                action="checkpoint",
+                partition=self.number,
+                error=repr(error),
+            )
+        finally:
+            if self._task is not None:
+                self._task.cancel()
+            await asyncio.gather(self.outputs.stop(), self._log.close(), return_exceptions=True)
+
+    def _wanted(self) -> dict[str, Serving] | None:
+        # A tail that was published before a crash must be scored by the model that scored it then, or one name would
+        # carry two values: no swap until the position has passed everything that is out.
+        if self.position <= self._published_to or self.position < self.publish_from:
+            return None
+        wanted = {
+            s.name: champion
+            for s in self.shared.pipelines
+            if (champion := self.shared.models.current(s.name)) is not None
+        }
+        changed = any(
+            self.serving.get(name) is None or self.serving[name].version != champion.version
+            for name, champion in wanted.items()
+        )
+        return {**self.serving, **wanted} if changed else None
+
+    def _is_due(self) -> bool:
+        due = time.monotonic() >= self._next_checkpoint or self._rows_since >= self.shared.checkpoint_rows
+        return due and self.position != self._committed and self.position >= self.publish_from
+
+    def _snapshot(self, serving: Mapping[str, Serving]) -> tuple[Manifest, list[tuple[bytes, bytes]]]:
+        """Return position and changed state as they are between two batches; later batches do not touch the copy."""
+        manifest = Manifest(
+            topic=self.shared.topic,
+            topic_id=self.shared.topic_id,
+            partitions=self.shared.partitions,
+            position=self.position,
+            kernels=self.state.kernels,
+            models={name: s.version.version for name, s in serving.items()},
+            labelled={name: counter.matured for name, counter in self.state.labelled.items()},
+        )
+        self._rows_since = 0
+        return manifest, self.state.dump()
+
+    async def _commit(self, manifest: Manifest, blocks: list[tuple[bytes, bytes]]) -> None:
+        began = time.monotonic()
+        await self.outputs.settle()
+        await self._log.commit(manifest, blocks)
+        self._committed = manifest.position
+        self._next_checkpoint = time.monotonic() + self.shared.checkpoint_s
+        metrics.CHECKPOINTS.inc()
+        metrics.CHECKPOINT_SECONDS.observe(time.monotonic() - began)
+        await self.shared.on_checkpoint(self.number, manifest)
+
+    async def _swap(self, wanted: dict[str, Serving], manifest: Manifest, blocks: list[tuple[bytes, bytes]]) -> None:
+        """Write the new versions into the manifest, then score with them: a replay swaps at the same offset."""
+        await self._commit(manifest, blocks)
+        self.serving = wanted
+        if self.phase is Phase.SWAPPING:
+            self.phase = Phase.OPEN
+        metrics.SWAPS.inc()
+        log.info(
+            "models swapped", action="swap", partition=self.number, position=manifest.position, models=manifest.models
+        )

@@ -1,0 +1,41 @@
+"""How far the outputs of a partition reach: the newest tick offset among its published predictions."""
+
+import asyncio
+from collections.abc import Sequence
+
+import msgspec
+from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka.errors import KafkaError
+
+from ml_core.errors import KafkaUnavailableError
+
+
+class _Named(msgspec.Struct):
+    id: str
+
+
+async def last_published(bootstrap: str, topics: Sequence[str], partition: int, *, timeout_s: float = 20.0) -> int:
+    """Return the highest tick offset that names a prediction in ``partition`` of ``topics``; -1 where there is none.
+
+    Raises:
+        KafkaUnavailableError: Kafka did not answer in time. A retry is safe.
+    """
+    consumer = AIOKafkaConsumer(bootstrap_servers=bootstrap, enable_auto_commit=False, auto_offset_reset="latest")
+    tps = [TopicPartition(topic, partition) for topic in topics]
+    newest = -1
+    try:
+        async with asyncio.timeout(timeout_s):
+            await consumer.start()
+            consumer.assign(tps)
+            ends, begins = await consumer.end_offsets(tps), await consumer.beginning_offsets(tps)
+            for tp in tps:
+                if ends[tp] > begins[tp]:
+                    consumer.seek(tp, ends[tp] - 1)
+                    record = await consumer.getone(tp)
+                    # topic id, partition, offset, index: the id of the topic may hold dashes, the rest does not
+                    newest = max(newest, int(msgspec.json.decode(record.value, type=_Named).id.rsplit("-", 2)[1]))
+    except (TimeoutError, KafkaError) as error:
+        raise KafkaUnavailableError(f"cannot read the end of {', '.join(topics)}: {error!r}") from error
+    finally:
+        await consumer.stop()
+    return newest

@@ -1,0 +1,140 @@
+"""The state topic of one partition: state blocks, manifest and position in one transaction, fenced by its id."""
+
+import asyncio
+from collections.abc import Awaitable, Iterator, Sequence
+
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
+from aiokafka.errors import KafkaError
+from data_io.topics.admin import TopicSpec, compacted_topic
+from pydantic import BaseModel, ConfigDict, Field
+
+from ml_core.errors import KafkaUnavailableError
+
+MANIFEST_KEY = b"manifest"
+MANIFEST_VERSION = 1
+BATCH_BYTES = 1_000_000
+# A stopped owner holds back `read_committed` readers for at most this long.
+TRANSACTION_TIMEOUT_MS = 15_000
+
+
+def name(group: str) -> str:
+    """Return the name of the state topic of a worker group."""
+    return f"state.{group}.v1"
+
+
+def topic_spec(group: str, partitions: int) -> TopicSpec:
+    """Return the state topic of ``group``: compacted, one partition per partition of ticks."""
+    return compacted_topic(
+        name(group), partitions, **{"segment.bytes": str(64 << 20), "min.cleanable.dirty.ratio": "0.2"}
+    )
+
+
+class Manifest(BaseModel):
+    """What a checkpoint says about its partition, besides the state blocks."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    version: int = MANIFEST_VERSION
+    topic: str
+    topic_id: str
+    partitions: int
+    position: int = Field(ge=0, description="offset of the first tick that is not in the state")
+    kernels: dict[str, str] = Field(description="feature set -> feature schema hash")
+    models: dict[str, int] = Field(description="pipeline -> model version that scores from `position` on")
+    labelled: dict[str, int] = Field(
+        default_factory=dict, description="pipeline -> rows whose label has matured so far"
+    )
+
+
+class StateLog:
+    """Reads and writes the checkpoints of one partition; whoever claims it last fences all earlier owners."""
+
+    def __init__(self, bootstrap: str, group: str, ticks: TopicPartition, *, timeout_s: float = 20.0) -> None:
+        """Serve ``ticks``; every step is bounded by ``timeout_s``."""
+        self.bootstrap, self.group, self.ticks, self.timeout_s = bootstrap, group, ticks, timeout_s
+        self._tp = TopicPartition(name(group), ticks.partition)
+        self._producer = AIOKafkaProducer(
+            bootstrap_servers=bootstrap,
+            transactional_id=f"tickwise.{group}.{ticks.partition}",
+            transaction_timeout_ms=TRANSACTION_TIMEOUT_MS,
+            max_batch_size=BATCH_BYTES,
+            max_request_size=4 * BATCH_BYTES,
+            request_timeout_ms=int(timeout_s * 1000),
+        )
+
+    async def claim(self) -> tuple[Manifest | None, dict[bytes, bytes]]:
+        """Fence earlier owners, then return the last committed manifest and the newest block of every key.
+
+        Raises:
+            KafkaUnavailableError: Kafka did not answer in time. A retry is safe.
+        """
+        try:
+            async with asyncio.timeout(self.timeout_s):
+                await self._producer.start()
+                blocks = await self._read()
+        except (TimeoutError, KafkaError) as error:
+            raise KafkaUnavailableError(
+                f"cannot take over {self.ticks.topic}-{self.ticks.partition}: {error!r}"
+            ) from error
+        manifest = blocks.pop(MANIFEST_KEY, None)
+        return (Manifest.model_validate_json(manifest) if manifest else None), blocks
+
+    async def commit(self, manifest: Manifest, blocks: Sequence[tuple[bytes, bytes]]) -> None:
+        """Write ``blocks``, ``manifest`` and the group's offset in one transaction.
+
+        Raises:
+            KafkaUnavailableError: Whether it was committed is *unknown*: drop the memory and claim again.
+        """
+        records = [*blocks, (MANIFEST_KEY, manifest.model_dump_json().encode())]
+        try:
+            async with asyncio.timeout(self.timeout_s):
+                await self._producer.begin_transaction()
+                # A record that fails does not stop aiokafka's commit, so each is awaited before it.
+                await asyncio.gather(*[await future for future in self._batches(records)])
+                await self._producer.send_offsets_to_transaction({self.ticks: manifest.position}, self.group)
+                await self._producer.commit_transaction()
+        except (TimeoutError, KafkaError) as error:
+            raise KafkaUnavailableError(
+                f"checkpoint of {self.ticks.topic}-{self.ticks.partition} failed: {error!r}"
+            ) from error
+
+    async def close(self) -> None:
+        """Disconnect without committing anything."""
+        try:
+            await asyncio.wait_for(self._producer.stop(), 5.0)
+        except (TimeoutError, KafkaError):
+            await self._producer.client.close()
+
+    def _batches(self, records: Sequence[tuple[bytes, bytes]]) -> Iterator[Awaitable[Awaitable[object]]]:
+        batch = self._producer.create_batch()
+        for key, value in records:
+            if batch.append(key=key, value=value, timestamp=None) is None:
+                yield self._producer.send_batch(batch, self._tp.topic, partition=self._tp.partition)
+                batch = self._producer.create_batch()
+                if batch.append(key=key, value=value, timestamp=None) is None:
+                    raise KafkaUnavailableError(f"state block {key!r} is larger than {BATCH_BYTES} bytes")
+        yield self._producer.send_batch(batch, self._tp.topic, partition=self._tp.partition)
+
+    async def _read(self) -> dict[bytes, bytes]:
+        consumer = AIOKafkaConsumer(
+            bootstrap_servers=self.bootstrap,
+            isolation_level="read_committed",
+            auto_offset_reset="earliest",
+            max_partition_fetch_bytes=8 << 20,
+        )
+        await consumer.start()
+        try:
+            consumer.assign([self._tp])
+            await consumer.seek_to_beginning(self._tp)
+            # Claiming aborted what was open, so the last stable offset is the end.
+            end = (await consumer.end_offsets([self._tp]))[self._tp]
+            blocks: dict[bytes, bytes] = {}
+            while await consumer.position(self._tp) < end:
+                for record in (await consumer.getmany(self._tp, timeout_ms=200)).get(self._tp, ()):
+                    if record.value is None:
+                        blocks.pop(record.key, None)
+                    else:
+                        blocks[record.key] = record.value
+            return blocks
+        finally:
+            await consumer.stop()

@@ -1,0 +1,220 @@
+"""The service that owns the ticks consumer: assignment, takeover, and one batch at a time to the agents."""
+
+import asyncio
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import mode
+import structlog
+from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, TopicPartition
+from aiokafka.coordinator.assignors.sticky.sticky_assignor import StickyPartitionAssignor
+from aiokafka.errors import KafkaError, OffsetOutOfRangeError
+
+from ml_core.errors import SetupError, TickwiseError
+from streams import metrics
+from streams.transport import raw_fetch
+from streams.transport.batch_channel import Batch, BatchChannel
+from streams.transport.partition import Partition, Phase, Shared
+
+log = structlog.get_logger()
+
+# How long one wait for new ticks lasts; due checkpoints and swaps of idle partitions are looked for this often.
+POLL_S = 0.05
+# The fetch answers as soon as one byte is there; an idle partition may hold a busy one back for this long.
+FETCH_WAIT_MS = 25
+# Takeovers in a row without progress after which the worker gives up instead of spinning.
+MAX_ATTEMPTS = 6
+
+
+@dataclass(frozen=True)
+class Membership:
+    """How the worker is a member of its group."""
+
+    instance: str | None = None  # static membership: a restarted worker gets its partitions back at once
+    session_timeout_ms: int = 10_000
+    max_fetch_bytes: int = 1 << 20
+
+
+class TickSource(mode.Service, ConsumerRebalanceListener):
+    """Feeds a ``BatchChannel`` with fetched batches; the next one is handed out after ``batch.done()``."""
+
+    def __init__(self, shared: Shared, channel: BatchChannel, membership: Membership, **kwargs: Any) -> None:
+        """Serve the partitions of ``shared.topic`` that the group assigns to this worker."""
+        super().__init__(**kwargs)
+        self.shared, self.channel, self.membership = shared, channel, membership
+        self.partitions: dict[int, Partition] = {}
+        self.fatal: asyncio.Future[Exception] = asyncio.get_running_loop().create_future()
+        self.last_progress = time.monotonic()
+        self._attempts: dict[int, tuple[int, int]] = {}  # partition -> (position, takeovers that got no further)
+        self._claims: dict[int, asyncio.Task[None]] = {}
+        self._idle = asyncio.Event()
+        self._idle.set()
+
+    async def on_start(self) -> None:
+        """Join the group."""
+        raw_fetch.install()
+        self.consumer = AIOKafkaConsumer(
+            bootstrap_servers=self.shared.bootstrap,
+            group_id=self.shared.group,
+            group_instance_id=self.membership.instance,
+            enable_auto_commit=False,
+            auto_offset_reset="none",
+            isolation_level="read_committed",
+            partition_assignment_strategy=(StickyPartitionAssignor,),
+            session_timeout_ms=self.membership.session_timeout_ms,
+            heartbeat_interval_ms=self.membership.session_timeout_ms // 4,
+            max_partition_fetch_bytes=self.membership.max_fetch_bytes,
+            fetch_max_wait_ms=FETCH_WAIT_MS,
+        )
+        self.consumer.subscribe([self.shared.topic], listener=self)
+        await asyncio.wait_for(self.consumer.start(), 30.0)
+
+    async def on_stop(self) -> None:
+        """Close every partition with a checkpoint, then leave the group."""
+        await self._close_all(checkpoint=True)
+        try:
+            await asyncio.wait_for(self.consumer.stop(), 5.0)
+        except (TimeoutError, KafkaError) as error:
+            log.warning("the consumer did not stop cleanly", action="stop", error=repr(error))
+
+    async def on_partitions_revoked(self, revoked: set[TopicPartition]) -> None:
+        """Checkpoint and forget; awaited by the consumer before it joins again."""
+        if revoked:
+            log.info("partitions revoked", action="revoke", partitions=sorted(tp.partition for tp in revoked))
+        await self._close_all(checkpoint=True)
+
+    async def on_partitions_assigned(self, assigned: set[TopicPartition]) -> None:
+        """Hold every new partition still and claim it in a task of its own, so that the group does not wait."""
+        for tp in assigned:
+            # A position of some kind keeps the fetcher from asking for the committed one; takeover sets the real one.
+            self.consumer.seek(tp, 0)
+            self.consumer.pause(tp)
+            self._claim(tp.partition)
+
+    @property
+    def all_open(self) -> bool:
+        """True when every assigned partition is processing."""
+        return bool(self.partitions) and all(p.phase in (Phase.OPEN, Phase.SWAPPING) for p in self.partitions.values())
+
+    def _claim(self, number: int, delay_s: float = 0.0) -> None:
+        partition = self.partitions[number] = Partition(self.shared, number)
+        self._claims[number] = asyncio.create_task(self._take_over(partition, delay_s), name=f"takeover-{number}")
+
+    async def _take_over(self, partition: Partition, delay_s: float) -> None:
+        tp = partition.tp
+        try:
+            await asyncio.sleep(delay_s)
+            beginnings = await asyncio.wait_for(self.consumer.beginning_offsets([tp]), 20.0)
+            await partition.open(beginnings[tp])
+            self.consumer.seek(tp, partition.position)
+            self.consumer.resume(tp)
+        except SetupError as error:
+            self._give_up(error)
+        except Exception as error:  # noqa: BLE001 - whatever stopped a takeover, the way out is the same
+            metrics.TAKEOVER_FAILURES.inc()
+            await self._start_over(partition, error)
+
+    async def _start_over(self, partition: Partition, error: Exception) -> None:
+        """Throw the partition away and claim it again, unless that has not helped for too long."""
+        number = partition.number
+        await partition.close(checkpoint=False)
+        if self.partitions.get(number) is not partition:
+            return
+        position, attempts = self._attempts.get(number, (-1, 0))
+        attempts = attempts + 1 if partition.position == position else 1
+        self._attempts[number] = (partition.position, attempts)
+        log.error(
+            "partition failed, taking it over again",
+            action="start-over",
+            partition=number,
+            position=partition.position,
+            attempt=attempts,
+            error=repr(error),
+        )
+        if attempts >= MAX_ATTEMPTS:
+            self._give_up(error)
+            return
+        if partition.tp in self.consumer.assignment():
+            self.consumer.pause(partition.tp)
+            self._claim(number, delay_s=min(0.5 * 2**attempts, 8.0))
+
+    def _give_up(self, error: Exception) -> None:
+        if not self.fatal.done():
+            self.fatal.set_result(error)
+
+    async def _close_all(self, *, checkpoint: bool) -> None:
+        partitions, self.partitions = list(self.partitions.values()), {}
+        for task in self._claims.values():
+            task.cancel()
+        await asyncio.gather(*self._claims.values(), return_exceptions=True)
+        self._claims.clear()
+        # The batch at the agents moves state: it ends before its partition is closed.
+        for partition in partitions:
+            if partition.phase is Phase.OPEN:
+                partition.phase = Phase.SWAPPING
+        try:
+            await asyncio.wait_for(self._idle.wait(), 10.0)
+        except TimeoutError:
+            log.warning("a batch did not end in time", action="revoke")
+            checkpoint = False
+        await asyncio.gather(*(partition.close(checkpoint=checkpoint) for partition in partitions))
+
+    @mode.Service.task
+    async def _pump(self) -> None:
+        while not self.should_stop:
+            if not self.channel.has_subscriber:
+                await asyncio.sleep(POLL_S)
+                continue
+            ready = {p.tp: p for p in self.partitions.values() if p.is_open}
+            try:
+                fetched = await raw_fetch.take(self.consumer, ready.keys(), POLL_S)
+            except OffsetOutOfRangeError as error:
+                self._give_up(SetupError(f"ticks were deleted by retention before they were read: {error}"))
+                return
+            except KafkaError as error:
+                log.warning("fetching ticks failed", action="fetch", error=repr(error))
+                await asyncio.sleep(POLL_S)
+                continue
+            for tp, fetch in fetched.items():
+                partition = ready[tp]
+                if partition.is_open:
+                    await self._hand_out(partition, Batch(partition, fetch))
+                else:
+                    self._put_back(partition, fetch.first_offset)
+            for partition in list(self.partitions.values()):
+                if partition.phase not in (Phase.OPEN, Phase.SWAPPING):
+                    continue
+                try:
+                    partition.look_around()
+                except TickwiseError as error:
+                    self._fail(partition, error)
+            self._report_lag(ready)
+
+    async def _hand_out(self, partition: Partition, batch: Batch) -> None:
+        self._idle.clear()
+        try:
+            await self.channel.put(batch)
+            before = partition.position
+            partition.advance(*await batch.ended)
+            if partition.position > before:
+                self.last_progress = time.monotonic()
+        except Exception as error:  # noqa: BLE001 - a batch that cannot be processed stops its partition, uncommitted
+            self._fail(partition, error)
+        finally:
+            self._idle.set()
+
+    def _fail(self, partition: Partition, error: Exception) -> None:
+        partition.phase = Phase.CLOSED
+        task = asyncio.create_task(self._start_over(partition, error), name=f"start-over-{partition.number}")
+        self._claims[partition.number] = task
+
+    def _put_back(self, partition: Partition, offset: int) -> None:
+        if partition.phase is Phase.SWAPPING and partition.tp in self.consumer.assignment():
+            self.consumer.seek(partition.tp, offset)
+
+    def _report_lag(self, ready: dict[TopicPartition, Partition]) -> None:
+        for tp, partition in ready.items():
+            highwater = self.consumer.highwater(tp) if tp in self.consumer.assignment() else None
+            if highwater is not None:
+                metrics.LAG.labels(tp.topic, tp.partition).set(max(0, highwater - partition.position))

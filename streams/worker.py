@@ -1,0 +1,215 @@
+"""The worker process: a Faust app, the tick source and the agents, put together."""
+
+import asyncio
+import signal
+from collections.abc import Sequence
+
+import faust
+import structlog
+from ml_core.data_processor.features import FeaturePlan
+from model_ops_manager.jobs.store import JobStore
+from model_ops_manager.mlflow_agent import MlflowAgent
+
+from data_io.topics import admin, dead_letters, job_requests, label_counts, predictions, rows, ticks
+from ml_core import spec as pipeline_file
+from ml_core.data_processor import features
+from ml_core.errors import NotFoundError, SetupError
+from ml_core.spec import PipelineSpec
+from streams.agents import learning, retraining, windowing
+from streams.health import HealthServer
+from streams.models import FollowedModels
+from streams.settings import WorkerSettings
+from streams.transport import state_log
+from streams.transport.batch_channel import batch_channel
+from streams.transport.partition import Shared
+from streams.transport.state_log import Manifest
+from streams.transport.tick_source import Membership, TickSource
+
+log = structlog.get_logger()
+
+STOP_TIMEOUT_S = 20.0
+
+
+def feature_sets(pipelines: Sequence[PipelineSpec]) -> dict[str, tuple[FeaturePlan, list[PipelineSpec]]]:
+    """Group ``pipelines`` by the feature set they read.
+
+    Raises:
+        SetupError: Two pipelines give one feature set different features.
+        SpecError: A feature is unknown.
+    """
+    sets: dict[str, tuple[FeaturePlan, list[PipelineSpec]]] = {}
+    for spec in pipelines:
+        plan = FeaturePlan.from_spec(spec)
+        first, members = sets.setdefault(spec.feature_set, (plan, []))
+        if first.hash != plan.hash:
+            raise SetupError(
+                f"pipelines {members[0].name} and {spec.name} share the feature set {spec.feature_set} "
+                "and define it differently"
+            )
+        members.append(spec)
+    return sets
+
+
+def one_source(pipelines: Sequence[PipelineSpec]) -> PipelineSpec:
+    """Return a pipeline that stands for all: they read one topic through one map.
+
+    Raises:
+        SetupError: There is no pipeline, or they read different topics.
+    """
+    if not pipelines:
+        raise SetupError(
+            "no pipeline to run: point TICKWISE_PIPELINES (or --pipelines) to a pipeline file or a folder of them"
+        )
+    first = pipelines[0]
+    for spec in pipelines[1:]:
+        if (spec.source.topic, spec.source.map) != (first.source.topic, first.source.map):
+            raise SetupError(
+                f"{first.name} reads {first.source.topic} and {spec.name} reads {spec.source.topic} (or another map): "
+                "run one worker for each"
+            )
+    return first
+
+
+class Worker:
+    """One worker: everything it owns, started and stopped in order."""
+
+    def __init__(self, settings: WorkerSettings) -> None:
+        """Read the pipelines; nothing is contacted yet."""
+        self.settings = settings
+        self.pipelines = list(pipeline_file.load_all(settings.pipelines).values())
+        source = one_source(self.pipelines).source
+        self.topic, self.field_map = source.topic, source.map
+        self.group = settings.group or f"tickwise-{self.topic}"
+        self.sets = feature_sets(self.pipelines)
+        for spec in self.pipelines:
+            for note in spec.notes():
+                log.warning(note, action="start", pipeline=spec.name)
+
+    async def run(self) -> None:
+        """Run until SIGTERM or SIGINT.
+
+        Raises:
+            SetupError: Kafka, the checkpoint and the pipelines do not fit together.
+            TickwiseError: A partition could not be processed after several tries.
+        """
+        stop = asyncio.Event()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            asyncio.get_running_loop().add_signal_handler(number, stop.set)
+        info = await self._prepare_topics()
+        agent = MlflowAgent(self.settings.tracking_uri, self.settings.home)
+        store = await asyncio.to_thread(JobStore, self.settings.job_store_url)
+        specs = {spec.name: spec for spec in self.pipelines}
+        models = FollowedModels(agent, list(specs), self.settings.champion_poll_s)
+        trigger = retraining.Trigger(store, specs)
+
+        app = self._app()
+        counts = app.topic(label_counts.NAME, key_serializer="raw", value_serializer="raw")
+
+        async def report_labelled(partition: int, manifest: Manifest) -> None:
+            for name, labelled in manifest.labelled.items():
+                key, value = label_counts.encode(label_counts.LabelCount(name, partition, labelled))
+                await counts.send(key=key, value=value)
+
+        shared = Shared(
+            bootstrap=self.settings.kafka,
+            group=self.group,
+            topic=self.topic,
+            topic_id=info.topic_id,
+            partitions=info.partitions,
+            sets=self.sets,
+            models=models,
+            on_checkpoint=report_labelled,
+            checkpoint_s=self.settings.checkpoint_s,
+        )
+        channel = batch_channel(app)
+        membership = Membership(self.settings.instance, session_timeout_ms=int(self.settings.session_timeout_s * 1000))
+        source = TickSource(shared, channel, membership)
+        windowing.attach(app, channel, ticks.TickDecoder(self.field_map))
+        learning.attach(app, trigger)
+        retraining.attach(app, trigger)
+        await asyncio.to_thread(warm_up)
+        background = [asyncio.create_task(models.run(), name="champions")]
+        background += [
+            asyncio.create_task(
+                retraining.run_schedule(trigger, spec.name, spec.retrain.every_ns), name=f"schedule-{spec.name}"
+            )
+            for spec in self.pipelines
+            if spec.retrain.every_ns
+        ]
+        with HealthServer(self.settings, source):
+            try:
+                await app.start()
+                await source.start()
+                log.info("worker started", action="start", group=self.group, topic=self.topic, pipelines=list(specs))
+                await self._wait(stop, source, background)
+            finally:
+                for task in background:
+                    task.cancel()
+                await asyncio.gather(*background, return_exceptions=True)
+                await self._stop(source, app)
+                await asyncio.to_thread(store.close)
+        if source.fatal.done():
+            raise source.fatal.result()
+
+    async def _wait(self, stop: asyncio.Event, source: TickSource, background: Sequence[asyncio.Task[None]]) -> None:
+        stopped = asyncio.create_task(stop.wait(), name="stop-signal")
+        done, _ = await asyncio.wait([stopped, source.fatal, *background], return_when=asyncio.FIRST_COMPLETED)
+        stopped.cancel()
+        for task in background:
+            if task in done:
+                task.result()
+
+    async def _stop(self, source: TickSource, app: faust.App) -> None:
+        log.info("worker stops", action="stop")
+        for service in (source, app):
+            try:
+                await asyncio.wait_for(service.stop(), STOP_TIMEOUT_S)
+            except TimeoutError:
+                log.warning("a part did not stop in time", action="stop", part=type(service).__name__)
+
+    async def _prepare_topics(self) -> admin.TopicInfo:
+        kafka = self.settings.kafka
+        try:
+            info = await admin.describe(kafka, self.topic)
+        except NotFoundError:
+            if self.topic != ticks.NAME:
+                raise
+            await admin.ensure_topics(kafka, [ticks.topic_spec(self.topic, self.settings.partitions)])
+            info = await admin.describe(kafka, self.topic)
+        specs = [
+            dead_letters.topic_spec(self.topic, info.partitions),
+            state_log.topic_spec(self.group, info.partitions),
+            *(rows.topic_spec(name, info.partitions) for name in self.sets),
+            *(predictions.topic_spec(spec.name, info.partitions) for spec in self.pipelines),
+            job_requests.topic_spec(),
+            dead_letters.topic_spec(job_requests.NAME, 1),
+            label_counts.topic_spec(),
+        ]
+        await admin.ensure_topics(kafka, specs)
+        return info
+
+    def _app(self) -> faust.App:
+        servers = ";".join(f"kafka://{server.strip()}" for server in self.settings.kafka.split(","))
+        return faust.App(
+            f"{self.group}-agents",
+            broker=servers,
+            store="memory://",
+            web_enabled=False,
+            topic_disable_leader=True,
+            datadir=self.settings.home / "faust",
+            consumer_auto_offset_reset="earliest",
+            broker_session_timeout=self.settings.session_timeout_s,
+            broker_heartbeat_interval=self.settings.session_timeout_s / 4,
+            loop=asyncio.get_running_loop(),
+        )
+
+
+def warm_up() -> None:
+    """Compile the kernels before the first batch, so that no tick waits for a compiler."""
+    features.warm_up()
+    ticks.warm_up()
+
+
+def run(settings: WorkerSettings) -> None:
+    """Run a worker until it is told to stop; raises as ``Worker.run``."""
+    asyncio.run(Worker(settings).run())

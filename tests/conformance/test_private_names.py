@@ -1,0 +1,151 @@
+"""Pins every private name of aiokafka and Faust that streams/transport leans on, against the real classes."""
+
+import asyncio
+from types import SimpleNamespace
+
+import faust
+import pytest
+from aiokafka import TopicPartition
+from aiokafka.consumer import fetcher as aiokafka_fetcher
+from aiokafka.consumer.subscription_state import SubscriptionState
+from aiokafka.errors import OffsetOutOfRangeError
+from aiokafka.record.default_records import DefaultRecordBatchBuilder
+
+from streams.transport import raw_fetch
+from streams.transport.batch_channel import Batch, BatchChannel, batch_channel
+
+TP = TopicPartition("ticks", 3)
+
+
+def record_batch(base_offset: int, *values: bytes) -> bytes:
+    builder = DefaultRecordBatchBuilder(
+        magic=2,
+        compression_type=0,
+        is_transactional=0,
+        producer_id=-1,
+        producer_epoch=-1,
+        base_sequence=-1,
+        batch_size=1 << 20,
+    )
+    for delta, value in enumerate(values):
+        builder.append(delta, 0, b"ACME", value, [])
+    raw = bytearray(builder.build())
+    raw[0:8] = base_offset.to_bytes(8, "big")
+    return bytes(raw)
+
+
+@pytest.fixture
+async def consumer():
+    """An aiokafka consumer as `take` sees it: a real fetcher and a real subscription, and no broker behind them."""
+    raw_fetch.install()
+    subscriptions = SubscriptionState()
+    client = SimpleNamespace(_loop=asyncio.get_running_loop(), _metadata_max_age_ms=300_000)
+    real = aiokafka_fetcher.Fetcher(client, subscriptions)
+    await real.close()  # its own routine would ask the client for leaders
+    subscriptions.subscribe({TP.topic})
+    subscriptions.assign_from_subscribed({TP})
+    subscriptions.seek(TP, 100)
+    return SimpleNamespace(_fetcher=real, subscriptions=subscriptions)
+
+
+def fetched(consumer, raw: bytes, *, position: int, aborted=()):
+    records = aiokafka_fetcher.PartitionRecords(
+        TP,
+        aiokafka_fetcher.MemoryRecords(raw),
+        list(aborted),
+        position,
+        None,
+        None,
+        True,
+        aiokafka_fetcher.READ_COMMITTED,
+    )
+    assignment = consumer.subscriptions.subscription.assignment
+    consumer._fetcher._records[TP] = aiokafka_fetcher.FetchResult(
+        TP, assignment=assignment, partition_records=records, backoff=0
+    )
+
+
+async def test_fetched_bytes_come_out_whole_and_the_position_moves_past_them(consumer) -> None:
+    raw = record_batch(98, b"a", b"b", b"c") + record_batch(101, b"d")
+    fetched(consumer, raw, position=100, aborted=[(7, 98)])
+
+    found = await raw_fetch.take(consumer, {TP}, timeout_s=0.01)
+
+    assert found[TP].raw == raw
+    assert found[TP].first_offset == 100
+    assert found[TP].aborted == [(7, 98)]
+    assert consumer.subscriptions.subscription.assignment.state_value(TP).position == 102
+    assert TP not in consumer._fetcher._records
+
+
+async def test_a_partition_that_is_not_ready_keeps_its_records(consumer) -> None:
+    fetched(consumer, record_batch(100, b"a"), position=100)
+
+    assert await raw_fetch.take(consumer, set(), timeout_s=0.01) == {}
+    assert TP in consumer._fetcher._records
+
+
+async def test_records_fetched_before_a_seek_are_dropped(consumer) -> None:
+    fetched(consumer, record_batch(100, b"a"), position=100)
+    consumer.subscriptions.seek(TP, 50)
+
+    assert await raw_fetch.take(consumer, {TP}, timeout_s=0.01) == {}
+
+
+async def test_an_error_of_the_fetcher_is_raised(consumer) -> None:
+    consumer._fetcher._set_error(TP, OffsetOutOfRangeError({TP: 100}))
+
+    with pytest.raises(OffsetOutOfRangeError):
+        await raw_fetch.take(consumer, {TP}, timeout_s=0.01)
+
+
+async def test_waiting_ends_as_soon_as_records_arrive(consumer) -> None:
+    waiting = asyncio.create_task(raw_fetch.take(consumer, {TP}, timeout_s=30))
+    await asyncio.sleep(0)
+    fetched(consumer, record_batch(100, b"a"), position=100)
+    for waiter in list(consumer._fetcher._fetch_waiters):
+        consumer._fetcher._notify(waiter)
+
+    assert TP in await asyncio.wait_for(waiting, 5)
+
+
+def test_a_partial_batch_at_the_end_does_not_move_the_end_offset() -> None:
+    whole, cut = record_batch(10, b"a", b"b"), record_batch(12, b"c")[:-3]
+
+    assert raw_fetch.end_offset(whole + cut, otherwise=10) == 12
+    assert raw_fetch.end_offset(cut, otherwise=10) == 10
+
+
+async def until(condition) -> None:
+    async with asyncio.timeout(10):
+        while not condition():  # noqa: ASYNC110 - Faust sets no event when its agent subscribes
+            await asyncio.sleep(0)
+
+
+async def test_the_channel_hands_batches_to_an_agent_and_keeps_its_queue_through_a_rebalance() -> None:
+    app = faust.App("pinned", store="memory://", broker="kafka://127.0.0.1:1", loop=asyncio.get_running_loop())
+    channel = batch_channel(app)
+    seen: list[object] = []
+
+    async def collect(stream) -> None:
+        async for batch in stream:
+            seen.append(batch)
+            batch.done(1, 0)
+
+    agent = app.agent(channel, name="collect")(collect)
+    app.finalize()
+    await agent.start()
+    try:
+        await until(lambda: channel.has_subscriber)
+        first, second = Batch(None, None), Batch(None, None)
+        await channel.put(first)
+        await first.ended
+        app.flow_control.suspend()
+        app.flow_control.resume()
+        await channel.put(second)
+        await asyncio.wait_for(second.ended, 10)
+    finally:
+        await agent.stop()
+
+    assert seen == [first, second]
+    assert isinstance(channel, BatchChannel)
