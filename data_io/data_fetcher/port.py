@@ -109,7 +109,8 @@ def batches(chunks: Iterable[pd.DataFrame], batch_size: int) -> Iterator[TickBat
 
 def cut(batch: TickBatch, start: int, end: int) -> TickBatch:
     """Return the ticks ``[start, end)`` of ``batch``; the arrays are views."""
-    return TickBatch._make([*(column[start:end] for column in batch[:-1]), batch.symbols])
+    columns = {name: getattr(batch, name)[start:end] for name in TickBatch._fields if name != "symbols"}
+    return TickBatch(**columns, symbols=batch.symbols)
 
 
 def _select(chunk: pd.DataFrame, symbol: str | None, start_ns: int, end_ns: int) -> pd.DataFrame:
