@@ -1,0 +1,67 @@
+"""Kafka in a container, where a Docker engine answers. Testcontainers removes it, also after a crash."""
+
+import importlib.util
+from collections.abc import Iterator, Mapping
+from contextlib import closing, contextmanager
+
+from ml_core.errors import KafkaUnavailableError
+from streams.local_kafka import node, probe
+from streams.local_kafka.jars import VERSION
+
+IMAGE = f"apache/kafka:{VERSION}"
+PING_S = 2
+_INSIDE, _CONTROLLER = 9092, 9093
+
+
+def engine_answers() -> bool:
+    """Return whether testcontainers is installed and a Docker engine answers within two seconds."""
+    if importlib.util.find_spec("testcontainers") is None:
+        return False
+    import docker  # comes with testcontainers
+
+    try:
+        with closing(docker.from_env(timeout=PING_S)) as client:
+            return bool(client.ping())
+    except docker.errors.DockerException:
+        return False
+
+
+@contextmanager
+def broker(port: int | None, timeout_s: float) -> Iterator[str]:
+    """Give the address of a new broker in a container, removed at the end.
+
+    Raises:
+        KafkaUnavailableError: The image cannot be had, or the broker does not answer in time. A retry is safe.
+    """
+    import docker
+    from testcontainers.core.container import DockerContainer
+
+    at = port or node.free_ports(1)[0]
+    container = DockerContainer(IMAGE).with_envs(**environment(at))
+    container.with_bind_ports(_INSIDE, (node.HOST, at))
+    try:
+        container.start()
+    except docker.errors.DockerException as error:
+        raise KafkaUnavailableError(f"Docker could not start {IMAGE}: {error}") from error
+    try:
+        address = f"{node.HOST}:{at}"
+        if not probe.wait(address, timeout_s):
+            tail = b"".join(container.get_logs())[-2000:].decode(errors="replace")
+            raise KafkaUnavailableError(f"{IMAGE} did not answer within {timeout_s:g} s; its last log lines:\n{tail}")
+        yield address
+    finally:
+        container.stop()
+
+
+def environment(port: int) -> Mapping[str, str]:
+    """Return the node's properties as the image takes them, for a broker reached at ``port`` of this machine.
+
+    >>> environment(19092)["KAFKA_ADVERTISED_LISTENERS"]
+    'PLAINTEXT://127.0.0.1:19092'
+    """
+    inside = {
+        "listeners": f"PLAINTEXT://:{_INSIDE},CONTROLLER://:{_CONTROLLER}",
+        "log.dirs": "/var/lib/kafka/data",
+    }
+    settings = node.properties(port, {1: _CONTROLLER}) | inside
+    return {"KAFKA_" + name.upper().replace(".", "_"): value for name, value in settings.items()} | {"KAFKA_HEAP_OPTS": "-Xmx512m"}

@@ -1,0 +1,112 @@
+"""A Kafka for the length of a ``with`` block: the user's own, in a container, or from jars."""
+
+import json
+import os
+import secrets
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from ml_core.errors import KafkaUnavailableError, SetupError
+from streams.local_kafka import container, jars, node, probe
+
+START_S = 60.0  # 3-4 s on an idle machine
+STOP_S = 15.0
+_ATTEMPTS = 3  # somebody may take a free port between its choice and the broker's start
+
+
+@contextmanager
+def broker(address: str | None = None, *, port: int | None = None, timeout_s: float = START_S) -> Iterator[str]:
+    """Give the bootstrap address of a Kafka that answers; one that was started for it is gone afterwards, data and all.
+
+    Tried in this order: ``address``, or ``TICKWISE_KAFKA`` where set; a container, where a Docker engine answers; Apache
+    Kafka from its jars. Nothing stays behind, also when this process is killed.
+
+    Args:
+        address: Bootstrap servers of a running Kafka, which is left as it is.
+        port: Port of a broker that is started; any free one by default.
+        timeout_s: Bound for the first answer.
+
+    Raises:
+        KafkaUnavailableError: The Kafka named does not answer, or the one started did not come up. A retry is safe.
+        SetupError: There is no way to a Kafka, or ``port`` is in use.
+    """
+    given = address or _of_settings()
+    if given is not None:
+        if not probe.wait(given, timeout_s):
+            raise KafkaUnavailableError(f"no Kafka answered at {given} within {timeout_s:g} s")
+        yield given
+        return
+    if port is not None:
+        node.check_free(port)
+    opened = container.broker(port, timeout_s) if container.engine_answers() else _from_jars(port, timeout_s)
+    with opened as started:
+        yield started
+
+
+def _of_settings() -> str | None:
+    from data_io.settings import CommonSettings
+
+    settings = CommonSettings.read()
+    return settings.kafka if "kafka" in settings.model_fields_set else None
+
+
+@contextmanager
+def _from_jars(port: int | None, timeout_s: float) -> Iterator[str]:
+    kit = jars.find()
+    for attempt in range(1, _ATTEMPTS + 1):
+        folder = Path(tempfile.gettempdir()).resolve() / f"tickwise-kafka-{secrets.token_hex(6)}"
+        at, controller = (port, *node.free_ports(1)) if port else node.free_ports(2)
+        process = _supervised(kit, folder, at, controller)
+        address = f"{node.HOST}:{at}"
+        try:
+            if probe.wait(address, timeout_s, alive=lambda started=process: started.poll() is None):
+                yield address
+                return
+            why = _why(process, folder, timeout_s)
+        finally:
+            _stop(process)
+        if "Address already in use" not in why or attempt == _ATTEMPTS:
+            raise KafkaUnavailableError(why)
+
+
+def _supervised(kit: jars.Kit, folder: Path, port: int, controller: int) -> subprocess.Popen[bytes]:
+    plan = {
+        "folder": str(folder),
+        "files": {node.PROPERTIES: node.text(node.properties(port, {1: controller}))},
+        "commands": [node.format_command(kit, folder, node.cluster_id()), node.run_command(kit, folder)],
+    }
+    program = Path(__file__).with_name("supervisor.py")
+    return subprocess.Popen(
+        [sys.executable, "-I", str(program), str(os.getpid()), json.dumps(plan)],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True,
+    )  # fmt: skip
+
+
+def _why(process: subprocess.Popen[bytes], folder: Path, timeout_s: float) -> str:
+    if process.poll() is None:
+        return f"Kafka did not answer within {timeout_s:g} s; its last log lines:\n{node.log_tail(folder)}"
+    assert process.stdout is not None
+    said = process.stdout.read().decode(errors="replace")
+    return f"Kafka ended before it answered; its last log lines:\n{said}"
+
+
+def _stop(process: subprocess.Popen[bytes]) -> None:
+    assert process.stdin is not None
+    assert process.stdout is not None
+    with suppress(OSError):  # it may have ended by itself
+        process.stdin.write(b"stop")
+        process.stdin.flush()
+    with suppress(OSError):
+        process.stdin.close()
+    try:
+        process.wait(STOP_S)
+    except subprocess.TimeoutExpired:
+        process.kill()  # the broker dies with it
+        process.wait()
+        raise SetupError("the supervisor of the local Kafka did not stop; its folder may be left") from None
+    finally:
+        process.stdout.close()
