@@ -80,6 +80,10 @@ class KafkaUnavailableError(DependencyError):
     """Kafka did not answer. A retry is safe."""
 
 
+class CorruptRecordError(DependencyError):
+    """Fetched record batches are damaged. Fetching them again is safe."""
+
+
 class SetupError(TickwiseError):
     """The installation or its settings are wrong; an operator has to act."""
 
