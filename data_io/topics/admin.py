@@ -1,0 +1,157 @@
+"""Create topics, and learn what a topic is: its id and how many partitions it has."""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Iterable, Sequence
+from contextlib import asynccontextmanager
+from typing import Any, NamedTuple
+
+from aiokafka import errors
+from aiokafka.client import AIOKafkaClient
+from aiokafka.protocol.admin import CreateTopicsRequest
+
+from data_io.topics.metadata import MetadataRequestWithIds
+from ml_core.errors import InputError, KafkaUnavailableError, NotFoundError, SetupError
+
+DAY_MS = 86_400_000
+_RETRY_S = 0.1
+_BROKER_DEFAULT = -1  # replication: as many copies as the operator of the cluster has set
+
+log = logging.getLogger(__name__)
+
+
+class TopicSpec(NamedTuple):
+    """How a topic is created; ``config`` holds Kafka's own names and values."""
+
+    name: str
+    partitions: int
+    config: dict[str, str]
+
+
+class TopicInfo(NamedTuple):
+    """What a topic is: Kafka's id of it (22 characters of base64url; a topic made anew has a new one) and its partitions."""
+
+    topic_id: str
+    partitions: int
+
+
+class _Found(NamedTuple):
+    """One topic of a metadata answer; ``led`` says that every partition has a leader."""
+
+    error: type[errors.KafkaError]
+    info: TopicInfo
+    led: bool
+
+
+def log_topic(name: str, partitions: int, *, retention_ms: int = 7 * DAY_MS, **config: str) -> TopicSpec:
+    """Return a topic that keeps its records for ``retention_ms`` since the broker took them (-1: for ever).
+
+    Stamped on arrival, because event time lives in the value: with the producer's stamps, recorded ticks of past years
+    would be deleted at once and one record ahead of the clock would have its whole batch refused.
+
+    >>> log_topic("market.ticks.v1", 4).config["message.timestamp.type"]
+    'LogAppendTime'
+    """
+    own = {"cleanup.policy": "delete", "message.timestamp.type": "LogAppendTime", "retention.ms": str(retention_ms)}
+    return TopicSpec(name, partitions, own | config)
+
+
+def compacted_topic(name: str, partitions: int, **config: str) -> TopicSpec:
+    """Return a topic that keeps the last record of every key, cleaned often enough to be read back in seconds."""
+    own = {
+        "cleanup.policy": "compact",
+        "message.timestamp.type": "LogAppendTime",
+        "segment.bytes": str(64 << 20),
+        "min.cleanable.dirty.ratio": "0.2",
+    }
+    return TopicSpec(name, partitions, own | config)
+
+
+async def ensure_topics(bootstrap: str, specs: Iterable[TopicSpec], timeout_s: float = 30) -> None:
+    """Create what is missing and return once every partition of ``specs`` has a leader. What exists is left as it is.
+
+    Raises:
+        SetupError: A topic has another number of partitions, or Kafka refuses to create one. A retry will not help.
+        KafkaUnavailableError: Kafka did not answer within ``timeout_s``. A retry is safe.
+    """
+    wanted = {spec.name: spec for spec in specs}
+    if not wanted:
+        return
+    async with _client(bootstrap, timeout_s, f"create {', '.join(wanted)}") as client:
+        asked = False
+        while True:
+            found = await _metadata(client, list(wanted))
+            missing = [wanted[name] for name, topic in found.items() if topic.error is errors.UnknownTopicOrPartitionError]
+            for name, topic in found.items():
+                _check(wanted[name], topic)
+            if not missing and all(topic.error is errors.NoError and topic.led for topic in found.values()):
+                return
+            if asked:  # the broker asked may hear of it a moment after the controller
+                await asyncio.sleep(_RETRY_S)
+            if missing:
+                await _create(client, missing)
+            asked = True
+
+
+async def describe(bootstrap: str, topic: str, timeout_s: float = 30) -> TopicInfo:
+    """Return id and partitions of ``topic``.
+
+    Raises:
+        NotFoundError: There is no such topic.
+        InputError: Kafka does not allow such a name, or does not let us see the topic.
+        KafkaUnavailableError: Kafka did not answer within ``timeout_s``. A retry is safe.
+    """
+    async with _client(bootstrap, timeout_s, f"describe {topic!r}") as client:
+        while True:
+            found = (await _metadata(client, [topic]))[topic]
+            if found.error is errors.NoError:
+                return found.info
+            if found.error is errors.UnknownTopicOrPartitionError:
+                raise NotFoundError(f"Kafka at {bootstrap} has no topic {topic!r}; create it, or correct the name")
+            if not found.error.retriable:
+                raise InputError(f"Kafka at {bootstrap} does not describe topic {topic!r}: {found.error.__name__}")
+            await asyncio.sleep(_RETRY_S)
+
+
+def _check(spec: TopicSpec, found: _Found) -> None:
+    if found.error is errors.NoError and found.info.partitions != spec.partitions:
+        raise SetupError(
+            f"topic {spec.name!r} has {found.info.partitions} partitions instead of {spec.partitions}: "
+            "another number would send symbols elsewhere; use a topic of another name, or this number"
+        )
+    if found.error not in (errors.NoError, errors.UnknownTopicOrPartitionError) and not found.error.retriable:
+        raise SetupError(f"Kafka does not give topic {spec.name!r}: {found.error.__name__}")
+
+
+async def _create(client: AIOKafkaClient, specs: Sequence[TopicSpec]) -> None:
+    topics: list[Any] = [(spec.name, spec.partitions, _BROKER_DEFAULT, [], list(spec.config.items())) for spec in specs]
+    controller = client.cluster.controller
+    node = client.get_random_node() if controller is None else controller.nodeId
+    answer = await client.send(node, CreateTopicsRequest(topics, timeout=10_000, validate_only=False))
+    for name, code, message in answer.topic_errors:
+        error = errors.for_code(code)
+        # existing: another process was faster; the next look checks its partitions
+        if error not in (errors.NoError, errors.TopicAlreadyExistsError) and not error.retriable:
+            raise SetupError(f"Kafka refuses to create topic {name!r}: {message or error.__name__}")
+
+
+async def _metadata(client: AIOKafkaClient, topics: Sequence[str]) -> dict[str, _Found]:
+    answer = await client.send(client.get_random_node(), MetadataRequestWithIds(topics))
+    found = {}
+    for code, name, topic_id, _, partitions, *_ in answer.topics:
+        led = all(leader >= 0 for _, _, leader, *_ in partitions)
+        found[name] = _Found(errors.for_code(code), TopicInfo(topic_id, len(partitions)), led)
+    return found
+
+
+@asynccontextmanager
+async def _client(bootstrap: str, timeout_s: float, purpose: str) -> AsyncIterator[AIOKafkaClient]:
+    client = AIOKafkaClient(bootstrap_servers=bootstrap, request_timeout_ms=int(timeout_s * 1000))
+    try:
+        async with asyncio.timeout(timeout_s):
+            await client.bootstrap()
+            yield client
+    except (TimeoutError, OSError, errors.KafkaError) as error:
+        raise KafkaUnavailableError(f"Kafka at {bootstrap} did not let us {purpose} within {timeout_s:g} s: {error!r}") from error
+    finally:
+        await client.close()
