@@ -1,0 +1,184 @@
+"""Reads fetched v2 record batches: checks, decompresses, drops control batches and aborted transactions.
+
+Source: Kafka's message format, https://kafka.apache.org/documentation/#messageformat.
+"""
+
+import struct
+from collections.abc import Callable, Iterable, Iterator
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+from aiokafka import codec
+from aiokafka.record.util import calc_crc32c
+
+from data_io.topics.record_walk import MIN_RECORD_BYTES, Batches, Places, find_records, read_headers
+from data_io.topics.records import Records
+from ml_core.errors import CorruptRecordError
+
+# base offset, length, leader epoch, magic, CRC, attributes, last offset delta, first and last time, producer id, its
+# epoch, its sequence, count
+_HEADER = struct.Struct(">qiibIhiqqqhii")
+_LENGTH_END = 12
+_CRC_END = 21
+_MAGIC_V2 = 2
+_CODEC, _TRANSACTIONAL, _CONTROL = 0x07, 0x10, 0x20
+_ABORT = 0
+_DECOMPRESS: dict[int, Callable[[bytes], bytes]] = {
+    1: codec.gzip_decode,
+    2: codec.snappy_decode,
+    3: codec.lz4_decode,
+    4: codec.zstd_decode,
+}
+
+
+class RawFetch(NamedTuple):
+    """Record batches of one partition as fetched bytes."""
+
+    raw: bytes  # the last batch may be cut
+    first_offset: int  # the position asked for; batches may begin below it
+    aborted: list[tuple[int, int]]  # producer id and first offset of aborted transactions; empty where all is read
+
+
+class FoundRecords(NamedTuple):
+    """The records of a fetch, still in place."""
+
+    buffer: npt.NDArray[np.uint8]
+    places: Places
+    next_offset: int  # where the next fetch begins
+
+    def take(self, positions: Iterable[int]) -> Records:
+        """Return the records at ``positions`` as Python values, in that order."""
+        view, where = self.buffer.data, self.places
+        columns = (
+            where.key_at_N,
+            where.key_len_N,
+            where.value_at_N,
+            where.value_len_N,
+            where.headers_at_N,
+            where.header_count_N,
+        )
+        at = np.fromiter(positions, np.int64)
+        records = Records(where.offset_N[at].tolist(), [], [], [])
+        for key_at, key_len, value_at, value_len, headers_at, headers in zip(
+            *(c[at].tolist() for c in columns), strict=True
+        ):
+            records.key.append(None if key_len < 0 else bytes(view[key_at : key_at + key_len]))
+            records.value.append(None if value_len < 0 else bytes(view[value_at : value_at + value_len]))
+            records.headers.append(read_headers(view, headers_at, headers) if headers else ())
+        return records
+
+
+class _Batch(NamedTuple):
+    base: int
+    span: int
+    records: int
+    attributes: int
+    producer_id: int
+    start: int  # of the records, compressed or not
+    end: int
+
+
+def unpack(fetch: RawFetch) -> tuple[Records, int]:
+    """Return the records of ``fetch`` that a reader of committed data sees, and the offset of the next fetch.
+
+    Raises:
+        CorruptRecordError: A batch is damaged. Fetching again is safe.
+    """
+    found = find(fetch)
+    return found.take(range(len(found.places.offset_N))), found.next_offset
+
+
+def find(fetch: RawFetch) -> FoundRecords:
+    """Return where the records of ``fetch`` lie, as ``unpack`` returns them.
+
+    Raises:
+        CorruptRecordError: As ``unpack``.
+    """
+    next_offset = fetch.first_offset
+    kept: list[_Batch] = []
+    waiting = sorted(fetch.aborted, key=lambda transaction: transaction[1], reverse=True)
+    aborted_producers: set[int] = set()
+    for batch in _whole_batches(fetch.raw):
+        next_offset = max(next_offset, batch.base + batch.span + 1)
+        while waiting and waiting[-1][1] <= batch.base:
+            aborted_producers.add(waiting.pop()[0])
+        if batch.attributes & _CONTROL:
+            if batch.producer_id in aborted_producers and _is_abort(fetch.raw, batch):
+                aborted_producers.discard(batch.producer_id)
+        elif batch.records and not (batch.attributes & _TRANSACTIONAL and batch.producer_id in aborted_producers):
+            kept.append(batch)
+    batches = _uncompressed(fetch.raw, kept)
+    places = find_records(batches, fetch.first_offset)
+    if places is None:
+        raise CorruptRecordError(
+            f"a record batch between offsets {fetch.first_offset} and {next_offset} holds malformed records"
+        )
+    return FoundRecords(batches.buffer, places, next_offset)
+
+
+def _whole_batches(raw: bytes) -> Iterator[_Batch]:
+    """Yield the batches of ``raw`` up to the first that is cut, each with its checksum checked."""
+    view = memoryview(raw)
+    at, size = 0, len(raw)
+    while size - at >= _HEADER.size:
+        base, length, _, magic, crc, attributes, span, _, _, producer_id, _, _, count = _HEADER.unpack_from(raw, at)
+        end = at + _LENGTH_END + length
+        if end > size:
+            return
+        if magic != _MAGIC_V2:
+            raise CorruptRecordError(
+                f"offset {base} is in message format {magic}; only format 2 (Kafka 0.11 and later) is read"
+            )
+        if end < at + _HEADER.size or span < 0 or count < 0 or calc_crc32c(view[at + _CRC_END : end]) != crc:
+            raise CorruptRecordError(f"the record batch at offset {base} fails its checksum")
+        yield _Batch(base, span, count, attributes, producer_id, at + _HEADER.size, end)
+        at = end
+
+
+def _uncompressed(raw: bytes, kept: list[_Batch]) -> Batches:
+    parts: list[bytes] = []
+    buffer = raw
+    bounds = [(batch.start, batch.end) for batch in kept]
+    if any(batch.attributes & _CODEC for batch in kept):
+        parts = [_decompress(raw, batch) for batch in kept]
+        buffer = b"".join(parts)
+        ends = np.cumsum([len(part) for part in parts]).tolist()
+        bounds = list(zip([0, *ends[:-1]], ends, strict=True))
+    for batch, (start, end) in zip(kept, bounds, strict=True):
+        if batch.records > (end - start) // MIN_RECORD_BYTES:
+            raise CorruptRecordError(
+                f"the record batch at offset {batch.base} is too short for its {batch.records} records"
+            )
+    columns = [
+        [b[0] for b in bounds],
+        [b[1] for b in bounds],
+        [b.base for b in kept],
+        [b.span for b in kept],
+        [b.records for b in kept],
+    ]
+    return Batches(np.frombuffer(buffer, np.uint8), *(np.array(column, np.int64) for column in columns))
+
+
+def _decompress(raw: bytes, batch: _Batch) -> bytes:
+    data = raw[batch.start : batch.end]
+    kind = batch.attributes & _CODEC
+    if kind == 0:
+        return data
+    try:
+        return _DECOMPRESS[kind](data)
+    except Exception as error:  # the codecs share no error; all of them mean that these bytes are not what they claim
+        raise CorruptRecordError(
+            f"the record batch at offset {batch.base} (codec {kind}) cannot be decompressed: {error!r}"
+        ) from error
+
+
+def _is_abort(raw: bytes, batch: _Batch) -> bool:
+    if not batch.records:
+        return False
+    found = find_records(_uncompressed(raw, [batch]), batch.base)
+    if found is None or found.key_len_N[0] < 4:
+        raise CorruptRecordError(f"the control batch at offset {batch.base} is malformed")
+    at = int(found.key_at_N[0])
+    _version, kind = struct.unpack_from(">hh", raw, at)
+    return bool(kind == _ABORT)
