@@ -1,0 +1,89 @@
+"""Which adapter reads a source, by what its text, name or first bytes say."""
+
+import glob
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from data_io.data_fetcher.binance_capture import BinanceCapture
+from data_io.data_fetcher.lean_ticks import LeanTicks
+from data_io.data_fetcher.lines import read_lines
+from data_io.data_fetcher.port import TickFetcher
+from data_io.data_fetcher.synthetic import PREFIX, Market, Synthetic
+from data_io.data_fetcher.tables import SUFFIXES, Tables
+from ml_core.errors import InputError
+
+UNDERSTOOD = (
+    "a recorded Binance stream (lines of '<receive ns> <json>', plain or gzip), LEAN tick archives (a zip or a folder "
+    "of YYYYMMDD_trade.zip and YYYYMMDD_quote.zip), CSV or Parquet tables (a file, a folder or a pattern), "
+    "or synthetic:symbols=8,ticks=60000,seed=1"
+)
+_CAPTURE_LINE = re.compile(rb"\d{16,19} \{")
+
+
+def open_source(text: str, *, symbol: str | None = None, columns: Mapping[str, str] | None = None) -> TickFetcher:
+    """Return the fetcher of ``text``: a path, a pattern such as ``lake/*.parquet``, or ``synthetic:...``.
+
+    Args:
+        text: The source. Relative paths start from the working directory.
+        symbol: The symbol of all ticks, for tables without such a column and for LEAN archives.
+        columns: Column of each field of a tick, for tables; see `tables`.
+
+    Raises:
+        InputError: There is no such source, none of the adapters reads it, or an option does not apply to it.
+            A retry will not help.
+    """
+    fetcher = _open(text, symbol, columns)
+    if columns is not None and not isinstance(fetcher, Tables):
+        raise InputError(f"a column mapping applies to CSV and Parquet tables, not to {text!r}")
+    if symbol is not None and not isinstance(fetcher, Tables | LeanTicks):
+        raise InputError(f"the symbols of {text!r} stand in its ticks; the option symbol does not apply")
+    return fetcher
+
+
+def _open(text: str, symbol: str | None, columns: Mapping[str, str] | None) -> TickFetcher:
+    if text == PREFIX or text.startswith(PREFIX + ":"):
+        return Synthetic(Market.parse(text if ":" in text else text + ":"))
+    path = Path(text)
+    if path.is_dir():
+        return _open_folder(path, symbol, columns)
+    if path.exists():
+        return _open_file(path, symbol, columns)
+    found = sorted(Path(name) for name in glob.glob(text)) if glob.has_magic(text) else []  # noqa: PTH207  # may be absolute
+    if not found:
+        raise InputError(f"there is no file or folder {text!r}; a source is {UNDERSTOOD}")
+    if all(file.suffix == ".zip" for file in found):
+        return LeanTicks(found, symbol=symbol)
+    return Tables(found, columns=columns, symbol=symbol)
+
+
+def _open_folder(path: Path, symbol: str | None, columns: Mapping[str, str] | None) -> TickFetcher:
+    if any(path.glob("*_trade.zip")) or any(path.glob("*_quote.zip")):
+        return LeanTicks.of_folder(path, symbol=symbol)
+    tables = sorted(file for file in path.iterdir() if file.name.endswith(SUFFIXES))
+    if not tables:
+        raise InputError(f"nothing in the folder {str(path)!r} is understood; a source is {UNDERSTOOD}")
+    return Tables(tables, columns=columns, symbol=symbol)
+
+
+def _open_file(path: Path, symbol: str | None, columns: Mapping[str, str] | None) -> TickFetcher:
+    if path.name.endswith(SUFFIXES):
+        return Tables([path], columns=columns, symbol=symbol)
+    if path.suffix == ".zip":
+        return LeanTicks([path], symbol=symbol)
+    if any(_CAPTURE_LINE.match(line) for line in _first_lines(path)):
+        return BinanceCapture(path)
+    raise InputError(f"{str(path)!r} is not understood; a source is {UNDERSTOOD}")
+
+
+def _first_lines(path: Path, limit: int = 20) -> Iterator[bytes]:
+    """Yield the first lines of ``path``; where it breaks after one of them, reading it will tell."""
+    number = 0
+    try:
+        for number, line in read_lines(path):
+            if number > limit:
+                return
+            yield line
+    except InputError:
+        if number == 0:
+            raise

@@ -1,0 +1,234 @@
+"""CSV and Parquet tables of ticks, through a stated column mapping or with our own column names.
+
+A mapping says which column holds a field of a tick: ``{"ts": "time:ms", "symbol": "pair", "price": "p", "size": "q"}``.
+The unit of ``ts`` is ns, us, ms, s, or iso (text; without an offset it is UTC); Parquet timestamps carry their own.
+Without a column for ``type``, bid and ask make a row a quote, else price and size make it a trade.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from data_io.data_fetcher import table_columns
+from data_io.data_fetcher.port import BATCH_SIZE, END_OF_TIME_NS, SourceReport, batches, collect
+from ml_core import frames
+from ml_core.errors import InputError, SchemaMismatchError, SourceUnavailableError, nearest
+from ml_core.types import Bool, TickBatch, TickKind
+
+FIELDS = ("ts", "symbol", "type", *frames.PRICE_COLUMNS, "side", "seq")
+SUFFIXES = (".csv", ".csv.gz", ".parquet")
+_CHUNK_ROWS = 65_536
+_AS_TEXT = ("ts", "symbol", "type", "side", "seq")  # floats would lose digits of a ts or a seq
+
+
+class Tables:
+    """Ticks of one or more CSV or Parquet files, one after the other, rows in file order."""
+
+    kinds: ClassVar[frozenset[str]] = frozenset(frames.KINDS)
+
+    def __init__(
+        self,
+        paths: Sequence[Path],
+        *,
+        columns: Mapping[str, str] | None = None,
+        symbol: str | None = None,
+        ts_source: str = "exchange",
+    ) -> None:
+        """Read the files ``paths`` in this order.
+
+        Args:
+            paths: Files that end in ``.csv``, ``.csv.gz`` or ``.parquet``.
+            columns: Column of each field of a tick; by default the field's own name (``ts`` also as ``ts_ns``).
+            symbol: The symbol of all rows, where no column holds it.
+            ts_source: What clock the column of ``ts`` is.
+
+        Raises:
+            InputError: No path, another kind of file, or a mapping that names an unknown field or unit.
+        """
+        if not paths:
+            raise InputError("no table given")
+        for path in paths:
+            if not path.name.endswith(SUFFIXES):
+                raise InputError(f"{path} is no table; its name must end in {', '.join(SUFFIXES)}")
+        for field in columns or {}:
+            if field not in FIELDS:
+                raise InputError(f"column mapping: unknown field {field!r}{nearest(field, FIELDS)}")
+        self._paths = list(paths)
+        self._columns = dict(columns) if columns else None
+        self._unit = self._split_unit()
+        self._symbol = symbol
+        self.ts_source = ts_source
+        self.report = SourceReport()
+
+    def symbols(self) -> list[str]:
+        """Return the symbols of the tables, sorted; reads all of them."""
+        return sorted({str(name) for chunk in self._chunks() for name in chunk["symbol"].unique()})
+
+    def fetch(self, symbol: str | None = None, *, start_ns: int = 0, end_ns: int = END_OF_TIME_NS) -> pd.DataFrame:
+        """Return the ticks of ``symbol`` (None: of all) in ``[start_ns, end_ns)``; see `TickFetcher.fetch`.
+
+        Raises:
+            SchemaMismatchError: A column is missing; the message names the nearest. A retry will not help.
+            InputError: A file is missing, or is no table. A retry will not help.
+        """
+        return collect(self._chunks(), symbol, start_ns, end_ns)
+
+    def stream(self, batch_size: int = BATCH_SIZE) -> Iterator[TickBatch]:
+        """Yield all ticks in batches; see `TickFetcher.stream`."""
+        return batches(self._chunks(), batch_size)
+
+    def _split_unit(self) -> str:
+        if self._columns is None or ":" not in self._columns.get("ts", ""):
+            return "ns"
+        self._columns["ts"], _, unit = self._columns["ts"].rpartition(":")
+        known = (*table_columns.UNITS_NS, table_columns.ISO)
+        if unit not in known:
+            raise InputError(f"column mapping: unknown unit {unit!r} of ts{nearest(unit, known)}")
+        return unit
+
+    def _chunks(self) -> Iterator[pd.DataFrame]:
+        self.report = SourceReport()
+        done = 0
+        for path in self._paths:
+            first = done
+            try:
+                names, read = (_open_parquet if path.suffix == ".parquet" else _open_csv)(path)
+                chosen = self._choose(names, path)
+                for raw in read(chosen):
+                    place = f"{path}, row " + "{}"
+                    yield self._ticks(raw, done, first, place)
+                    done += len(raw)
+            except (FileNotFoundError, IsADirectoryError, PermissionError) as error:
+                raise InputError(f"cannot read {path}: {error.strerror or error}") from error
+            except (
+                pd.errors.ParserError,
+                pd.errors.EmptyDataError,
+                pa.ArrowInvalid,
+                EOFError,
+                UnicodeDecodeError,
+            ) as error:
+                raise InputError(
+                    f"{path} is no whole table: {error}; rows before number {done - first + 1} were read"
+                ) from error
+            except OSError as error:
+                raise SourceUnavailableError(f"reading {path} failed: {error}") from error
+
+    def _choose(self, names: list[str], path: Path) -> dict[str, str]:
+        """Return the column of each field that the table ``path`` has.
+
+        Raises:
+            SchemaMismatchError: A mapped column is missing, or there is no time, symbol or price.
+        """
+        if self._columns is not None:
+            chosen = dict(self._columns)
+        else:
+            chosen = {field: field for field in FIELDS if field in names}
+            if "ts_ns" in names:
+                chosen["ts"] = "ts_ns"
+        if self._symbol is not None:
+            chosen.pop("symbol", None)
+        missing = [name for name in chosen.values() if name not in names]
+        missing += ["ts"] if "ts" not in chosen else []
+        missing += ["symbol"] if "symbol" not in chosen and self._symbol is None else []
+        if missing:
+            raise SchemaMismatchError(
+                f"{path}: " + "; ".join(f"no column {name!r}{nearest(name, names)}" for name in missing)
+            )
+        if not ({"price", "size"} <= chosen.keys() or {"bid", "ask"} <= chosen.keys()):
+            raise SchemaMismatchError(
+                f"{path} needs price and size (trades) or bid and ask (quotes); it has {', '.join(names)}"
+            )
+        return chosen
+
+    def _ticks(self, raw: pd.DataFrame, done: int, first: int, place: str) -> pd.DataFrame:
+        """Return the sound ticks of ``raw``, a frame with a column a field; the other rows are skipped and counted."""
+        n = len(raw)
+        good_N = np.ones(n, dtype=bool)
+
+        def require(sound_N: Bool, reason: str) -> None:
+            for i in np.flatnonzero(good_N & ~sound_N).tolist():
+                self.report.skip(reason, place.format(done - first + i + 1))
+            np.logical_and(good_N, sound_N, out=good_N)
+
+        ts_N, known_N = table_columns.times(raw["ts"], self._unit)
+        require(known_N & (ts_N >= 0), "ts is no time since 1970")
+        values = {
+            name: table_columns.floats(raw[name]) if name in raw else np.full(n, np.nan)
+            for name in frames.PRICE_COLUMNS
+        }
+        kind_N, known_N = table_columns.kinds(raw, values)
+        require(known_N, "neither a trade nor a quote")
+        is_trade_N = kind_N == TickKind.TRADE
+        for name, value_N in values.items():
+            applies_N = is_trade_N == (name in ("price", "size"))
+            if name in ("bid_size", "ask_size"):
+                value_N = np.where(applies_N & np.isnan(value_N), 0.0, value_N)  # noqa: PLW2901  # a quote without sizes
+                sound_N = value_N >= 0
+            else:
+                sound_N = value_N > 0
+            require(~applies_N | (sound_N & np.isfinite(value_N)), f"{name} is not positive and finite")
+            values[name] = np.where(applies_N, value_N, np.nan)
+        side_N, known_N = table_columns.sides(raw, n)
+        require(known_N, "side is none of buy, sell, 1, -1, 0")
+        symbol = self._symbol_column(raw)
+        require(np.asarray(symbol.codes >= 0), "no symbol")
+        seq_N = table_columns.integers(raw["seq"])[0] if "seq" in raw else np.full(n, -1, dtype=np.int64)
+        frame = frames.build(
+            ts_ns=ts_N[good_N],
+            symbol=symbol[good_N],
+            kind=kind_N[good_N],
+            **{name: value_N[good_N] for name, value_N in values.items()},
+            side=np.where(is_trade_N, side_N, 0)[good_N],
+            seq=seq_N[good_N],
+            offset=(done + np.arange(n, dtype=np.int64))[good_N],
+        )
+        self.report.count(frame)
+        return frame
+
+    def _symbol_column(self, raw: pd.DataFrame) -> "pd.Categorical[Any]":
+        if self._symbol is not None:
+            return frames.category(np.zeros(len(raw), dtype=np.int8), [self._symbol])
+        text = raw["symbol"].astype("str")
+        return pd.Categorical(text.where(raw["symbol"].notna() & (text != "")))
+
+
+_Reader = Callable[[dict[str, str]], Iterator[pd.DataFrame]]
+
+
+def _open_csv(path: Path) -> tuple[list[str], _Reader]:
+    names = [str(name) for name in pd.read_csv(path, nrows=0).columns]
+
+    def read(chosen: dict[str, str]) -> Iterator[pd.DataFrame]:
+        text = {column: "str" for field, column in chosen.items() if field in _AS_TEXT}
+        with pd.read_csv(path, usecols=list(chosen.values()), dtype=text, chunksize=_CHUNK_ROWS) as chunks:
+            for chunk in chunks:
+                yield pd.DataFrame({field: chunk[column].to_numpy() for field, column in chosen.items()})
+
+    return names, read
+
+
+def _open_parquet(path: Path) -> tuple[list[str], _Reader]:
+    file = pq.ParquetFile(path)
+
+    def read(chosen: dict[str, str]) -> Iterator[pd.DataFrame]:
+        with file:
+            for batch in file.iter_batches(batch_size=_CHUNK_ROWS, columns=list(dict.fromkeys(chosen.values()))):
+                yield pd.DataFrame({field: _plain(batch.column(column), field) for field, column in chosen.items()})
+
+    return list(file.schema_arrow.names), read
+
+
+def _plain(column: Any, field: str) -> "pd.Series[Any]":
+    """Return an Arrow column as pandas without a detour of whole numbers over floats."""
+    is_exact = pa.types.is_integer(column.type) and field in _AS_TEXT
+    if is_exact and column.null_count:
+        column = column.cast(pa.string())
+    if pa.types.is_dictionary(column.type):
+        column = column.cast(column.type.value_type)
+    series: pd.Series[Any] = column.to_pandas()
+    return series
