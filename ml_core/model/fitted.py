@@ -1,5 +1,6 @@
 """A fitted model as files, without torch and without pickle: the graph that serves, its weights, its contract."""
 
+import io
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -59,7 +60,8 @@ class FittedModel:
             raise ModelRefusedError(f"too_large: {folder} holds a file of more than {MAX_BYTES} bytes")
         onnx = (folder / MODEL).read_bytes()
         try:
-            with np.load(folder / WEIGHTS, allow_pickle=False) as stored:
+            stored_bytes = io.BytesIO((folder / WEIGHTS).read_bytes())  # numpy leaves a damaged file open
+            with np.load(stored_bytes, allow_pickle=False) as stored:
                 weights = {name: stored[name] for name in stored.files}
             contract = ModelContract.model_validate_json((folder / CONTRACT).read_bytes())
             report = json.loads((folder / REPORT).read_bytes())

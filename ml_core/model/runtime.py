@@ -144,10 +144,11 @@ def direction_scores(y_BO: Float32) -> Float32:
     >>> direction_scores(np.array([[0.0, 0.0, 0.0], [-1000.0, 0.0, 1000.0]], dtype=np.float32)).tolist()
     [[0.0], [1.0]]
     """
-    logits = y_BO.astype(np.float64).reshape(len(y_BO), -1, 3)
+    logits = y_BO.astype(np.float64).reshape(len(y_BO), y_BO.shape[1] // 3, 3)
     down, flat, up = (np.ascontiguousarray(logits[..., column]) for column in range(3))
     top = np.maximum(np.maximum(down, flat), up)
-    e_down, e_flat, e_up = np.exp(down - top), np.exp(flat - top), np.exp(up - top)
+    with np.errstate(invalid="ignore"):  # a logit that is not finite makes its score NaN
+        e_down, e_flat, e_up = np.exp(down - top), np.exp(flat - top), np.exp(up - top)
     score_BH: Float32 = ((e_up - e_down) / (e_down + e_flat + e_up)).astype(np.float32)
     return score_BH
 

@@ -141,13 +141,14 @@ def _run_epoch(
         objective = data_loss + hooks.penalty() if hooks.penalty is not None else data_loss
         optimizer.zero_grad()
         objective.backward()  # type: ignore[no-untyped-call]  # torch leaves it so
+        value = float(objective.detach())
         norm = float(nn.utils.clip_grad_norm_(model.parameters(), settings.gradient_limit))
-        if not (math.isfinite(norm) and math.isfinite(float(objective))):
+        if not (math.isfinite(norm) and math.isfinite(value)):
             where = f"epoch {epoch}, step {step}"
-            values = f"loss {float(objective):g}, gradient norm {norm:g}"
+            values = f"loss {value:g}, gradient norm {norm:g}"
             raise InputError(f"training stopped at {where}: {values}; check the input or lower train.learning_rate")
         optimizer.step()
-        total += float(data_loss) * float(weight_B.sum())
+        total += float(data_loss.detach()) * float(weight_B.sum())
         weight += float(weight_B.sum())
     return total / weight if weight else math.nan
 

@@ -1,0 +1,68 @@
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from ml_core.errors import ModelRefusedError
+from ml_core.model import export as exporting
+from ml_core.model.export import export, restated
+from ml_core.model.fitted import FittedModel
+from ml_core.model.graph import output_scale
+from ml_core.model.mlp import MLP
+from ml_core.model.runtime import Scorer
+
+
+class Unexportable(nn.Module):
+    def forward(self, x_BTF):
+        return x_BTF[:, -1, :3] * (1.0 if float(x_BTF.sum()) > 0 else 2.0)
+
+
+def test_the_exported_graph_agrees_with_torch_on_raw_rows(contract, graph):
+    one = contract(horizons=2)
+    torch.manual_seed(3)
+    net = graph(one, MLP(4, 6))
+    x = np.random.default_rng(0).normal(0, 3, (40, 1, 4)).astype(np.float32)
+    x[3, 0, 1] = np.nan
+
+    scorer = Scorer(export(net, one))
+
+    with torch.inference_mode():
+        np.testing.assert_allclose(scorer.outputs(x), net.eval()(torch.from_numpy(x)).numpy(), rtol=1e-4, atol=1e-5)
+
+
+def test_export_leaves_the_graph_in_the_mode_it_was_in(contract, graph):
+    one = contract()
+    net = graph(one, MLP(4, 3, dropout=0.5)).train()
+    Scorer(export(net, one)).probe()  # dropout left on would make scores random
+    assert net.training
+
+
+def test_a_model_that_cannot_be_exported_is_refused_with_the_exporters_reason(contract, graph):
+    one = contract()
+    with pytest.raises(ModelRefusedError, match=r"^export: the model cannot be exported to ONNX: "):
+        export(graph(one, Unexportable()), one)
+
+
+def test_a_file_that_disagrees_with_torch_is_refused(contract, graph, monkeypatch):
+    one = contract()
+    other = exporting._to_onnx(graph(one, MLP(4, 3)), one)
+    monkeypatch.setattr(exporting, "_to_onnx", lambda *_: other)
+    with pytest.raises(ModelRefusedError, match=r"^parity: "):
+        export(graph(one, MLP(4, 3)), one)
+
+
+def test_an_untrained_direction_model_answers_near_the_prior():
+    shift, scale = output_scale("direction", [(0.2, 0.5, 0.3)])
+    share = np.exp(shift)
+    np.testing.assert_allclose(share, (0.2, 0.5, 0.3))
+    assert scale == [1.0] * 3
+    assert np.isfinite(output_scale("direction", [(0.0, 1.0, 0.0)])[0]).all()
+    assert output_scale("return", [(1e-6, 0.0)]) == ([1e-6], [1.0])
+
+
+def test_restated_changes_the_contract_inside_and_beside_the_graph(mlp_file):
+    model = FittedModel(Scorer(mlp_file).contract, mlp_file, {})
+    changed = restated(model, topic="md.ticks", ranges=[{"partition": 0, "start": 5, "end": 9}])
+    assert changed.contract.topic == "md.ticks"
+    assert changed.contract.ranges[0].end == 9
+    assert Scorer(changed.onnx).contract == changed.contract
