@@ -9,6 +9,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from data_io.topics.admin import TopicSpec, log_topic
 from ml_core.spec import format_duration
 from ml_core.types import Bool, Float32, Int32, Int64, RowFlag, UInt8
 
@@ -20,6 +21,11 @@ def name(pipeline: str) -> str:
     'predictions.demo.v1'
     """
     return f"predictions.{pipeline}.v1"
+
+
+def topic_spec(pipeline: str, partitions: int) -> TopicSpec:
+    """Return the topic of the predictions of ``pipeline``: as many partitions as the ticks have."""
+    return log_topic(name(pipeline), partitions)
 
 
 def row_id(topic_id: str, partition: int, offset: int, index: int) -> str:

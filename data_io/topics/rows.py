@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
+from data_io.topics.admin import TopicSpec, log_topic
 from data_io.topics.records import Header
 from ml_core.errors import SchemaMismatchError
 from ml_core.types import Float32, RowBatch
@@ -35,6 +36,11 @@ def name(feature_set: str) -> str:
     'features.demo.v1'
     """
     return f"features.{feature_set}.v1"
+
+
+def topic_spec(feature_set: str, partitions: int) -> TopicSpec:
+    """Return the topic of the rows of ``feature_set``: as many partitions as the ticks have."""
+    return log_topic(name(feature_set), partitions)
 
 
 def encode(

@@ -80,16 +80,12 @@ async def _publish_rows(partition: Partition, name: str, state: FeatureSetState,
 
 
 async def _publish_predictions(
-    partition: Partition, spec: PipelineSpec, made: RowBatch, windows: dict[int, Any]
+    partition: Partition, spec: PipelineSpec, made: RowBatch, windows: scoring.Windows
 ) -> None:
     serving = partition.serving.get(spec.name)
     if serving is None:
         return
-    if spec.features.window == 1:
-        x_NTF, ready_N = made.x_NF[:, None, :], np.ones(len(made), np.bool_)
-    else:
-        x_NTF, ready_N = windows[spec.features.window]
-    scored = scoring.step(made, x_NTF, ready_N, serving)
+    scored = scoring.step(made, windows, spec.features.window, serving)
     records = predictions.encode(
         scored,
         topic_id=partition.shared.topic_id,
