@@ -42,7 +42,7 @@ def integers(column: "pd.Series[Any]") -> tuple[Int64, Bool]:
     if column.dtype.kind in "iu":
         return column.to_numpy().astype(np.int64), np.ones(len(column), dtype=bool)
     text = column.astype("str")
-    is_whole_N = text.str.fullmatch(r"[+-]?\d{1,18}|\d{19}").fillna(False).to_numpy(dtype=bool)
+    is_whole_N = text.str.fullmatch(r"[+-]?\d{1,18}|\d{19}").fillna(False).to_numpy(dtype=bool, copy=True)
     whole_N = np.full(len(column), -1, dtype=np.int64)
     values = [int(value) for value in text[is_whole_N]]
     fits = np.array([_LOW_NS <= value <= _HIGH_NS for value in values], dtype=bool)
