@@ -1,7 +1,6 @@
 """Create topics, and learn what a topic is: its id and how many partitions it has."""
 
 import asyncio
-import logging
 from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, NamedTuple
@@ -15,9 +14,8 @@ from ml_core.errors import InputError, KafkaUnavailableError, NotFoundError, Set
 
 DAY_MS = 86_400_000
 _RETRY_S = 0.1
+_UNKNOWN = errors.UnknownTopicOrPartitionError
 _BROKER_DEFAULT = -1  # replication: as many copies as the operator of the cluster has set
-
-log = logging.getLogger(__name__)
 
 
 class TopicSpec(NamedTuple):
@@ -29,7 +27,7 @@ class TopicSpec(NamedTuple):
 
 
 class TopicInfo(NamedTuple):
-    """What a topic is: Kafka's id of it (22 characters of base64url; a topic made anew has a new one) and its partitions."""
+    """What a topic is: Kafka's id (22 characters of base64url; a topic made anew has a new one) and its partitions."""
 
     topic_id: str
     partitions: int
@@ -81,9 +79,9 @@ async def ensure_topics(bootstrap: str, specs: Iterable[TopicSpec], timeout_s: f
         asked = False
         while True:
             found = await _metadata(client, list(wanted))
-            missing = [wanted[name] for name, topic in found.items() if topic.error is errors.UnknownTopicOrPartitionError]
             for name, topic in found.items():
                 _check(wanted[name], topic)
+            missing = [wanted[name] for name, topic in found.items() if topic.error is _UNKNOWN]
             if not missing and all(topic.error is errors.NoError and topic.led for topic in found.values()):
                 return
             if asked:  # the broker asked may hear of it a moment after the controller
@@ -106,7 +104,7 @@ async def describe(bootstrap: str, topic: str, timeout_s: float = 30) -> TopicIn
             found = (await _metadata(client, [topic]))[topic]
             if found.error is errors.NoError:
                 return found.info
-            if found.error is errors.UnknownTopicOrPartitionError:
+            if found.error is _UNKNOWN:
                 raise NotFoundError(f"Kafka at {bootstrap} has no topic {topic!r}; create it, or correct the name")
             if not found.error.retriable:
                 raise InputError(f"Kafka at {bootstrap} does not describe topic {topic!r}: {found.error.__name__}")
@@ -119,7 +117,7 @@ def _check(spec: TopicSpec, found: _Found) -> None:
             f"topic {spec.name!r} has {found.info.partitions} partitions instead of {spec.partitions}: "
             "another number would send symbols elsewhere; use a topic of another name, or this number"
         )
-    if found.error not in (errors.NoError, errors.UnknownTopicOrPartitionError) and not found.error.retriable:
+    if found.error not in (errors.NoError, _UNKNOWN) and not found.error.retriable:
         raise SetupError(f"Kafka does not give topic {spec.name!r}: {found.error.__name__}")
 
 
@@ -152,6 +150,7 @@ async def _client(bootstrap: str, timeout_s: float, purpose: str) -> AsyncIterat
             await client.bootstrap()
             yield client
     except (TimeoutError, OSError, errors.KafkaError) as error:
-        raise KafkaUnavailableError(f"Kafka at {bootstrap} did not let us {purpose} within {timeout_s:g} s: {error!r}") from error
+        message = f"Kafka at {bootstrap} did not let us {purpose} within {timeout_s:g} s: {error!r}"
+        raise KafkaUnavailableError(message) from error
     finally:
         await client.close()

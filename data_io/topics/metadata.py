@@ -1,10 +1,12 @@
 """Kafka's Metadata request in version 12, the one that names topics by id; aiokafka stops at a version before ids.
 
-Everything of aiokafka that this file and ``admin.py`` lean on beyond its public classes: ``client.AIOKafkaClient`` with
-``bootstrap``, ``get_random_node``, ``send``, ``close`` and ``cluster.controller``; ``errors.for_code``; of ``protocol.api``
-``Request`` (``API_KEY``, ``build``), ``RequestStruct`` and ``Response``; of ``protocol.types`` ``AbstractType``, ``Boolean``,
-``CompactArray``, ``CompactString``, ``Int16``, ``Int32``, ``Schema`` and ``TaggedFields``; of ``protocol.admin``
-``CreateTopicsRequest`` and the ``topic_errors`` of its answer.
+All of aiokafka that this file and ``admin.py`` lean on beyond its public classes:
+
+- ``client.AIOKafkaClient``: ``bootstrap``, ``get_random_node``, ``send``, ``close``, ``cluster.controller``
+- ``errors.for_code`` and the ``retriable`` of what it returns
+- ``protocol.api``: ``Request`` (``API_KEY``, ``build``), ``RequestStruct`` (``FLEXIBLE_VERSION``), ``Response``
+- ``protocol.types``: the names imported below
+- ``protocol.admin.CreateTopicsRequest`` and the ``topic_errors`` of its answer
 
 Source: https://kafka.apache.org/protocol#The_Messages_Metadata
 """
@@ -12,10 +14,18 @@ Source: https://kafka.apache.org/protocol#The_Messages_Metadata
 import base64
 from collections.abc import Sequence
 from io import BytesIO
-from typing import Any
 
 from aiokafka.protocol.api import Request, RequestStruct, Response
-from aiokafka.protocol.types import AbstractType, Boolean, CompactArray, CompactString, Int16, Int32, Schema, TaggedFields
+from aiokafka.protocol.types import (
+    AbstractType,
+    Boolean,
+    CompactArray,
+    CompactString,
+    Int16,
+    Int32,
+    Schema,
+    TaggedFields,
+)
 
 API_KEY = 3
 VERSION = 12
@@ -50,7 +60,10 @@ class MetadataResponse_v12(Response):  # type: ignore[misc]  # noqa: N801  # nam
     API_VERSION = VERSION
     SCHEMA = Schema(
         ("throttle_time_ms", Int32),
-        ("brokers", CompactArray(("node_id", Int32), ("host", _NAME), ("port", Int32), ("rack", _NAME), ("tags", TaggedFields))),
+        (
+            "brokers",
+            CompactArray(("node_id", Int32), ("host", _NAME), ("port", Int32), ("rack", _NAME), ("tags", TaggedFields)),
+        ),
         ("cluster_id", _NAME),
         ("controller_id", Int32),
         (

@@ -1,6 +1,8 @@
 """Kafka in a container, where a Docker engine answers. Testcontainers removes it, also after a crash."""
 
 import importlib.util
+import os
+import socket
 from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
 
@@ -15,15 +17,26 @@ _INSIDE, _CONTROLLER = 9092, 9093
 
 def engine_answers() -> bool:
     """Return whether testcontainers is installed and a Docker engine answers within two seconds."""
-    if importlib.util.find_spec("testcontainers") is None:
+    if importlib.util.find_spec("testcontainers") is None or not _somebody_listens():
         return False
-    import docker  # comes with testcontainers
+    import docker  # type: ignore[import-untyped]  # comes with testcontainers, ships no types
 
     try:
         with closing(docker.from_env(timeout=PING_S)) as client:
             return bool(client.ping())
     except docker.errors.DockerException:
         return False
+
+
+def _somebody_listens() -> bool:
+    """Ask before docker's client does: that takes long to load, and leaves its socket open where nobody answers."""
+    host = os.environ.get("DOCKER_HOST") or "unix:///var/run/docker.sock"
+    scheme, _, path = host.partition("://")
+    if scheme != "unix":
+        return True
+    with socket.socket(socket.AF_UNIX) as probe:
+        probe.settimeout(PING_S)
+        return probe.connect_ex(path) == 0
 
 
 @contextmanager
@@ -64,4 +77,5 @@ def environment(port: int) -> Mapping[str, str]:
         "log.dirs": "/var/lib/kafka/data",
     }
     settings = node.properties(port, {1: _CONTROLLER}) | inside
-    return {"KAFKA_" + name.upper().replace(".", "_"): value for name, value in settings.items()} | {"KAFKA_HEAP_OPTS": "-Xmx512m"}
+    named = {"KAFKA_" + name.upper().replace(".", "_"): value for name, value in settings.items()}
+    return named | {"KAFKA_HEAP_OPTS": "-Xmx512m"}

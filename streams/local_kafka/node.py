@@ -69,12 +69,13 @@ def cluster_id() -> str:
 
 
 def format_command(kit: Kit, folder: Path, cluster: str) -> list[str]:
-    """Return the command that prepares the data folder of the node in ``folder``; it runs with ``folder`` as its own."""
-    return [*_java(kit, folder, "-XX:TieredStopAtLevel=1"), "kafka.tools.StorageTool", "format", "-t", cluster, "-c", PROPERTIES]
+    """Return the command that, run in ``folder``, prepares the node's data folder."""
+    java = _java(kit, folder, "-XX:TieredStopAtLevel=1")
+    return [*java, "kafka.tools.StorageTool", "format", "-t", cluster, "-c", PROPERTIES]
 
 
 def run_command(kit: Kit, folder: Path) -> list[str]:
-    """Return the command that runs the node in ``folder``; it runs with ``folder`` as its own."""
+    """Return the command that, run in ``folder``, is the node."""
     return [*_java(kit, folder, "-Xmx512m"), "kafka.Kafka", PROPERTIES]
 
 
@@ -111,8 +112,10 @@ def check_free(port: int) -> None:
         SetupError: The port is in use, or may not be used.
     """
     with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as the broker will: a connection in TIME_WAIT is no user
+        # as the broker will: a connection in TIME_WAIT is no user
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((HOST, port))
         except OSError as error:
-            raise SetupError(f"port {port} of {HOST} is not free ({error.strerror}); stop what listens there or choose another") from error
+            why = f"port {port} of {HOST} is not free ({error.strerror}); stop what listens there or choose another"
+            raise SetupError(why) from error

@@ -1,9 +1,11 @@
 """Run a broker for as long as its parent lives, and leave nothing behind.
 
-A program of its own, run as a plain file by an isolated interpreter: only the standard library is at hand. It lives in a
-session of its own, so Ctrl-C in a terminal reaches the parent alone. It stops when a byte or the end comes on standard
-input, when the parent is gone (a forked child may hold the pipe open), on SIGTERM, or when the broker ends by itself;
-then it kills the broker, whose data nobody will want, and removes the folder. Arguments: the parent's process id and a plan.
+A program of its own, run as a plain file by an isolated interpreter: only the standard library is at hand. It lives in
+a session of its own, so Ctrl-C in a terminal reaches the parent alone. It stops when a byte or the end comes on its
+standard input, when the parent is gone (a forked child may hold the pipe open), on SIGTERM, or when the broker ends by
+itself; then it kills the broker, whose data nobody will want, and removes the folder.
+
+Arguments: the parent's process id and a plan in JSON.
 """
 
 import contextlib
@@ -23,7 +25,7 @@ TAIL = 20
 
 
 def main(parent: int, plan: dict[str, Any]) -> int:
-    """Write ``plan["files"]`` into the new folder ``plan["folder"]`` and run ``plan["commands"]`` there, the last for good.
+    """Write the files of ``plan`` into its new folder and run its commands there, the last one for good.
 
     Returns:
         0 when told to stop; 1 when a command ended on its own: the last lines of its logs are then on standard output.
@@ -48,7 +50,7 @@ def main(parent: int, plan: dict[str, Any]) -> int:
 
 
 def run(command: list[str], folder: Path, parent: int) -> int | None:
-    """Run ``command`` in ``folder``; return its exit code, or None when it was stopped because the parent wants or is no more."""
+    """Run ``command`` in ``folder``; return its exit code, or None when it was stopped for the parent's sake."""
     with (folder / "console.log").open("ab") as console:
         child = subprocess.Popen(
             command, cwd=folder, stdin=subprocess.DEVNULL, stdout=console, stderr=console,
@@ -66,7 +68,7 @@ def run(command: list[str], folder: Path, parent: int) -> int | None:
 
 
 def die_with_parent() -> Any:
-    """Return what makes a child of this process die with it even if this process is killed; None where the system cannot."""
+    """Return what makes a child of this process die with it, even by SIGKILL; None where the system cannot."""
     if not sys.platform.startswith("linux"):
         return None
     prctl = ctypes.CDLL(None).prctl

@@ -8,7 +8,9 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
+from typing import IO
 
 from ml_core.errors import KafkaUnavailableError, SetupError
 from streams.local_kafka import container, jars, node, probe
@@ -22,8 +24,8 @@ _ATTEMPTS = 3  # somebody may take a free port between its choice and the broker
 def broker(address: str | None = None, *, port: int | None = None, timeout_s: float = START_S) -> Iterator[str]:
     """Give the bootstrap address of a Kafka that answers; one that was started for it is gone afterwards, data and all.
 
-    Tried in this order: ``address``, or ``TICKWISE_KAFKA`` where set; a container, where a Docker engine answers; Apache
-    Kafka from its jars. Nothing stays behind, also when this process is killed.
+    Tried in this order: ``address``, or ``TICKWISE_KAFKA`` where set; a container, where a Docker engine answers;
+    Apache Kafka from its jars. Nothing stays behind, also when this process is killed.
 
     Args:
         address: Bootstrap servers of a running Kafka, which is left as it is.
@@ -63,7 +65,7 @@ def _from_jars(port: int | None, timeout_s: float) -> Iterator[str]:
         process = _supervised(kit, folder, at, controller)
         address = f"{node.HOST}:{at}"
         try:
-            if probe.wait(address, timeout_s, alive=lambda started=process: started.poll() is None):
+            if probe.wait(address, timeout_s, alive=partial(_alive, process)):
                 yield address
                 return
             why = _why(process, folder, timeout_s)
@@ -82,26 +84,26 @@ def _supervised(kit: jars.Kit, folder: Path, port: int, controller: int) -> subp
     program = Path(__file__).with_name("supervisor.py")
     return subprocess.Popen(
         [sys.executable, "-I", str(program), str(os.getpid()), json.dumps(plan)],
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True,
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0, start_new_session=True,
     )  # fmt: skip
+
+
+def _alive(process: subprocess.Popen[bytes]) -> bool:
+    return process.poll() is None
 
 
 def _why(process: subprocess.Popen[bytes], folder: Path, timeout_s: float) -> str:
     if process.poll() is None:
         return f"Kafka did not answer within {timeout_s:g} s; its last log lines:\n{node.log_tail(folder)}"
-    assert process.stdout is not None
-    said = process.stdout.read().decode(errors="replace")
+    said = _pipes(process)[1].read().decode(errors="replace")
     return f"Kafka ended before it answered; its last log lines:\n{said}"
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:
-    assert process.stdin is not None
-    assert process.stdout is not None
+    stdin, stdout = _pipes(process)
     with suppress(OSError):  # it may have ended by itself
-        process.stdin.write(b"stop")
-        process.stdin.flush()
-    with suppress(OSError):
-        process.stdin.close()
+        stdin.write(b"stop")
+    stdin.close()
     try:
         process.wait(STOP_S)
     except subprocess.TimeoutExpired:
@@ -109,4 +111,10 @@ def _stop(process: subprocess.Popen[bytes]) -> None:
         process.wait()
         raise SetupError("the supervisor of the local Kafka did not stop; its folder may be left") from None
     finally:
-        process.stdout.close()
+        stdout.close()
+
+
+def _pipes(process: subprocess.Popen[bytes]) -> tuple[IO[bytes], IO[bytes]]:
+    if process.stdin is None or process.stdout is None:
+        raise ValueError("the supervisor was started without pipes")
+    return process.stdin, process.stdout
