@@ -1,0 +1,386 @@
+"""The feature kernel: one compiled pass over ticks in arrival order that moves per-symbol state and writes rows.
+
+Every value depends only on the symbol's own ticks in their order, so neither batch boundaries nor other symbols change
+a bit. The work per tick does not depend on window or horizon. What is computed is said by a `Program`, small tables
+that `ml_core.data_processor.program` compiles from feature names.
+
+Time constants are true decays: a sum S over a time constant tau becomes ``S * exp(-dt / tau) + x``, whatever the gap
+between ticks. Shapes: N ticks, S symbols, K floats and J integers of state a symbol, F features.
+"""
+
+from typing import NamedTuple
+
+import numba
+import numpy as np
+
+from ml_core.types import Bool, Float32, Float64, Int8, Int32, Int64, RowFlag, TickKind, UInt8
+
+KERNEL_VERSION = 1
+"""Grows with every change that can change a value of a row."""
+
+BUCKETS = 16  # of a return's horizon: the past price is 15/16 to 16/16 of the horizon old
+VOL_BUCKETS = 64  # of a volatility's time constant: prices are sampled once a bucket, which leaves bid-ask bounce out
+SEQ_MEMORY = 64  # numbers of a (symbol, kind) that are remembered, one bit each
+RESYNC_TICKS = 8  # so many ticks in a row behind the clock by more than the gap bound: the clock was wrong, not they
+TINY = 1e-250  # decayed sums below this are nothing
+MS_NS = 1e6
+
+# Floats of state every symbol has; NaN is "not known yet". Slots of sums, means, rings and volatilities follow.
+(BID, ASK, BID_SIZE, ASK_SIZE, REF, LOG_REF, SPREAD, SPREAD_BPS, QUEUE, DEPTH, MICRO, TRADE, SIZE, STREAK, IS_TRADE) = (
+    range(15)
+)
+FIXED_FLOATS = 15
+# Integers of state every symbol has. Bucket numbers of rings and volatilities follow.
+(TICKS, CLOCK, WARM_UNTIL, GAP_UNTIL, GAP_OWED, BEHIND, TRADE_TS, QUOTE_TS, TRADE_GAP, SIDE, RUN) = range(11)
+SEQ_HIGH, SEQ_SEEN = 11, 13  # + kind
+FIXED_INTS = 15
+# What one tick adds to sums.
+(TRADE_COUNT, QUOTE_COUNT, VOLUME, SIGNED_VOLUME, OFI, ABS_OFI) = range(6)
+IMPULSES = 6
+# What turns state into a feature; a, b, c are slots.
+(VALUE, RETURN, DISTANCE, PER_VOL, SHARE, EXCESS, DIFFERENCE, LOG_RATIO, LOG_RATE, SINCE_TRADE) = range(10)
+
+_WARM_UP, _GAP, _NO_PRICE = int(RowFlag.WARM_UP), int(RowFlag.GAP), int(RowFlag.NO_PRICE)
+_STALE, _LATE = int(RowFlag.STALE), int(RowFlag.LATE)
+_IS_TRADE = int(TickKind.TRADE)
+_MAX_FLOAT32 = float(np.finfo(np.float32).max)
+
+
+class Ticks(NamedTuple):
+    """The columns of a `TickBatch` that the kernel reads; N ticks, contiguous and writeable."""
+
+    kind_N: Int8
+    symbol_N: Int32
+    ts_ns_N: Int64
+    price_N: Float64
+    size_N: Float64
+    side_N: Int8
+    bid_N: Float64
+    ask_N: Float64
+    bid_size_N: Float64
+    ask_size_N: Float64
+    seq_N: Int64
+
+
+class Program(NamedTuple):
+    """What to compute, as tables of slots.
+
+    D time constants, U sums, M means, V volatilities, R rings of past prices, F features.
+    """
+
+    start_K: Float64  # state of a symbol never seen
+    tau_ns_D: Float64
+    weight_D: Int64  # slot: share of an exponential window that has been seen, 0 to 1
+    sum_U3: Int64  # impulse, number of the time constant, slot
+    mean_M3: Int64  # slot of the value held, number of the time constant, slot
+    vol_V3: Int64  # bucket width ns, first of its five float slots, int slot
+    ring_R3: Int64  # bucket width ns, first of its BUCKETS float slots, int slot
+    op_F5: Int64  # operation, a, b, c, column
+    factor_F: Float64
+    rows_on_2: Bool  # by TickKind
+    gap_ns: int
+    max_age_ns: int
+    look_back_ns: int
+
+
+class Memory(NamedTuple):
+    """State of all symbols; `dirty_B` marks blocks of 64 symbols that changed."""
+
+    float_SK: Float64
+    int_SJ: Int64
+    wanted_S: Bool
+    dirty_B: Bool
+
+
+class Rows(NamedTuple):
+    """What a pass writes: the first so many places of the row columns, and of every tick whether it counted."""
+
+    x_NF: Float32
+    mid_N: Float64
+    spread_N: Float64
+    flags_N: UInt8
+    tick_N: Int64  # number of the row's tick
+    accepted_N: Bool  # by tick; False: a duplicate, or of a symbol that is not wanted
+
+
+@numba.njit(cache=True, nogil=True, error_model="numpy")
+def run(ticks: Ticks, program: Program, memory: Memory, rows: Rows) -> int:
+    """Move ``memory`` over ``ticks``, fill ``rows``, and return the number of rows."""
+    decay_D = np.ones(len(program.tau_ns_D))
+    impulse_I = np.zeros(IMPULSES)
+    count = 0
+    for i in range(len(ticks.ts_ns_N)):
+        symbol = ticks.symbol_N[i]
+        kind = ticks.kind_N[i]
+        if symbol < 0 or not memory.wanted_S[symbol]:
+            continue
+        f, j = memory.float_SK[symbol], memory.int_SJ[symbol]
+        if _seen_before(j, kind, ticks.seq_N[i]):
+            continue
+        rows.accepted_N[i] = True
+        memory.dirty_B[symbol >> 6] = True
+        dt, late = _advance_clock(f, j, ticks.ts_ns_N[i], program)
+        _pass_time(f, j, dt, decay_D, program)
+        impulse_I[:] = 0.0
+        if kind == _IS_TRADE:
+            _take_trade(f, j, ticks.price_N[i], ticks.size_N[i], ticks.side_N[i], impulse_I)
+        else:
+            _take_quote(f, j, ticks.bid_N[i], ticks.ask_N[i], ticks.bid_size_N[i], ticks.ask_size_N[i], impulse_I)
+        _add_impulses(f, decay_D, impulse_I, program)
+        if program.rows_on_2[kind]:
+            rows.tick_N[count] = i
+            rows.mid_N[count] = f[REF]
+            rows.spread_N[count] = f[SPREAD]
+            rows.flags_N[count] = _flags(f, j, late, program)
+            _write(f, j, program, rows.x_NF[count])
+            count += 1
+    return count
+
+
+@numba.njit(cache=True, nogil=True, error_model="numpy")
+def _seen_before(j: Int64, kind: int, seq: int) -> bool:
+    """Remember ``seq``; True where it is among the last numbers seen. One too old to know counts as new."""
+    if seq < 0:
+        return False
+    high, seen = j[SEQ_HIGH + kind], j[SEQ_SEEN + kind]
+    if seen == 0 or seq > high:
+        ahead = seq - high
+        j[SEQ_HIGH + kind] = seq
+        j[SEQ_SEEN + kind] = 1 if seen == 0 or ahead >= SEQ_MEMORY else (seen << ahead) | 1
+        return False
+    back = high - seq
+    if back >= SEQ_MEMORY:
+        return False
+    if (seen >> back) & 1:
+        return True
+    j[SEQ_SEEN + kind] = seen | (np.int64(1) << back)
+    return False
+
+
+@numba.njit(cache=True, nogil=True, error_model="numpy")
+def _advance_clock(f: Float64, j: Int64, ts: int, program: Program) -> tuple[int, bool]:
+    """Move the symbol's clock; return the time passed, ns, and whether the tick is late."""
+    j[TICKS] += 1
+    if j[TICKS] == 1:
+        _start(f, j, ts, program)
+        return 0, False
+    dt = ts - j[CLOCK]
+    if dt < 0:
+        j[BEHIND] = j[BEHIND] + 1 if -dt > program.gap_ns else 0
+        if j[BEHIND] < RESYNC_TICKS:
+            return 0, True
+        _start(f, j, ts, program)
+    if dt < 0 or dt > program.gap_ns:
+        j[GAP_UNTIL] = ts + program.look_back_ns
+        j[GAP_OWED] = 1
+    j[BEHIND] = 0
+    j[CLOCK] = ts
+    return max(dt, 0), False
+
+
+@numba.njit(cache=True, nogil=True, error_model="numpy")
+def _start(f: Float64, j: Int64, ts: int, program: Program) -> None:
+    f[: len(program.start_K)] = program.start_K
+    j[CLOCK] = ts
+    j[WARM_UNTIL] = ts + program.look_back_ns
+    j[GAP_UNTIL] = ts
+    j[GAP_OWED] = j[BEHIND] = j[SIDE] = j[RUN] = 0
+    j[TRADE_TS] = j[QUOTE_TS] = j[TRADE_GAP] = -1
+    for k in range(len(program.vol_V3)):
+        j[program.vol_V3[k, 2]] = ts // program.vol_V3[k, 0]
+    for k in range(len(program.ring_R3)):
+        j[program.ring_R3[k, 2]] = ts // program.ring_R3[k, 0]
+
+
+@numba.njit(cache=True, nogil=True, error_model="numpy")
+def _pass_time(f: Float64, j: Int64, dt: int, decay_D: Float64, program: Program) -> None:
+    """Let ``dt`` ns pass with the prices and sizes that were in force before this tick."""
+    if dt == 0:
+        decay_D[:] = 1.0
+        return
+    for k in range(len(decay_D)):
+        decay_D[k] = np.exp(-dt / program.tau_ns_D[k])
+        f[program.weight_D[k]] += (1.0 - f[program.weight_D[k]]) * (1.0 - decay_D[k])
+    for k in range(len(program.mean_M3)):
+        held = f[program.mean_M3[k, 0]]
+        slot = program.mean_M3[k, 2]
+        if np.isnan(f[slot]):
+            f[slot] = held
+        elif not np.isnan(held):
+            f[slot] += (1.0 - decay_D[program.mean_M3[k, 1]]) * (held - f[slot])
+    now, price = j[CLOCK], f[LOG_REF]
+    for k in range(len(program.vol_V3)):
+        width, base, slot = program.vol_V3[k, 0], program.vol_V3[k, 1], program.vol_V3[k, 2]
+        if now >= (j[slot] + 1) * width:
+            bucket = now // width
+            _sample_volatility(f, base, bucket - j[slot], width, price)
+            j[slot] = bucket
+    for k in range(len(program.ring_R3)):
+        width, base, slot = program.ring_R3[k, 0], program.ring_R3[k, 1], program.ring_R3[k, 2]
+        if now >= (j[slot] + 1) * width:
+            bucket = now // width
+            # the price stood still through the buckets that nothing came in
+            for past in range(max(j[slot], bucket - BUCKETS), bucket):
+                f[base + past % BUCKETS] = price
+            j[slot] = bucket
+
+
+@numba.njit(cache=True, nogil=True, error_model="numpy")
+def _sample_volatility(f: Float64, base: int, buckets: int, width: int, price: float) -> None:
+    """Add the squared change of the log price since the last sample; slots: squares, seconds, sample, sigma, log."""
+    if np.isnan(price):
+        return
+    if not np.isnan(f[base + 2]):
+        decay = np.exp(-buckets / VOL_BUCKETS)
+        change = price - f[base + 2]
+        f[base] = f[base] * decay + change * change
+        f[base + 1] = f[base + 1] * decay + buckets * width * 1e-9
+        if f[base] > TINY:
+            f[base + 3] = np.sqrt(f[base] / f[base + 1])
+            f[base + 4] = np.log(1e4 * f[base + 3])
+        else:
+            f[base + 3] = f[base + 4] = np.nan
+    f[base + 2] = price
+
+
+@numba.njit(cache=True, nogil=True, error_model="numpy")
+def _take_trade(f: Float64, j: Int64, price: float, size: float, side: int, impulse_I: Float64) -> None:
+    impulse_I[TRADE_COUNT] = 1.0
+    f[IS_TRADE] = 1.0
+    now = j[CLOCK]
+    j[TRADE_GAP] = now - j[TRADE_TS] if j[TRADE_TS] >= 0 else -1
+    j[TRADE_TS] = now
+    if not 0.0 < price < np.inf:
+        return
+    if side == 0:
+        side = _side_of(f, j, price)
+    if side != 0:
+        j[RUN] = j[RUN] + 1 if side == j[SIDE] else 1
+        j[SIDE] = side
+        f[STREAK] = side * np.log(1.0 + j[RUN])
+    f[TRADE] = price
+    if np.isnan(f[BID]) and price != f[REF]:
+        f[REF] = price
+        f[LOG_REF] = np.log(price)
+    if 0.0 < size < np.inf:
+        f[SIZE] = size
+        impulse_I[VOLUME] = size
+        impulse_I[SIGNED_VOLUME] = side * size
+
+
+@numba.njit(cache=True, nogil=True, error_model="numpy")
+def _side_of(f: Float64, j: Int64, price: float) -> int:
+    """Return who took: by the quote, else by the last change of trade prices, else as before (Lee and Ready 1991)."""
+    against = f[REF] if not np.isnan(f[BID]) and price != f[REF] else f[TRADE]
+    if price > against:
+        return 1
+    if price < against:
+        return -1
+    return j[SIDE]
+
+
+@numba.njit(cache=True, nogil=True, error_model="numpy")
+def _take_quote(
+    f: Float64, j: Int64, bid: float, ask: float, bid_size: float, ask_size: float, impulse_I: Float64
+) -> None:
+    """Take over a quote; one that is one-sided or crossed leaves the book as it was."""
+    impulse_I[QUOTE_COUNT] = 1.0
+    f[IS_TRADE] = 0.0
+    j[TRADE_GAP] = j[CLOCK] - j[TRADE_TS] if j[TRADE_TS] >= 0 else -1
+    if not 0.0 < bid <= ask < np.inf:
+        return
+    j[QUOTE_TS] = j[CLOCK]
+    flow = _order_flow(f, bid, ask, bid_size, ask_size)
+    if not np.isnan(flow):
+        impulse_I[OFI] = flow
+        impulse_I[ABS_OFI] = abs(flow)
+    f[BID], f[ASK], f[BID_SIZE], f[ASK_SIZE] = bid, ask, bid_size, ask_size
+    mid, spread = 0.5 * bid + 0.5 * ask, ask - bid
+    if mid != f[REF]:
+        f[REF] = mid
+        f[LOG_REF] = np.log(mid)
+    f[SPREAD] = spread
+    f[SPREAD_BPS] = 1e4 * spread / mid
+    if bid_size >= 0.0 and ask_size >= 0.0 and 0.0 < bid_size + ask_size < np.inf:
+        f[DEPTH] = bid_size + ask_size
+        f[QUEUE] = (bid_size - ask_size) / f[DEPTH]
+        f[MICRO] = 0.5 * f[QUEUE] * spread / mid
+    else:
+        f[DEPTH] = f[QUEUE] = f[MICRO] = np.nan
+
+
+@numba.njit(cache=True, nogil=True, error_model="numpy")
+def _order_flow(f: Float64, bid: float, ask: float, bid_size: float, ask_size: float) -> float:
+    """Return e_n of Cont, Kukanov and Stoikov (2014), eq. 4, base units; NaN at the first quote or without sizes."""
+    flow = 0.0
+    if bid >= f[BID]:
+        flow += bid_size
+    if bid <= f[BID]:
+        flow -= f[BID_SIZE]
+    if ask <= f[ASK]:
+        flow -= ask_size
+    if ask >= f[ASK]:
+        flow += f[ASK_SIZE]
+    return flow if abs(flow) < np.inf and not np.isnan(f[BID]) else np.nan
+
+
+@numba.njit(cache=True, nogil=True, error_model="numpy")
+def _add_impulses(f: Float64, decay_D: Float64, impulse_I: Float64, program: Program) -> None:
+    for k in range(len(program.sum_U3)):
+        slot = program.sum_U3[k, 2]
+        f[slot] = f[slot] * decay_D[program.sum_U3[k, 1]] + impulse_I[program.sum_U3[k, 0]]
+
+
+@numba.njit(cache=True, nogil=True, error_model="numpy")
+def _flags(f: Float64, j: Int64, late: bool, program: Program) -> int:
+    """Return why the row is not whole. The first row after a gap always says so, however late it comes."""
+    flags, now = 0, j[CLOCK]
+    if np.isnan(f[REF]):
+        flags |= _NO_PRICE
+    if now < j[WARM_UNTIL]:
+        flags |= _WARM_UP
+    if now < j[GAP_UNTIL] or j[GAP_OWED]:
+        flags |= _GAP
+        j[GAP_OWED] = 0
+    if j[QUOTE_TS] >= 0 and now - j[QUOTE_TS] > program.max_age_ns:
+        flags |= _STALE
+    if late:
+        flags |= _LATE
+    return flags
+
+
+@numba.njit(cache=True, nogil=True, error_model="numpy")
+def _write(f: Float64, j: Int64, program: Program, x_F: Float32) -> None:
+    """Write the features of one row; whatever is not a finite float32 becomes NaN."""
+    for k in range(len(program.op_F5)):
+        op, a, b, c = program.op_F5[k, 0], program.op_F5[k, 1], program.op_F5[k, 2], program.op_F5[k, 3]
+        factor = program.factor_F[k]
+        value = np.nan
+        if op == VALUE:
+            value = f[a]
+        elif op == RETURN:
+            if f[c] > 0.0:
+                value = (f[LOG_REF] - f[a + j[b] % BUCKETS]) / (f[c] * factor)
+        elif op == DISTANCE:
+            if f[c] > 0.0:
+                value = (f[a] - f[b]) / (f[c] * factor)
+        elif op == PER_VOL:
+            if f[c] > 0.0:
+                value = f[a] / (f[c] * factor)
+        elif op == SHARE:
+            if f[b] > TINY:
+                value = f[a] / f[b]
+        elif op == EXCESS:
+            if f[b] > 0.0:
+                value = f[a] / f[b] - 1.0
+        elif op == DIFFERENCE:
+            value = f[a] - f[b]
+        elif op == LOG_RATIO:
+            if f[a] > 0.0 and f[b] > TINY and f[c] > TINY:
+                value = np.log(f[a] * f[c] / f[b])
+        elif op == LOG_RATE:
+            if f[a] > TINY and f[b] > 0.0:
+                value = np.log(f[a] / (f[b] * factor))
+        elif op == SINCE_TRADE and j[TRADE_GAP] >= 0:
+            value = np.log(1.0 + j[TRADE_GAP] / MS_NS)
+        x_F[program.op_F5[k, 4]] = value if abs(value) <= _MAX_FLOAT32 else np.nan

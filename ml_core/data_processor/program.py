@@ -1,0 +1,201 @@
+"""From feature names to the tables of the kernel: sums, means, volatilities and rings are shared by all who ask."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+
+from ml_core.data_processor import kernels as k
+from ml_core.data_processor.catalogue import SIGMA_NS, VOL_RATIO_SPAN
+from ml_core.types import SECOND_NS, Int64, TickKind
+
+
+class Column(NamedTuple):
+    """One column of a row: a feature of the catalogue, and its duration where it takes one (0 where not)."""
+
+    feature: str
+    duration_ns: int
+
+
+class _Builder:
+    """Hands out slots; equal requests get the same slot."""
+
+    def __init__(self) -> None:
+        self.start = [np.nan] * k.FIXED_FLOATS
+        self.ints = k.FIXED_INTS
+        self.taus: dict[int, tuple[int, int]] = {}  # tau -> its number, slot of its weight
+        self.sums: dict[tuple[int, int], int] = {}
+        self.means: dict[tuple[int, int], int] = {}
+        self.vols: dict[int, tuple[int, int]] = {}
+        self.rings: dict[int, tuple[int, int]] = {}
+        self.ops: list[tuple[int, int, int, int, int]] = []
+        self.factors: list[float] = []
+        self.look_back_ns = 0
+
+    def sum(self, impulse: int, tau_ns: int) -> int:
+        """Return the slot of an EW sum of what ticks add."""
+        number, _ = self._tau(tau_ns)
+        if (impulse, number) not in self.sums:
+            self.sums[impulse, number] = self._floats(0.0)
+        return self.sums[impulse, number]
+
+    def weight(self, tau_ns: int) -> int:
+        """Return the slot of the share of an exponential window that has been seen."""
+        return self._tau(tau_ns)[1]
+
+    def mean(self, held: int, tau_ns: int) -> int:
+        """Return the slot of the EW mean, over time, of the value in slot ``held``."""
+        number, _ = self._tau(tau_ns)
+        if (held, number) not in self.means:
+            self.means[held, number] = self._floats(np.nan)
+        return self.means[held, number]
+
+    def sigma(self, tau_ns: int = SIGMA_NS) -> int:
+        """Return the slot of a volatility; the slot after it holds its logarithm in basis points."""
+        self._look_back(tau_ns)
+        if tau_ns not in self.vols:
+            base = self._floats(0.0, 0.0, np.nan, np.nan, np.nan)
+            self.vols[tau_ns] = (base, self._int())
+        return self.vols[tau_ns][0] + 3
+
+    def ring(self, horizon_ns: int) -> tuple[int, int]:
+        """Return the float and the int slot of a ring of past log prices."""
+        self._look_back(horizon_ns)
+        if horizon_ns not in self.rings:
+            base = self._floats(*[np.nan] * k.BUCKETS)
+            self.rings[horizon_ns] = (base, self._int())
+        return self.rings[horizon_ns]
+
+    def op(self, op: int, a: int = 0, b: int = 0, c: int = 0, *, factor: float = 1.0) -> None:
+        """Add the operation of the next column."""
+        self.ops.append((op, a, b, c, len(self.ops)))
+        self.factors.append(factor)
+
+    def skip(self) -> None:
+        """Leave the next column to somebody else."""
+        self.ops.append((-1, 0, 0, 0, len(self.ops)))
+        self.factors.append(1.0)
+
+    def _tau(self, tau_ns: int) -> tuple[int, int]:
+        self._look_back(tau_ns)
+        if tau_ns not in self.taus:
+            self.taus[tau_ns] = (len(self.taus), self._floats(0.0))
+        return self.taus[tau_ns]
+
+    def _floats(self, *start: float) -> int:
+        self.start.extend(start)
+        return len(self.start) - len(start)
+
+    def _int(self) -> int:
+        self.ints += 1
+        return self.ints - 1
+
+    def _look_back(self, span_ns: int) -> None:
+        self.look_back_ns = max(self.look_back_ns, span_ns)
+
+
+def _root_s(span_ns: int) -> float:
+    return float((span_ns / SECOND_NS) ** 0.5)
+
+
+def _return(build: _Builder, span_ns: int) -> None:
+    base, slot = build.ring(span_ns)
+    build.op(k.RETURN, base, slot, build.sigma(), factor=_root_s(span_ns))
+
+
+def _mid_offset(build: _Builder, span_ns: int) -> None:
+    build.op(k.DISTANCE, k.LOG_REF, build.mean(k.LOG_REF, span_ns), build.sigma(), factor=_root_s(span_ns))
+
+
+def _vol_ratio(build: _Builder, span_ns: int) -> None:
+    build.op(k.DIFFERENCE, build.sigma(span_ns) + 1, build.sigma(VOL_RATIO_SPAN * span_ns) + 1)
+
+
+def _trade_size(build: _Builder, span_ns: int) -> None:
+    build.op(k.LOG_RATIO, k.SIZE, build.sum(k.VOLUME, span_ns), build.sum(k.TRADE_COUNT, span_ns))
+
+
+def _value(slot: int) -> Recipe:
+    return lambda build, _: build.op(k.VALUE, slot)
+
+
+def _excess(slot: int) -> Recipe:
+    return lambda build, span_ns: build.op(k.EXCESS, slot, build.mean(slot, span_ns))
+
+
+def _share(part: int, whole: int) -> Recipe:
+    return lambda build, span_ns: build.op(k.SHARE, build.sum(part, span_ns), build.sum(whole, span_ns))
+
+
+def _rate(impulse: int) -> Recipe:
+    return lambda build, span_ns: build.op(
+        k.LOG_RATE, build.sum(impulse, span_ns), build.weight(span_ns), factor=span_ns / SECOND_NS
+    )
+
+
+Recipe = Callable[[_Builder, int], None]
+
+_RECIPES: dict[str, Recipe] = {
+    "return": _return,
+    "ewma_vol": lambda build, span_ns: build.op(k.VALUE, build.sigma(span_ns) + 1),
+    "vol_ratio": _vol_ratio,
+    "mid_offset": _mid_offset,
+    "relative_spread": _value(k.SPREAD_BPS),
+    "spread_ratio": _excess(k.SPREAD),
+    "queue_imbalance": _value(k.QUEUE),
+    "queue_imbalance_mean": lambda build, span_ns: build.op(k.VALUE, build.mean(k.QUEUE, span_ns)),
+    "microprice_offset": lambda build, _: build.op(k.PER_VOL, k.MICRO, c=build.sigma()),
+    "depth_ratio": _excess(k.DEPTH),
+    "signed_volume": _share(k.SIGNED_VOLUME, k.VOLUME),
+    "ofi": _share(k.OFI, k.ABS_OFI),
+    "trade_intensity": _rate(k.TRADE_COUNT),
+    "quote_intensity": _rate(k.QUOTE_COUNT),
+    "since_trade": lambda build, _: build.op(k.SINCE_TRADE),
+    "last_trade_offset": lambda build, _: build.op(k.DISTANCE, k.TRADE, k.REF, k.SPREAD),
+    "trade_streak": _value(k.STREAK),
+    "trade_size": _trade_size,
+    "is_trade": _value(k.IS_TRADE),
+}
+
+
+class Compiled(NamedTuple):
+    """A program and the size of the state it works on."""
+
+    program: k.Program
+    floats: int
+    ints: int
+
+
+def compile_program(
+    columns: list[Column | None], *, rows_on: tuple[str, ...], gap_ns: int, max_age_ns: int
+) -> Compiled:
+    """Return the program that writes ``columns``, in that order; None leaves a column to an own feature."""
+    builder = _Builder()
+    for column in columns:
+        if column is None:
+            builder.skip()
+        else:
+            _RECIPES[column.feature](builder, column.duration_ns)
+    kept = [i for i, op in enumerate(builder.ops) if op[0] >= 0]
+    program = k.Program(
+        start_K=np.array(builder.start),
+        tau_ns_D=np.array(list(builder.taus), dtype=np.float64),
+        weight_D=np.array([slot for _, slot in builder.taus.values()], dtype=np.int64),
+        sum_U3=_table([(*key, slot) for key, slot in builder.sums.items()], 3),
+        mean_M3=_table([(*key, slot) for key, slot in builder.means.items()], 3),
+        vol_V3=_table([(tau // k.VOL_BUCKETS, base, slot) for tau, (base, slot) in builder.vols.items()], 3),
+        ring_R3=_table([(horizon // k.BUCKETS, base, slot) for horizon, (base, slot) in builder.rings.items()], 3),
+        op_F5=_table([builder.ops[i] for i in kept], 5),
+        factor_F=np.array([builder.factors[i] for i in kept], dtype=np.float64),
+        rows_on_2=np.array([kind.name.lower() in rows_on for kind in TickKind]),
+        gap_ns=gap_ns,
+        max_age_ns=max_age_ns,
+        look_back_ns=builder.look_back_ns,
+    )
+    return Compiled(program, len(builder.start), builder.ints)
+
+
+def _table(rows: list[tuple[int, ...]], width: int) -> Int64:
+    return np.array(rows, dtype=np.int64).reshape(-1, width)

@@ -1,0 +1,107 @@
+"""Feature state of the symbols of one partition: two arrays that grow, dumped as blocks of 64 symbols."""
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import numpy as np
+
+from ml_core.data_processor import blocks
+from ml_core.data_processor.kernels import KERNEL_VERSION, Memory
+from ml_core.errors import SchemaMismatchError
+from ml_core.types import Bool, Float64, Int64, SymbolTable
+
+_MAGIC = b"TWFS"
+
+
+class Layout(Protocol):
+    """What state has to know of a plan."""
+
+    @property
+    def hash(self) -> str:
+        """Hash of the feature schema."""
+
+    @property
+    def floats(self) -> int:
+        """Floats of state a symbol."""
+
+    @property
+    def ints(self) -> int:
+        """Integers of state a symbol."""
+
+    @property
+    def symbols(self) -> frozenset[str] | None:
+        """The symbols that make rows; None: all."""
+
+
+class FeatureState:
+    """State of one feature set; one task owns it."""
+
+    def __init__(self, plan: Layout, symbols: SymbolTable) -> None:
+        """Start empty; ``symbols`` is the partition's table, which decoders grow and which may be shared."""
+        self.plan, self.symbols = plan, symbols
+        self._known = 0  # names of the table that have a place here
+        self._float_SK: Float64 = np.zeros((0, plan.floats))
+        self._int_SJ: Int64 = np.zeros((0, plan.ints), dtype=np.int64)
+        self._wanted_S: Bool = np.zeros(0, dtype=np.bool_)
+        self._dirty_B: Bool = np.zeros(0, dtype=np.bool_)
+
+    def memory(self) -> Memory:
+        """Return the arrays, with a place for every symbol of the table; valid until the table grows."""
+        self._grow()
+        return Memory(self._float_SK, self._int_SJ, self._wanted_S, self._dirty_B)
+
+    def dump(self, *, dirty_only: bool = True) -> list[tuple[int, bytes]]:
+        """Return (number, bytes) of each block, or only of those that changed since `mark_clean`."""
+        self._grow()
+        return [
+            (block, blocks.pack(_MAGIC, KERNEL_VERSION, self.plan.hash, block, *self._part(block)))
+            for block in blocks.chosen(self._dirty_B, self._known, dirty_only=dirty_only)
+        ]
+
+    def mark_clean(self) -> None:
+        """Take all blocks for written."""
+        self._dirty_B[:] = False
+
+    def load(self, block: int, data: bytes) -> None:
+        """Take over what `dump` returned; blocks come in ascending order, into a state that has seen no ticks.
+
+        Raises:
+            SchemaMismatchError: The block is of another plan or kernel, is cut, or names its symbols otherwise than
+                the table does. State has to be rebuilt from ticks.
+        """
+        like = (self._float_SK, self._int_SJ)
+        names, (float_SK, int_SJ) = blocks.unpack(data, _MAGIC, KERNEL_VERSION, self.plan.hash, block, like)
+        first = block * blocks.BLOCK
+        take_names(self.symbols, first, names)
+        self._grow()
+        self._float_SK[first : first + len(names)] = float_SK
+        self._int_SJ[first : first + len(names)] = int_SJ
+
+    def _part(self, block: int) -> tuple[list[str], tuple[Float64, Int64]]:
+        span = slice(block * blocks.BLOCK, min((block + 1) * blocks.BLOCK, self._known))
+        return self.symbols.names[span], (self._float_SK[span], self._int_SJ[span])
+
+    def _grow(self) -> None:
+        count, known = len(self.symbols), self._known
+        if count == known:
+            return
+        self._float_SK = blocks.grown(self._float_SK, count)
+        self._int_SJ = blocks.grown(self._int_SJ, count)
+        self._wanted_S = blocks.grown(self._wanted_S, count)
+        self._dirty_B = blocks.grown(self._dirty_B, -(-count // blocks.BLOCK))
+        wanted = self.plan.symbols
+        self._wanted_S[known:count] = [wanted is None or name in wanted for name in self.symbols.names[known:]]
+        blocks.mark_new_names(self._dirty_B, known, count)
+        self._known = count
+
+
+def take_names(symbols: SymbolTable, first: int, names: Sequence[str]) -> None:
+    """Put ``names`` into the table from place ``first`` on, where they may be already.
+
+    Raises:
+        SchemaMismatchError: Another name stands there, or a place before them is empty.
+    """
+    for place, name in enumerate(names, start=first):
+        if place > len(symbols) or symbols.add(name) != place:
+            there = symbols.names[place] if place < len(symbols) else "nothing"
+            raise SchemaMismatchError(f"state says that symbol {place} is {name!r}, the table has {there!r}")
