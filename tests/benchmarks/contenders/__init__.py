@@ -1,0 +1,1 @@
+"""What tickwise is measured against, each in its idiomatic form."""
