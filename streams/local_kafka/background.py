@@ -14,8 +14,9 @@ from typing import NamedTuple
 
 from ml_core.errors import ConflictError, KafkaUnavailableError
 from streams.local_kafka import jars, node, probe
+from streams.local_kafka.supervisor import log_tail
 
-START_S = 60.0
+START_S = 90.0  # 4 s on an idle machine, 25 s on a crowded one
 STOP_S = 30.0
 _EVERY_S = 0.05
 # The shell is gone at once, so the broker belongs to nobody who could end before it, and nobody has to reap it.
@@ -116,7 +117,7 @@ def _await_answer(started: Status, timeout_s: float) -> None:
     alive = partial(_runs, pid, folder)
     if not probe.wait(address, timeout_s, alive=alive):
         state = f"did not answer within {timeout_s:g} s" if alive() else "ended before it answered"
-        raise KafkaUnavailableError(f"the Kafka of {folder} {state}; its last log lines:\n{node.log_tail(folder)}")
+        raise KafkaUnavailableError(f"the Kafka of {folder} {state}; its last log lines:\n{log_tail(folder)}")
 
 
 def _end(pid: int, folder: Path) -> None:

@@ -89,13 +89,6 @@ def _java(kit: Kit, folder: Path, *options: str) -> list[str]:
     ]  # fmt: skip
 
 
-def log_tail(folder: Path, lines: int = 20) -> str:
-    """Return the last lines of what the node in ``folder`` printed and logged."""
-    found = [folder / name for name in ("console.log", "kafka.log")]
-    all_lines = [line for path in found if path.is_file() for line in path.read_text(errors="replace").splitlines()]
-    return "\n".join(all_lines[-lines:])
-
-
 def free_ports(count: int) -> list[int]:
     """Return ports of the loopback that were free a moment ago."""
     with ExitStack() as stack:

@@ -78,12 +78,21 @@ def die_with_parent() -> Any:
 
 def report(folder: Path, code: int) -> int:
     """Print the exit code and the last log lines for the parent, which cannot read them once the folder is gone."""
-    found = [folder / name for name in ("console.log", "kafka.log")]
-    lines = [line[:400] for path in found if path.is_file() for line in path.read_text(errors="replace").splitlines()]
     with contextlib.suppress(OSError):  # the parent may be gone
-        sys.stdout.write(f"exit code {code}\n" + "\n".join(lines[-TAIL:]))
+        sys.stdout.write(f"exit code {code}\n{log_tail(folder)}")
         sys.stdout.flush()
     return 1
+
+
+def log_tail(folder: Path) -> str:
+    """Return the last lines that the broker of ``folder`` printed and logged, those of trouble where there are any.
+
+    A broker that ends on an error logs a hundred lines about its shutdown after it.
+    """
+    found = [folder / name for name in ("console.log", "kafka.log")]
+    lines = [line[:400] for path in found if path.is_file() for line in path.read_text(errors="replace").splitlines()]
+    trouble = [line for line in lines if " INFO " not in line and not line.startswith("\tat ")]
+    return "\n".join((trouble or lines)[-TAIL:])
 
 
 if __name__ == "__main__":

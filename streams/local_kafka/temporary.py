@@ -14,8 +14,9 @@ from typing import IO
 
 from ml_core.errors import KafkaUnavailableError, SetupError
 from streams.local_kafka import container, jars, node, probe
+from streams.local_kafka.supervisor import log_tail
 
-START_S = 60.0  # 3-4 s on an idle machine
+START_S = 90.0  # 4 s on an idle machine, 25 s on a crowded one
 STOP_S = 15.0
 _ATTEMPTS = 3  # somebody may take a free port between its choice and the broker's start
 
@@ -94,7 +95,7 @@ def _alive(process: subprocess.Popen[bytes]) -> bool:
 
 def _why(process: subprocess.Popen[bytes], folder: Path, timeout_s: float) -> str:
     if process.poll() is None:
-        return f"Kafka did not answer within {timeout_s:g} s; its last log lines:\n{node.log_tail(folder)}"
+        return f"Kafka did not answer within {timeout_s:g} s; its last log lines:\n{log_tail(folder)}"
     said = _pipes(process)[1].read().decode(errors="replace")
     return f"Kafka ended before it answered; its last log lines:\n{said}"
 
