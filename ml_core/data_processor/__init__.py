@@ -1,0 +1,1 @@
+"""Ticks or frames in, numpy out: features, windows, labels, samples."""

@@ -62,6 +62,21 @@ class Ticks(NamedTuple):
     seq_N: Int64
 
 
+TICK_DTYPES = (
+    ("kind_N", "i1"),
+    ("symbol_N", "i4"),
+    ("ts_ns_N", "i8"),
+    ("price_N", "f8"),
+    ("size_N", "f8"),
+    ("side_N", "i1"),
+    ("bid_N", "f8"),
+    ("ask_N", "f8"),
+    ("bid_size_N", "f8"),
+    ("ask_size_N", "f8"),
+    ("seq_N", "i8"),
+)
+
+
 class Program(NamedTuple):
     """What to compute, as tables of slots.
 
@@ -276,7 +291,7 @@ def _side_of(f: Float64, j: Int64, price: float) -> int:
         return 1
     if price < against:
         return -1
-    return j[SIDE]
+    return int(j[SIDE])
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")

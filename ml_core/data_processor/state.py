@@ -1,42 +1,22 @@
 """Feature state of the symbols of one partition: two arrays that grow, dumped as blocks of 64 symbols."""
 
 from collections.abc import Sequence
-from typing import Protocol
 
 import numpy as np
 
 from ml_core.data_processor import blocks
 from ml_core.data_processor.kernels import KERNEL_VERSION, Memory
+from ml_core.data_processor.plan import FeaturePlan
 from ml_core.errors import SchemaMismatchError
 from ml_core.types import Bool, Float64, Int64, SymbolTable
 
 _MAGIC = b"TWFS"
 
 
-class Layout(Protocol):
-    """What state has to know of a plan."""
-
-    @property
-    def hash(self) -> str:
-        """Hash of the feature schema."""
-
-    @property
-    def floats(self) -> int:
-        """Floats of state a symbol."""
-
-    @property
-    def ints(self) -> int:
-        """Integers of state a symbol."""
-
-    @property
-    def symbols(self) -> frozenset[str] | None:
-        """The symbols that make rows; None: all."""
-
-
 class FeatureState:
     """State of one feature set; one task owns it."""
 
-    def __init__(self, plan: Layout, symbols: SymbolTable) -> None:
+    def __init__(self, plan: FeaturePlan, symbols: SymbolTable) -> None:
         """Start empty; ``symbols`` is the partition's table, which decoders grow and which may be shared."""
         self.plan, self.symbols = plan, symbols
         self._known = 0  # names of the table that have a place here

@@ -1,0 +1,186 @@
+"""From a frame of ticks to a data set that is ready to be trained on: samples, splits, targets, weights, scaling.
+
+Shapes: M rows, N samples, T rows of a window, F features, H horizons, I numbers of samples.
+"""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from ml_core.contract import ModelContract, Scaler
+from ml_core.data_processor import cleaning, labels
+from ml_core.data_processor.features import FeaturePlan
+from ml_core.data_processor.samples import Samples, make_samples, rows_of
+from ml_core.data_processor.scaling import fit_scaler
+from ml_core.data_processor.splits import Split, split
+from ml_core.errors import NotEnoughDataError, SchemaMismatchError
+from ml_core.spec import PipelineSpec, format_duration
+from ml_core.types import Float32, Float64, Int32, Int64
+
+__all__ = ["Dataset", "Processed", "process", "rows_of"]
+
+CLASSES = ("down", "flat", "up")
+
+
+class Dataset(NamedTuple):
+    """All samples of a frame, in arrival order; a window is a list of row numbers, so rows are held once."""
+
+    x_MF: Float32  # raw
+    idx_NT: Int32  # rows of each window, oldest first; the last one is the sample's own
+    ts_ns_N: Int64
+    end_ns_NH: Int64  # event times at which labels end
+    return_NH: Float64  # log returns
+    y_NH: npt.NDArray[Any]  # direction: int64 classes 0 down, 1 flat, 2 up; return: float32
+    weight_N: Float32  # mean 1 over the training samples
+    symbol_N: Int32
+    symbols: Sequence[str]
+
+
+class Processed(NamedTuple):
+    """A data set with its parts and what was fitted on the training part."""
+
+    dataset: Dataset
+    train_I: Int64
+    validation_I: Int64
+    holdout_I: Int64
+    scaler: Scaler
+    dead_zone: tuple[float, ...]  # direction: half width of `flat` a horizon, as a log return; return: empty
+    prior: tuple[tuple[float, ...], ...]  # of training samples; class shares, or mean and variance, a horizon
+    plan: FeaturePlan
+    report: dict[str, Any]  # what became of every tick and row; JSON
+
+
+def process(frame: pd.DataFrame, spec: PipelineSpec, *, fixed: ModelContract | None = None) -> Processed:
+    """Return the samples of ``frame``, split and labelled as ``spec`` says; equal arguments give equal bytes.
+
+    Args:
+        frame: Ticks in arrival order; see `ml_core.frames`.
+        spec: The pipeline.
+        fixed: Keep scaler and dead zone of this model, which learns on, instead of fitting them.
+
+    Raises:
+        SpecError, UnknownPartError: A feature is wrong. A retry will not help.
+        SchemaMismatchError: It is no ticks frame, or ``fixed`` has other features or horizons. A retry will not help.
+        NotEnoughDataError: Too few samples, or only one class among those to train on. More ticks may help.
+    """
+    plan = FeaturePlan.from_spec(spec)
+    if fixed is not None:
+        _check_fits(fixed, plan, spec)
+    samples = make_samples(frame, spec, plan)
+    report = samples.report
+    if report["samples"] < spec.train.min_rows:
+        raise _not_enough(f"{report['samples']} labelled rows, train.min_rows asks for {spec.train.min_rows}", report)
+    ts_ns_N = samples.rows.ts_ns_N[samples.row_N]
+    parts = split(ts_ns_N, samples.end_ns_NH, validation=spec.train.validation, holdout=spec.train.holdout)
+    report |= _report_split(parts)
+    for name in ("train", "validation", "holdout"):
+        if not report[f"{name}_rows"]:
+            raise _not_enough(f"the {name} part has no rows", report)
+    dead_zone = _dead_zone(samples, parts, spec, fixed)
+    dataset = _dataset(samples, parts, spec, dead_zone)
+    prior = _prior(dataset.y_NH[parts.train_I], spec.label.kind)
+    report["prior"] = [list(values) for values in prior]
+    if spec.label.kind == "direction":
+        _check_classes(dataset.y_NH[parts.train_I], spec, report)
+    scaler = fixed.scaler if fixed else fit_scaler(dataset.x_MF[dataset.idx_NT[parts.train_I, -1]])
+    return Processed(
+        dataset, parts.train_I, parts.validation_I, parts.holdout_I, scaler, dead_zone, prior, plan, report
+    )
+
+
+def _check_fits(fixed: ModelContract, plan: FeaturePlan, spec: PipelineSpec) -> None:
+    pairs = {
+        "features": (fixed.features, plan.names),
+        "feature hash": (fixed.feature_hash, plan.hash),
+        "label kind": (fixed.label_kind, spec.label.kind),
+        "horizons": (fixed.horizons_ns, spec.label.horizons),
+    }
+    for word, (theirs, ours) in pairs.items():
+        if theirs != ours:
+            raise SchemaMismatchError(f"cannot go on: {word} of the model: {theirs!r}, of the pipeline: {ours!r}")
+
+
+def _report_split(parts: Split) -> dict[str, Any]:
+    return {
+        "train_rows": len(parts.train_I),
+        "validation_rows": len(parts.validation_I),
+        "holdout_rows": len(parts.holdout_I),
+        "purged": parts.purged,
+        "cuts_ns": list(parts.cuts_ns),
+    }
+
+
+def _dead_zone(samples: Samples, parts: Split, spec: PipelineSpec, fixed: ModelContract | None) -> tuple[float, ...]:
+    if spec.label.kind != "direction":
+        return ()
+    if fixed is not None:
+        return fixed.dead_zone
+    rows, train_I = samples.rows, samples.row_N[parts.train_I]
+    path = labels.before(samples.path, parts.cuts_ns[0])
+    width, measure = labels.fit_dead_zone(spec.label.dead_zone, rows.spread_N[train_I], rows.mid_N[train_I], path)
+    samples.report["dead_zone"] = {"log_return": width, "spreads": spec.label.dead_zone, "spread": measure}
+    return (width,) * len(spec.label.horizons)
+
+
+def _dataset(samples: Samples, parts: Split, spec: PipelineSpec, dead_zone: tuple[float, ...]) -> Dataset:
+    rows, row_N = samples.rows, samples.row_N
+    ts_ns_N, symbol_N = rows.ts_ns_N[row_N], rows.symbol_N[row_N]
+    weight_N = np.ones(len(row_N), dtype=np.float32)
+    if spec.train.weights == "uniqueness":
+        weight_N = labels.uniqueness(symbol_N, ts_ns_N + spec.label.delay, samples.end_ns_NH.max(axis=1))
+        weight_N /= weight_N[parts.train_I].mean(dtype=np.float64)
+    is_direction = spec.label.kind == "direction"
+    return Dataset(
+        x_MF=rows.x_NF,
+        idx_NT=samples.idx_NT,
+        ts_ns_N=ts_ns_N,
+        end_ns_NH=samples.end_ns_NH,
+        return_NH=samples.return_NH,
+        y_NH=labels.classes(samples.return_NH, dead_zone) if is_direction else samples.return_NH.astype(np.float32),
+        weight_N=weight_N,
+        symbol_N=symbol_N,
+        symbols=tuple(rows.symbols),
+    )
+
+
+def _prior(y_IH: npt.NDArray[Any], label_kind: str) -> tuple[tuple[float, ...], ...]:
+    """Return class shares, or mean and variance, a horizon.
+
+    One sample of each class is added to the shares, so that the prior never calls a class impossible.
+    """
+    if label_kind != "direction":
+        y_IH = y_IH.astype(np.float64)
+        return tuple((float(y_I.mean()), float(y_I.var())) for y_I in y_IH.T)
+    counts_HC = np.array([np.bincount(y_I, minlength=len(CLASSES)) for y_I in y_IH.T]) + 1
+    return tuple(tuple(float(count) / float(counts_C.sum()) for count in counts_C) for counts_C in counts_HC)
+
+
+def _check_classes(y_IH: npt.NDArray[Any], spec: PipelineSpec, report: dict[str, Any]) -> None:
+    for horizon_ns, y_I in zip(spec.label.horizons, y_IH.T, strict=True):
+        found = np.unique(y_I)
+        if len(found) < 2:
+            raise _not_enough(
+                f"all {len(y_I)} rows to train on are {CLASSES[int(found[0])]!r} at {format_duration(horizon_ns)}; "
+                "give more ticks, longer horizons, or another label.dead_zone",
+                report,
+            )
+
+
+def _not_enough(what: str, report: dict[str, Any]) -> NotEnoughDataError:
+    """Return the error with what became of the ticks, so that the cause can be seen."""
+    missing: dict[str, float] = report["missing"]
+    never = [name for name, share in missing.items() if share >= 1]
+    lines = [
+        f"{what}.",
+        f"  ticks: {report['ticks']}; dropped: {cleaning.told(report['ticks_dropped'])}",
+        f"  rows: {report['rows']}; not usable: {cleaning.told(report['rows_dropped'])}",
+    ]
+    if "purged" in report:
+        parts = ", ".join(f"{name} {report[f'{name}_rows']}" for name in ("train", "validation", "holdout"))
+        lines.append(f"  parts: {parts}; purged because their label ends past a cut: {report['purged']}")
+    if never:
+        lines.append(f"  never defined: {', '.join(never)}")
+    return NotEnoughDataError("\n".join(lines))

@@ -1,0 +1,109 @@
+"""From a frame of ticks to labelled rows, with a report of what became of every tick and row.
+
+Shapes: M rows, N samples, P points of a price path, T rows of a window, H horizons.
+"""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from ml_core import frames
+from ml_core.data_processor import cleaning
+from ml_core.data_processor.calendars import is_open
+from ml_core.data_processor.features import FeaturePlan, FeatureState, step
+from ml_core.data_processor.labels import PricePath, label, price_path
+from ml_core.data_processor.windows import link
+from ml_core.spec import PipelineSpec
+from ml_core.types import Float64, Int32, Int64, RowBatch, RowFlag, SymbolTable, TickBatch, TickKind
+
+# A row whose price is old, missing or out of order is no point of the path that labels are read from.
+_NO_POINT = int(RowFlag.LATE | RowFlag.NO_PRICE | RowFlag.STALE)
+
+
+class Samples(NamedTuple):
+    """The rows of a frame, and those N of them that can be learned from, in arrival order."""
+
+    rows: RowBatch
+    path: PricePath
+    row_N: Int64
+    idx_NT: Int32
+    end_ns_NH: Int64
+    return_NH: Float64
+    report: dict[str, Any]
+
+
+def rows_of(frame: pd.DataFrame, plan: FeaturePlan) -> RowBatch:
+    """Return the rows of a frame of ticks in arrival order, to the bit those that a worker makes of the same ticks.
+
+    Raises:
+        SchemaMismatchError: It is no ticks frame. A retry will not help.
+    """
+    return _rows(cleaning.clean(frames.to_batch(frame))[0], plan)
+
+
+def make_samples(frame: pd.DataFrame, spec: PipelineSpec, plan: FeaturePlan) -> Samples:
+    """Return the labelled rows of ``frame``.
+
+    Raises:
+        SchemaMismatchError: It is no ticks frame. A retry will not help.
+    """
+    ticks, ticks_dropped = cleaning.clean(frames.to_batch(frame))
+    rows = _rows(ticks, plan)
+    path = _price_path(ticks, rows, spec)
+    drops = cleaning.Drops(len(rows))
+    cleaning.drop_flagged(drops, rows.flags_N)
+    drops.add("same_ts", cleaning.shadowed(rows.symbol_N, rows.ts_ns_N, rows.flags_N))
+    idx_MT = link(rows.symbol_N, rows.flags_N, spec.features.window)
+    drops.add("short_window", idx_MT[:, 0] < 0)
+    after = label(
+        rows.symbol_N,
+        rows.ts_ns_N,
+        path,
+        horizons_ns=spec.label.horizons,
+        delay_ns=spec.label.delay,
+        max_age_ns=spec.features.max_age,
+        drops=drops,
+    )
+    last_end_M = after.end_ns_NH.max(axis=1)
+    drops.add("closed", ~(is_open(rows.ts_ns_N, spec.source.calendar) & is_open(last_end_M, spec.source.calendar)))
+    row_N = np.flatnonzero(drops.kept_N)
+    report = {
+        "ticks": len(frame),
+        "ticks_dropped": ticks_dropped,
+        "rows": len(rows),
+        "rows_dropped": drops.counts,
+        "samples": len(row_N),
+        "symbols": len(np.unique(rows.symbol_N[row_N])),
+        "missing": _missing(rows, row_N, plan),
+    }
+    return Samples(rows, path, row_N, idx_MT[row_N], after.end_ns_NH[row_N], after.return_NH[row_N], report)
+
+
+def _rows(ticks: TickBatch, plan: FeaturePlan) -> RowBatch:
+    return step(ticks, FeatureState(plan, SymbolTable(ticks.symbols)))
+
+
+def _price_path(ticks: TickBatch, rows: RowBatch, spec: PipelineSpec) -> PricePath:
+    """Return the prices labels are read from: the rows' mids, or the trades that are not late."""
+    if spec.label.price == "mid":
+        return price_path(rows.symbol_N, rows.ts_ns_N, rows.mid_N, (rows.flags_N & _NO_POINT) == 0)
+    trades = cleaning.select(ticks, ticks.kind_N == TickKind.TRADE)
+    return price_path(trades.symbol_N, trades.ts_ns_N, trades.price_N, ~_is_late(trades))
+
+
+def _is_late(ticks: TickBatch) -> "np.typing.NDArray[np.bool_]":
+    late_N = np.zeros(len(ticks), dtype=np.bool_)
+    for symbol in np.unique(ticks.symbol_N):
+        of_symbol_I = np.flatnonzero(ticks.symbol_N == symbol)
+        ts_ns_I = ticks.ts_ns_N[of_symbol_I]
+        late_N[of_symbol_I] = ts_ns_I < np.maximum.accumulate(ts_ns_I)
+    return late_N
+
+
+def _missing(rows: RowBatch, row_N: Int64, plan: FeaturePlan) -> dict[str, float]:
+    """Return the share of samples in which a feature is undefined, for features where it is not 0."""
+    if not len(row_N):
+        return {}
+    share_F = np.isnan(rows.x_NF[row_N]).mean(axis=0)
+    return {name: round(float(share), 4) for name, share in zip(plan.names, share_F, strict=True) if share > 0}
