@@ -61,8 +61,8 @@ def kinds(raw: pd.DataFrame, values: dict[str, Float64]) -> tuple[Int8, Bool]:
     """Return the kind of each row, and which rows have one."""
     if "type" in raw:
         text = raw["type"].astype("str").str.lower()
-        codes = pd.Categorical(text, dtype=frames.KIND_DTYPE).codes
-        return codes.astype(np.int8), np.asarray(codes >= 0)
+        kind_N = frames.KIND_DTYPE.categories.get_indexer(pd.Index(text)).astype(np.int8)
+        return kind_N, kind_N >= 0
     is_quote_N = ~np.isnan(values["bid"]) & ~np.isnan(values["ask"])
     is_trade_N = ~np.isnan(values["price"]) & ~np.isnan(values["size"])
     kind_N = np.where(is_quote_N, TickKind.QUOTE, TickKind.TRADE).astype(np.int8)
