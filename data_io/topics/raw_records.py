@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 from aiokafka import codec
 from aiokafka.record.util import calc_crc32c
 
@@ -43,29 +42,24 @@ class RawFetch(NamedTuple):
 class FoundRecords(NamedTuple):
     """The records of a fetch, still in place."""
 
-    buffer: npt.NDArray[np.uint8]
+    data: bytes  # holds the records, uncompressed
     places: Places
     next_offset: int  # where the next fetch begins
 
     def take(self, positions: Iterable[int]) -> Records:
         """Return the records at ``positions`` as Python values, in that order."""
-        view, where = self.buffer.data, self.places
-        columns = (
-            where.key_at_N,
-            where.key_len_N,
-            where.value_at_N,
-            where.value_len_N,
-            where.headers_at_N,
-            where.header_count_N,
-        )
+        data, where = self.data, self.places
+        ends = (where.key_at_N + where.key_len_N, where.value_at_N + where.value_len_N)
+        columns = (where.key_at_N, ends[0], where.value_at_N, ends[1], where.headers_at_N, where.header_count_N)
         at = np.fromiter(positions, np.int64)
         records = Records(where.offset_N[at].tolist(), [], [], [])
-        for key_at, key_len, value_at, value_len, headers_at, headers in zip(
+        for key_at, key_end, value_at, value_end, headers_at, headers in zip(
             *(c[at].tolist() for c in columns), strict=True
         ):
-            records.key.append(None if key_len < 0 else bytes(view[key_at : key_at + key_len]))
-            records.value.append(None if value_len < 0 else bytes(view[value_at : value_at + value_len]))
-            records.headers.append(read_headers(view, headers_at, headers) if headers else ())
+            # A length of -1 means null.
+            records.key.append(None if key_end < key_at else data[key_at:key_end])
+            records.value.append(None if value_end < value_at else data[value_at:value_end])
+            records.headers.append(read_headers(data, headers_at, headers) if headers else ())
         return records
 
 
@@ -108,13 +102,13 @@ def find(fetch: RawFetch) -> FoundRecords:
                 aborted_producers.discard(batch.producer_id)
         elif batch.records and not (batch.attributes & _TRANSACTIONAL and batch.producer_id in aborted_producers):
             kept.append(batch)
-    batches = _uncompressed(fetch.raw, kept)
+    data, batches = _uncompressed(fetch.raw, kept)
     places = find_records(batches, fetch.first_offset)
     if places is None:
         raise CorruptRecordError(
             f"a record batch between offsets {fetch.first_offset} and {next_offset} holds malformed records"
         )
-    return FoundRecords(batches.buffer, places, next_offset)
+    return FoundRecords(data, places, next_offset)
 
 
 def _whole_batches(raw: bytes) -> Iterator[_Batch]:
@@ -136,7 +130,7 @@ def _whole_batches(raw: bytes) -> Iterator[_Batch]:
         at = end
 
 
-def _uncompressed(raw: bytes, kept: list[_Batch]) -> Batches:
+def _uncompressed(raw: bytes, kept: list[_Batch]) -> tuple[bytes, Batches]:
     parts: list[bytes] = []
     buffer = raw
     bounds = [(batch.start, batch.end) for batch in kept]
@@ -157,7 +151,7 @@ def _uncompressed(raw: bytes, kept: list[_Batch]) -> Batches:
         [b.span for b in kept],
         [b.records for b in kept],
     ]
-    return Batches(np.frombuffer(buffer, np.uint8), *(np.array(column, np.int64) for column in columns))
+    return buffer, Batches(np.frombuffer(buffer, np.uint8), *(np.array(column, np.int64) for column in columns))
 
 
 def _decompress(raw: bytes, batch: _Batch) -> bytes:
@@ -176,7 +170,7 @@ def _decompress(raw: bytes, batch: _Batch) -> bytes:
 def _is_abort(raw: bytes, batch: _Batch) -> bool:
     if not batch.records:
         return False
-    found = find_records(_uncompressed(raw, [batch]), batch.base)
+    found = find_records(_uncompressed(raw, [batch])[1], batch.base)
     if found is None or found.key_len_N[0] < 4:
         raise CorruptRecordError(f"the control batch at offset {batch.base} is malformed")
     at = int(found.key_at_N[0])

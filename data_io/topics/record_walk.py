@@ -50,23 +50,23 @@ def find_records(batches: Batches, first_offset: int) -> Places | None:
     return None if found < 0 else Places._make(column[:found] for column in places)
 
 
-def read_headers(buffer: bytes | memoryview, at: int, count: int) -> tuple[tuple[str, bytes | None], ...]:
+def read_headers(data: bytes, at: int, count: int) -> tuple[tuple[str, bytes | None], ...]:
     """Return the headers of one record that ``find_records`` has found; a name that is no UTF-8 is escaped."""
     headers = []
     for _ in range(count):
-        length, at = _varint_of(buffer, at)
-        name, at = bytes(buffer[at : at + length]), at + length
-        length, at = _varint_of(buffer, at)
-        value = None if length < 0 else bytes(buffer[at : at + length])
+        length, at = _varint_of(data, at)
+        name, at = data[at : at + length], at + length
+        length, at = _varint_of(data, at)
+        value = None if length < 0 else data[at : at + length]
         at += max(length, 0)
         headers.append((name.decode(errors="backslashreplace"), value))
     return tuple(headers)
 
 
-def _varint_of(buffer: bytes | memoryview, at: int) -> tuple[int, int]:
+def _varint_of(data: bytes, at: int) -> tuple[int, int]:
     value = shift = 0
     while True:
-        byte = buffer[at]
+        byte = data[at]
         at += 1
         value |= (byte & 127) << shift
         shift += 7
@@ -125,23 +125,11 @@ def _headers(a: Any, at: int, end: int, count: int, content_type: Any) -> tuple[
 
 
 @numba.njit(cache=True, nogil=True)
-def _record(a: Any, at: int, end: int, content_type: Any, out: Any, n: int) -> tuple[int, int]:
-    """Write the record in ``[at, end)`` to row ``n``; return its offset delta and where it ends (-1: malformed)."""
-    _, at = _varint(a, at + 1, end)  # time delta; the byte before it holds attributes that nobody uses
-    delta, at = _varint(a, at, end)
-    out.key_len_N[n], out.key_at_N[n], at = _bytes(a, at, end)
-    out.value_len_N[n], out.value_at_N[n], at = _bytes(a, at, end)
-    count, at = _varint(a, at, end)
-    if at < 0 or count < 0 or count > end - at:
-        return 0, -1
-    out.headers_at_N[n], out.header_count_N[n] = at, count
-    at, out.typed_N[n] = _headers(a, at, end, count, content_type)
-    return delta, at
-
-
-@numba.njit(cache=True, nogil=True)
 def _walk(batches: Any, first_offset: int, content_type: Any, out: Any) -> int:
-    """Fill ``out`` and return the number of records; -1 where a batch is malformed. Never reads outside a batch."""
+    """Fill ``out`` and return the number of records; -1 where a batch is malformed. Never reads outside a batch.
+
+    A place of -1 passes through all reads that follow it, so one look at the end of a record is enough.
+    """
     a = batches.buffer
     n, newest = 0, numba.int64(-1)
     for b in range(batches.start_B.shape[0]):
@@ -151,13 +139,25 @@ def _walk(batches: Any, first_offset: int, content_type: Any, out: Any) -> int:
             if at < 0 or length < 1 or length > batch_end - at:
                 return -1
             end = at + length
-            delta, at = _record(a, at, end, content_type, out, n)
+            _, at = _varint(a, at + 1, end)  # time delta; the byte before it holds attributes that nobody uses
+            delta, at = _varint(a, at, end)
+            key_len, key_at, at = _bytes(a, at, end)
+            value_len, value_at, at = _bytes(a, at, end)
+            count, headers_at = _varint(a, at, end)
+            if headers_at < 0 or count < 0 or count > end - headers_at:
+                return -1
+            at, typed = headers_at, 0
+            if count:
+                at, typed = _headers(a, headers_at, end, count, content_type)
             offset = batches.base_B[b] + delta
             if at != end or delta < 0 or delta > batches.span_B[b] or offset <= newest:
                 return -1
             newest = offset
             if offset >= first_offset:
                 out.offset_N[n] = offset
+                out.key_at_N[n], out.key_len_N[n] = key_at, key_len
+                out.value_at_N[n], out.value_len_N[n] = value_at, value_len
+                out.headers_at_N[n], out.header_count_N[n], out.typed_N[n] = headers_at, count, typed
                 n += 1
         if at != batch_end:
             return -1

@@ -2,14 +2,19 @@
 
 import json
 from collections.abc import Callable
+from typing import Any, NamedTuple
+from weakref import WeakKeyDictionary
 
 import numpy as np
 
-from data_io.topics import tick_arrow
+from data_io.topics import tick_arrow, tick_kernel
 from data_io.topics.admin import TopicSpec, log_topic
 from data_io.topics.field_map import MappedReader
+from data_io.topics.raw_records import FoundRecords, RawFetch, find
 from data_io.topics.records import Records, Reject
+from data_io.topics.symbol_index import SymbolIndex
 from data_io.topics.tick_json import read_native
+from data_io.topics.tick_kernel import Parsed, parse
 from data_io.topics.tick_rules import BadTickError, Tick, check, check_symbol
 from ml_core.spec import FieldMap
 from ml_core.types import SymbolTable, TickBatch, TickKind
@@ -22,6 +27,15 @@ def topic_spec(name: str, partitions: int) -> TopicSpec:
     return log_topic(name, partitions)
 
 
+class Decoded(NamedTuple):
+    """What one fetch holds."""
+
+    ticks: TickBatch
+    rejects: list[Reject]  # their positions count in `reject_records`
+    reject_records: Records  # the records the rejects are about, and possibly others
+    next_offset: int  # where the next fetch begins
+
+
 class TickDecoder:
     """Turns records into ticks; what is wrong with a record touches no other record."""
 
@@ -32,8 +46,26 @@ class TickDecoder:
             SpecError: A path of the map is not understood.
         """
         self._read: Callable[[bytes | None, bytes | None], Tick] = (
-            _read_native if field_map is None else MappedReader(field_map)
+            MappedReader(field_map) if field_map else _read_native
         )
+        self._is_native = field_map is None
+        self._indices: WeakKeyDictionary[SymbolTable, SymbolIndex] = WeakKeyDictionary()
+
+    def decode_fetch(self, fetch: RawFetch, symbols: SymbolTable) -> Decoded:
+        """Return what ``decode`` would for the records of ``fetch``; plain native JSON is parsed where it lies.
+
+        Raises:
+            CorruptRecordError: A record batch is damaged. Fetching again is safe.
+        """
+        found = find(fetch)
+        if not self._is_native:
+            records = found.take(range(len(found.places.offset_N)))
+            return Decoded(*self.decode(records, symbols), records, found.next_offset)
+        index = self._indices.setdefault(symbols, SymbolIndex())
+        parsed = parse(found.data, found.places, index.follow(symbols))
+        records = found.take(np.flatnonzero(~parsed.taken_N))
+        exact, rejects = self.decode(records, symbols)
+        return Decoded(_joined(found, parsed, exact, symbols), rejects, records, found.next_offset)
 
     def decode(self, records: Records, symbols: SymbolTable) -> tuple[TickBatch, list[Reject]]:
         """Return the ticks of ``records`` in order, and what was refused; new symbols are added to ``symbols``."""
@@ -84,6 +116,11 @@ def encode(batch: TickBatch) -> list[tuple[bytes, bytes]]:
     return records
 
 
+def warm_up() -> None:
+    """Compile what ``decode_fetch`` runs, or load it from numba's cache, so that the first batch does not wait."""
+    TickDecoder().decode_fetch(RawFetch(b"", 0, []), SymbolTable(["A"]))
+
+
 def _read_native(_key: bytes | None, value: bytes | None) -> Tick:
     return read_native(value)
 
@@ -97,6 +134,37 @@ def _index(symbol: str, symbols: SymbolTable) -> int:
     if added < 0:
         raise BadTickError("symbols_full", f"{symbol!r} would be symbol {symbols.limit + 1} of this partition")
     return added
+
+
+def _joined(found: FoundRecords, parsed: Parsed, exact: TickBatch, symbols: SymbolTable) -> TickBatch:
+    """Return the ticks of the kernel and those of the exact decoder in the order of the log."""
+    value_FN, number_FN = parsed.value_FN, parsed.value_FN.view(np.float64)
+    fast = TickBatch(
+        offset_N=found.places.offset_N,
+        index_N=np.zeros(len(parsed.taken_N), np.int32),
+        kind_N=value_FN[tick_kernel.TYPE].astype(np.int8),
+        symbol_N=value_FN[tick_kernel.SYMBOL].astype(np.int32),
+        ts_ns_N=value_FN[tick_kernel.TS],
+        price_N=number_FN[tick_kernel.PRICE],
+        size_N=number_FN[tick_kernel.SIZE],
+        side_N=value_FN[tick_kernel.SIDE].astype(np.int8),
+        bid_N=number_FN[tick_kernel.BID],
+        ask_N=number_FN[tick_kernel.ASK],
+        bid_size_N=number_FN[tick_kernel.BID_SIZE],
+        ask_size_N=number_FN[tick_kernel.ASK_SIZE],
+        seq_N=value_FN[tick_kernel.SEQ],
+        symbols=symbols.names,
+    )
+    if parsed.taken_N.all():
+        return fast
+    *fast_columns, _ = fast
+    *exact_columns, _ = exact
+    offset_N = np.concatenate([fast.offset_N[parsed.taken_N], exact.offset_N])
+    order = np.argsort(offset_N, kind="stable")  # ticks of one record have one offset and stay in its order
+    pairs: Any = zip(fast_columns, exact_columns, strict=True)
+    columns: list[Any] = [np.concatenate([a[parsed.taken_N], b])[order] for a, b in pairs]
+    columns.append(symbols.names)
+    return TickBatch(*columns)
 
 
 def _batch(rows: list[tuple[int, int, int, Tick]], symbols: SymbolTable) -> TickBatch:
