@@ -60,7 +60,8 @@ def _of_settings() -> str | None:
 @contextmanager
 def _from_jars(port: int | None, timeout_s: float) -> Iterator[str]:
     kit = jars.find()
-    for attempt in range(1, _ATTEMPTS + 1):
+    attempts = 1 if port else _ATTEMPTS
+    for attempt in range(1, attempts + 1):
         folder = Path(tempfile.gettempdir()).resolve() / f"tickwise-kafka-{secrets.token_hex(6)}"
         at, controller = (port, *node.free_ports(1)) if port else node.free_ports(2)
         process = _supervised(kit, folder, at, controller)
@@ -72,7 +73,7 @@ def _from_jars(port: int | None, timeout_s: float) -> Iterator[str]:
             why = _why(process, folder, timeout_s)
         finally:
             _stop(process)
-        if "Address already in use" not in why or attempt == _ATTEMPTS:
+        if "Address already in use" not in why or attempt == attempts:
             raise KafkaUnavailableError(why)
 
 
