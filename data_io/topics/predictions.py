@@ -111,7 +111,8 @@ def _states(batch: PredictionBatch) -> npt.NDArray[np.intp]:
 
 def _texts(score_N: Float32, abstained_N: Bool) -> pa.Array:
     scores = pa.array(np.ascontiguousarray(score_N, np.float32), mask=abstained_N)
-    return scores.cast(pa.string()).fill_null("null")
+    texts = scores.cast(pa.string()).fill_null("null")
+    return pc.if_else(pc.equal(texts, "-0"), "-0.0", texts)  # "-0" is an integer to many readers and loses its sign
 
 
 def _take(texts: list[str], place_N: npt.NDArray[np.intp]) -> pa.Array:

@@ -20,6 +20,7 @@ from ml_core.spec import FieldMap
 from ml_core.types import SymbolTable, TickBatch, TickKind
 
 NAME = "market.ticks.v1"
+MAX_REJECTS_A_RECORD = 8
 
 
 def topic_spec(name: str, partitions: int) -> TopicSpec:
@@ -82,12 +83,14 @@ class TickDecoder:
             except BadTickError as error:
                 rejects.append(Reject(position, 0, error.reason, error.detail))
                 continue
+            bad: list[Reject] = []
             for index, fields in enumerate(found):
                 try:
                     tick = check(fields)
                     rows.append((offset, index, _index(tick.symbol, symbols), tick))
                 except BadTickError as error:
-                    rejects.append(Reject(position, index, error.reason, error.detail))
+                    bad.append(Reject(position, index, error.reason, error.detail))
+            rejects += _bounded(bad)
         return _batch(rows, symbols), rejects
 
 
@@ -123,6 +126,14 @@ def warm_up() -> None:
 
 def _read_native(_key: bytes | None, value: bytes | None) -> Tick:
     return read_native(value)
+
+
+def _bounded(bad: list[Reject]) -> list[Reject]:
+    """Return the rejects of one record, those past a bound as one: each makes a dead letter with the whole record."""
+    kept, more = bad[:MAX_REJECTS_A_RECORD], bad[MAX_REJECTS_A_RECORD:]
+    if not more:
+        return kept
+    return [*kept, more[0]._replace(reason="more_rows", detail=f"{len(more)} more rows of this record are refused")]
 
 
 def _index(symbol: str, symbols: SymbolTable) -> int:

@@ -22,8 +22,7 @@ def by_aiokafka(raw: bytes) -> list[tuple]:
     found = []
     records = MemoryRecords(raw)
     while records.has_next():
-        for record in records.next_batch():
-            found.append((record.offset, record.key, record.value, tuple(record.headers)))
+        found += [(record.offset, record.key, record.value, tuple(record.headers)) for record in records.next_batch()]
     return found
 
 

@@ -1,0 +1,35 @@
+from importlib.metadata import version
+
+from data_io.topics import dead_letters
+from data_io.topics.records import Records, Reject
+
+
+def test_a_dead_letter_keeps_the_record_and_says_where_it_came_from() -> None:
+    original = (("trace", b"\x00\xff"), ("empty", None))
+    records = Records([7, 9], [b"a", b"\xffkey"], [b"x", b"\x00bad"], [(), original])
+    reject = Reject(position=1, index=4, reason="missing:price", detail="there is no price")
+
+    key, value, headers = dead_letters.encode(reject, records, "md.ticks", 3)
+
+    assert (key, value) == (b"\xffkey", b"\x00bad")
+    assert headers == [
+        *original,
+        ("tickwise.dlq.reason", b"missing:price"),
+        ("tickwise.dlq.detail", b"there is no price"),
+        ("tickwise.dlq.topic", b"md.ticks"),
+        ("tickwise.dlq.partition", b"3"),
+        ("tickwise.dlq.offset", b"9"),
+        ("tickwise.dlq.index", b"4"),
+        ("tickwise.dlq.version", version("tickwise").encode()),
+    ]
+
+
+def test_a_tombstone_without_key_stays_one() -> None:
+    records = Records([0], [None], [None], [()])
+    assert dead_letters.encode(Reject(0, 0, "null_value", "no value"), records, "t", 0)[:2] == (None, None)
+
+
+def test_a_detail_that_has_no_utf8_is_escaped() -> None:
+    records = Records([0], [None], [b""], [()])
+    _, _, headers = dead_letters.encode(Reject(0, 0, "bad_symbol", "\ud800"), records, "t", 0)
+    assert dict(headers)["tickwise.dlq.detail"] == b"\\ud800"

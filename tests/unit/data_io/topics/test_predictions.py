@@ -1,0 +1,90 @@
+import json
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from data_io.topics import predictions
+from data_io.topics.predictions import PredictionBatch
+from ml_core.types import RowFlag
+
+SECOND_NS = 10**9
+
+
+def batch_of(
+    scores: list[list[float]], flags: list[int] | None = None, window_ok: list[bool] | None = None
+) -> PredictionBatch:
+    n = len(scores)
+    return PredictionBatch(
+        offset_N=np.arange(n) + 40,
+        index_N=np.arange(n, dtype=np.int32),
+        symbol_N=np.zeros(n, np.int32) + 1,
+        ts_ns_N=np.arange(n) + 1_723_075_200_000_000_000,
+        score_NH=np.array(scores, np.float32).reshape(n, -1),
+        flags_N=np.array(flags or [0] * n, np.uint8),
+        window_ok_N=np.array(window_ok or [True] * n),
+        symbols=["UNUSED", 'Ä"1'],
+    )
+
+
+def encode(batch: PredictionBatch, horizons_ns: tuple[int, ...] = (SECOND_NS,)) -> list[tuple[bytes, dict]]:
+    found = predictions.encode(batch, topic_id="a-b_c", partition=2, horizons_ns=horizons_ns, model="btc", version=3)
+    return [(key, json.loads(value)) for key, value in found]
+
+
+def test_a_prediction_is_named_after_its_tick() -> None:
+    assert encode(batch_of([[0.25], [-1.5]])) == [
+        (
+            'Ä"1'.encode(),
+            {
+                "id": predictions.row_id("a-b_c", 2, 40 + i, i),
+                "symbol": 'Ä"1',
+                "ts": 1_723_075_200_000_000_000 + i,
+                "horizon": "1s",
+                "score": score,
+                "model": "btc",
+                "version": 3,
+                "status": "ok",
+                "reason": None,
+            },
+        )
+        for i, score in enumerate([0.25, -1.5])
+    ]
+
+
+def test_several_horizons_have_a_score_each() -> None:
+    [(_, ok), (_, abstained)] = encode(batch_of([[0.5, 0.25], [1, 2]], [0, RowFlag.GAP]), (SECOND_NS, 90 * SECOND_NS))
+    assert (ok["horizon"], ok["score"], ok["scores"]) == ("1s", 0.5, {"1s": 0.5, "90s": 0.25})
+    assert (abstained["score"], abstained["scores"]) == (None, {"1s": None, "90s": None})
+
+
+@pytest.mark.parametrize(
+    ("flags", "window_ok", "score", "reason"),
+    [
+        (RowFlag.WARM_UP, True, 1.0, "warm_up"),
+        (RowFlag.GAP, True, 1.0, "gap"),
+        (RowFlag.NO_PRICE, True, 1.0, "no_price"),
+        (RowFlag.STALE, True, 1.0, "stale"),
+        (RowFlag.LATE, True, 1.0, "late"),
+        (0, False, 1.0, "window"),
+        (0, True, np.nan, "no_score"),
+        (0, True, np.inf, "no_score"),
+        (RowFlag.NO_PRICE | RowFlag.WARM_UP | RowFlag.GAP, False, np.nan, "no_price"),
+    ],
+)
+def test_an_abstained_row_says_why_and_has_no_score(flags: int, window_ok: bool, score: float, reason: str) -> None:
+    [(_, value)] = encode(batch_of([[score]], [flags], [window_ok]))
+    assert (value["status"], value["reason"], value["score"]) == ("abstained", reason, None)
+
+
+def test_no_rows_make_no_records() -> None:
+    *columns, symbols = batch_of([[0.0]])
+    assert encode(PredictionBatch(*(column[:0] for column in columns), symbols=symbols)) == []
+
+
+@given(scores=st.lists(st.floats(width=32, allow_nan=False, allow_infinity=False), min_size=1, max_size=50))
+def test_a_score_reads_back_as_the_same_float32(scores: list[float]) -> None:
+    batch = batch_of([[score] for score in scores])
+    found = np.array([value["score"] for _, value in encode(batch)], np.float32)
+    assert found.tobytes() == batch.score_NH.tobytes()
