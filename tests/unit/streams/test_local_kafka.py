@@ -106,7 +106,10 @@ def test_several_first_uses_at_once_all_find_complete_jars(machine: Path) -> Non
         threading.Thread(target=lambda: seen.append(sorted(path.name for path in jars.find().jars.iterdir())))
         for _ in range(4)
     ]
-    for thread in threads:
+    first, *others = threads
+    first.start()
+    until(lambda: any(jars.cache_folder().parent.rglob("a.jar")))  # half of it is there
+    for thread in others:
         thread.start()
     for thread in threads:
         thread.join()
