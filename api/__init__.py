@@ -1,0 +1,1 @@
+"""The outside of tickwise: the HTTP server, its routers, and the command line."""
