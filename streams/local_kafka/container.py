@@ -50,9 +50,9 @@ def broker(port: int | None, timeout_s: float) -> Iterator[str]:
     from testcontainers.core.container import DockerContainer
 
     at = port or node.free_ports(1)[0]
-    container = DockerContainer(IMAGE).with_envs(**environment(at))
-    container.with_bind_ports(_INSIDE, (node.HOST, at))
     try:
+        container = DockerContainer(IMAGE).with_envs(**environment(at))
+        container.ports[str(_INSIDE)] = (node.HOST, at)  # with_bind_ports would listen on every interface
         container.start()
     except docker.errors.DockerException as error:
         raise KafkaUnavailableError(f"Docker could not start {IMAGE}: {error}") from error
