@@ -42,7 +42,9 @@ def step(ticks: TickBatch, state: FeatureState) -> RowBatch:
         tick_N=np.empty(n, dtype=np.int64),
         accepted_N=np.zeros(n, dtype=np.bool_),
     )
-    count = int(kernels.run(columns, plan.compiled.program, memory, made))
+    program = plan.compiled.program
+    scratch = kernels.Scratch(np.empty(len(program.rate_D)), np.empty(kernels.IMPULSES))
+    count = int(kernels.run(columns, program, memory, made, scratch))
     if plan.own:
         _add_own(ticks, plan, memory, made, count)
     tick_R = made.tick_N[:count]

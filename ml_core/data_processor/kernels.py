@@ -8,7 +8,7 @@ Time constants are true decays: a sum S over a time constant tau becomes ``S * e
 between ticks. Shapes: N ticks, S symbols, K floats and J integers of state a symbol, F features.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numba
 import numpy as np
@@ -34,6 +34,8 @@ FIXED_FLOATS = 15
 (TICKS, CLOCK, WARM_UNTIL, GAP_UNTIL, GAP_OWED, BEHIND, TRADE_TS, QUOTE_TS, TRADE_GAP, SIDE, RUN) = range(11)
 SEQ_HIGH, SEQ_SEEN = 11, 13  # + kind
 FIXED_INTS = 15
+# What happens to a grid when its next bucket begins.
+(VOLATILITY, RING) = range(2)
 # What one tick adds to sums.
 (TRADE_COUNT, QUOTE_COUNT, VOLUME, SIGNED_VOLUME, OFI, ABS_OFI) = range(6)
 IMPULSES = 6
@@ -43,6 +45,8 @@ IMPULSES = 6
 _WARM_UP, _GAP, _NO_PRICE = int(RowFlag.WARM_UP), int(RowFlag.GAP), int(RowFlag.NO_PRICE)
 _STALE, _LATE = int(RowFlag.STALE), int(RowFlag.LATE)
 _IS_TRADE = int(TickKind.TRADE)
+# No reference counts: the kernel allocates nothing and its caller holds every array; with them it takes twice as long.
+_COMPILED: dict[str, Any] = {"cache": True, "nogil": True, "error_model": "numpy", "_nrt": False}
 _MAX_FLOAT32 = float(np.finfo(np.float32).max)
 
 
@@ -80,16 +84,15 @@ TICK_DTYPES = (
 class Program(NamedTuple):
     """What to compute, as tables of slots.
 
-    D time constants, U sums, M means, V volatilities, R rings of past prices, F features.
+    D time constants, U sums, M means, G grids of time (each for a volatility or a ring of past prices), F features.
     """
 
     start_K: Float64  # state of a symbol never seen
-    tau_ns_D: Float64
+    rate_D: Float64  # 1 / time constant, per ns
     weight_D: Int64  # slot: share of an exponential window that has been seen, 0 to 1
     sum_U3: Int64  # impulse, number of the time constant, slot
     mean_M3: Int64  # slot of the value held, number of the time constant, slot
-    vol_V3: Int64  # bucket width ns, first of its five float slots, int slot
-    ring_R3: Int64  # bucket width ns, first of its BUCKETS float slots, int slot
+    grid_G4: Int64  # VOLATILITY or RING, bucket width ns, first float slot, int slot: the bucket of the clock
     op_F5: Int64  # operation, a, b, c, column
     factor_F: Float64
     rows_on_2: Bool  # by TickKind
@@ -107,6 +110,13 @@ class Memory(NamedTuple):
     dirty_B: Bool
 
 
+class Scratch(NamedTuple):
+    """Room for one tick's decays (D,) and impulses."""
+
+    decay_D: Float64
+    impulse_I: Float64
+
+
 class Rows(NamedTuple):
     """What a pass writes: the first so many places of the row columns, and of every tick whether it counted."""
 
@@ -118,41 +128,59 @@ class Rows(NamedTuple):
     accepted_N: Bool  # by tick; False: a duplicate, or of a symbol that is not wanted
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
-def run(ticks: Ticks, program: Program, memory: Memory, rows: Rows) -> int:
+@numba.njit(**_COMPILED)
+def run(ticks: Ticks, program: Program, memory: Memory, rows: Rows, scratch: Scratch) -> int:
     """Move ``memory`` over ``ticks``, fill ``rows``, and return the number of rows."""
-    decay_D = np.ones(len(program.tau_ns_D))
-    impulse_I = np.zeros(IMPULSES)
+    kind_N, symbol_N, ts_ns_N, seq_N = ticks.kind_N, ticks.symbol_N, ticks.ts_ns_N, ticks.seq_N
+    price_N, size_N, side_N = ticks.price_N, ticks.size_N, ticks.side_N
+    bid_N, ask_N, bid_size_N, ask_size_N = ticks.bid_N, ticks.ask_N, ticks.bid_size_N, ticks.ask_size_N
+    start_K, grid_G4, sum_U3, mean_M3 = program.start_K, program.grid_G4, program.sum_U3, program.mean_M3
+    rate_D, weight_D, op_F5, factor_F = program.rate_D, program.weight_D, program.op_F5, program.factor_F
+    rows_on_2, gap_ns, max_age_ns, look_back_ns = (
+        program.rows_on_2,
+        program.gap_ns,
+        program.max_age_ns,
+        program.look_back_ns,
+    )
+    float_SK, int_SJ, wanted_S, dirty_B = memory.float_SK, memory.int_SJ, memory.wanted_S, memory.dirty_B
+    x_NF, mid_N, spread_N, flags_N = rows.x_NF, rows.mid_N, rows.spread_N, rows.flags_N
+    tick_N, accepted_N = rows.tick_N, rows.accepted_N
+    decay_D, impulse_I = scratch
     count = 0
-    for i in range(len(ticks.ts_ns_N)):
-        symbol = ticks.symbol_N[i]
-        kind = ticks.kind_N[i]
-        if symbol < 0 or not memory.wanted_S[symbol]:
+    for i in range(len(ts_ns_N)):
+        symbol, kind = symbol_N[i], kind_N[i]
+        if symbol < 0 or not wanted_S[symbol]:
             continue
-        f, j = memory.float_SK[symbol], memory.int_SJ[symbol]
-        if _seen_before(j, kind, ticks.seq_N[i]):
+        f, j = float_SK[symbol], int_SJ[symbol]
+        if _seen_before(j, kind, seq_N[i]):
             continue
-        rows.accepted_N[i] = True
-        memory.dirty_B[symbol >> 6] = True
-        dt, late = _advance_clock(f, j, ticks.ts_ns_N[i], program)
-        _pass_time(f, j, dt, decay_D, program)
-        impulse_I[:] = 0.0
-        if kind == _IS_TRADE:
-            _take_trade(f, j, ticks.price_N[i], ticks.size_N[i], ticks.side_N[i], impulse_I)
+        accepted_N[i] = True
+        dirty_B[symbol >> 6] = True
+        dt, late = _advance_clock(f, j, ts_ns_N[i], start_K, grid_G4, gap_ns, look_back_ns)
+        if dt > 0:
+            _decay(f, dt, rate_D, weight_D, mean_M3, decay_D)
+            _move_grids(f, j, grid_G4)
         else:
-            _take_quote(f, j, ticks.bid_N[i], ticks.ask_N[i], ticks.bid_size_N[i], ticks.ask_size_N[i], impulse_I)
-        _add_impulses(f, decay_D, impulse_I, program)
-        if program.rows_on_2[kind]:
-            rows.tick_N[count] = i
-            rows.mid_N[count] = f[REF]
-            rows.spread_N[count] = f[SPREAD]
-            rows.flags_N[count] = _flags(f, j, late, program)
-            _write(f, j, program, rows.x_NF[count])
+            for k in range(len(decay_D)):
+                decay_D[k] = 1.0
+        for k in range(len(impulse_I)):
+            impulse_I[k] = 0.0
+        if kind == _IS_TRADE:
+            _take_trade(f, j, price_N[i], size_N[i], side_N[i], impulse_I)
+        else:
+            _take_quote(f, j, bid_N[i], ask_N[i], bid_size_N[i], ask_size_N[i], impulse_I)
+        _add_impulses(f, decay_D, impulse_I, sum_U3)
+        if rows_on_2[kind]:
+            tick_N[count] = i
+            mid_N[count] = f[REF]
+            spread_N[count] = f[SPREAD]
+            flags_N[count] = _flags(f, j, late, max_age_ns)
+            _write(f, j, op_F5, factor_F, x_NF[count])
             count += 1
     return count
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
+@numba.njit(**_COMPILED)
 def _seen_before(j: Int64, kind: int, seq: int) -> bool:
     """Remember ``seq``; True where it is among the last numbers seen. One too old to know counts as new."""
     if seq < 0:
@@ -172,75 +200,71 @@ def _seen_before(j: Int64, kind: int, seq: int) -> bool:
     return False
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
-def _advance_clock(f: Float64, j: Int64, ts: int, program: Program) -> tuple[int, bool]:
+@numba.njit(**_COMPILED)
+def _advance_clock(
+    f: Float64, j: Int64, ts: int, start_K: Float64, grid_G4: Int64, gap_ns: int, look_back_ns: int
+) -> tuple[int, bool]:
     """Move the symbol's clock; return the time passed, ns, and whether the tick is late."""
     j[TICKS] += 1
-    if j[TICKS] == 1:
-        _start(f, j, ts, program)
-        return 0, False
     dt = ts - j[CLOCK]
-    if dt < 0:
-        j[BEHIND] = j[BEHIND] + 1 if -dt > program.gap_ns else 0
+    if j[TICKS] > 1 and dt < 0:
+        j[BEHIND] = j[BEHIND] + 1 if -dt > gap_ns else 0
         if j[BEHIND] < RESYNC_TICKS:
             return 0, True
-        _start(f, j, ts, program)
-    if dt < 0 or dt > program.gap_ns:
-        j[GAP_UNTIL] = ts + program.look_back_ns
-        j[GAP_OWED] = 1
     j[BEHIND] = 0
     j[CLOCK] = ts
-    return max(dt, 0), False
+    if j[TICKS] == 1 or dt < 0:
+        _start(f, j, ts, start_K, grid_G4)
+        j[WARM_UNTIL] = ts + look_back_ns
+        j[GAP_UNTIL] = ts
+    if j[TICKS] > 1 and (dt < 0 or dt > gap_ns):
+        j[GAP_UNTIL] = ts + look_back_ns
+        j[GAP_OWED] = 1
+    return dt if j[TICKS] > 1 and dt > 0 else 0, False
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
-def _start(f: Float64, j: Int64, ts: int, program: Program) -> None:
-    f[: len(program.start_K)] = program.start_K
-    j[CLOCK] = ts
-    j[WARM_UNTIL] = ts + program.look_back_ns
-    j[GAP_UNTIL] = ts
-    j[GAP_OWED] = j[BEHIND] = j[SIDE] = j[RUN] = 0
+@numba.njit(**_COMPILED)
+def _start(f: Float64, j: Int64, ts: int, start_K: Float64, grid_G4: Int64) -> None:
+    for k in range(len(start_K)):
+        f[k] = start_K[k]
+    j[GAP_OWED] = j[SIDE] = j[RUN] = 0
     j[TRADE_TS] = j[QUOTE_TS] = j[TRADE_GAP] = -1
-    for k in range(len(program.vol_V3)):
-        j[program.vol_V3[k, 2]] = ts // program.vol_V3[k, 0]
-    for k in range(len(program.ring_R3)):
-        j[program.ring_R3[k, 2]] = ts // program.ring_R3[k, 0]
+    for k in range(len(grid_G4)):
+        j[grid_G4[k, 3]] = ts // grid_G4[k, 1]
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
-def _pass_time(f: Float64, j: Int64, dt: int, decay_D: Float64, program: Program) -> None:
-    """Let ``dt`` ns pass with the prices and sizes that were in force before this tick."""
-    if dt == 0:
-        decay_D[:] = 1.0
-        return
-    for k in range(len(decay_D)):
-        decay_D[k] = np.exp(-dt / program.tau_ns_D[k])
-        f[program.weight_D[k]] += (1.0 - f[program.weight_D[k]]) * (1.0 - decay_D[k])
-    for k in range(len(program.mean_M3)):
-        held = f[program.mean_M3[k, 0]]
-        slot = program.mean_M3[k, 2]
+@numba.njit(**_COMPILED)
+def _decay(f: Float64, dt: int, rate_D: Float64, weight_D: Int64, mean_M3: Int64, decay_D: Float64) -> None:
+    """Let ``dt`` ns pass with the values that were in force before this tick."""
+    for k in range(len(rate_D)):
+        decay_D[k] = np.exp(-dt * rate_D[k])
+        f[weight_D[k]] += (1.0 - f[weight_D[k]]) * (1.0 - decay_D[k])
+    for k in range(len(mean_M3)):
+        held, slot = f[mean_M3[k, 0]], mean_M3[k, 2]
         if np.isnan(f[slot]):
             f[slot] = held
         elif not np.isnan(held):
-            f[slot] += (1.0 - decay_D[program.mean_M3[k, 1]]) * (held - f[slot])
+            f[slot] += (1.0 - decay_D[mean_M3[k, 1]]) * (held - f[slot])
+
+
+@numba.njit(**_COMPILED)
+def _move_grids(f: Float64, j: Int64, grid_G4: Int64) -> None:
+    """Close the buckets that ended before the clock, with the price that was in force."""
     now, price = j[CLOCK], f[LOG_REF]
-    for k in range(len(program.vol_V3)):
-        width, base, slot = program.vol_V3[k, 0], program.vol_V3[k, 1], program.vol_V3[k, 2]
-        if now >= (j[slot] + 1) * width:
-            bucket = now // width
+    for k in range(len(grid_G4)):
+        width, base, slot = grid_G4[k, 1], grid_G4[k, 2], grid_G4[k, 3]
+        if now < (j[slot] + 1) * width:
+            continue
+        bucket = now // width
+        if grid_G4[k, 0] == VOLATILITY:
             _sample_volatility(f, base, bucket - j[slot], width, price)
-            j[slot] = bucket
-    for k in range(len(program.ring_R3)):
-        width, base, slot = program.ring_R3[k, 0], program.ring_R3[k, 1], program.ring_R3[k, 2]
-        if now >= (j[slot] + 1) * width:
-            bucket = now // width
-            # the price stood still through the buckets that nothing came in
+        else:
             for past in range(max(j[slot], bucket - BUCKETS), bucket):
                 f[base + past % BUCKETS] = price
-            j[slot] = bucket
+        j[slot] = bucket
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
+@numba.njit(**_COMPILED)
 def _sample_volatility(f: Float64, base: int, buckets: int, width: int, price: float) -> None:
     """Add the squared change of the log price since the last sample; slots: squares, seconds, sample, sigma, log."""
     if np.isnan(price):
@@ -258,7 +282,7 @@ def _sample_volatility(f: Float64, base: int, buckets: int, width: int, price: f
     f[base + 2] = price
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
+@numba.njit(**_COMPILED)
 def _take_trade(f: Float64, j: Int64, price: float, size: float, side: int, impulse_I: Float64) -> None:
     impulse_I[TRADE_COUNT] = 1.0
     f[IS_TRADE] = 1.0
@@ -283,7 +307,7 @@ def _take_trade(f: Float64, j: Int64, price: float, size: float, side: int, impu
         impulse_I[SIGNED_VOLUME] = side * size
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
+@numba.njit(**_COMPILED)
 def _side_of(f: Float64, j: Int64, price: float) -> int:
     """Return who took: by the quote, else by the last change of trade prices, else as before (Lee and Ready 1991)."""
     against = f[REF] if not np.isnan(f[BID]) and price != f[REF] else f[TRADE]
@@ -294,7 +318,7 @@ def _side_of(f: Float64, j: Int64, price: float) -> int:
     return int(j[SIDE])
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
+@numba.njit(**_COMPILED)
 def _take_quote(
     f: Float64, j: Int64, bid: float, ask: float, bid_size: float, ask_size: float, impulse_I: Float64
 ) -> None:
@@ -324,7 +348,7 @@ def _take_quote(
         f[DEPTH] = f[QUEUE] = f[MICRO] = np.nan
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
+@numba.njit(**_COMPILED)
 def _order_flow(f: Float64, bid: float, ask: float, bid_size: float, ask_size: float) -> float:
     """Return e_n of Cont, Kukanov and Stoikov (2014), eq. 4, base units; NaN at the first quote or without sizes."""
     flow = 0.0
@@ -339,15 +363,15 @@ def _order_flow(f: Float64, bid: float, ask: float, bid_size: float, ask_size: f
     return flow if abs(flow) < np.inf and not np.isnan(f[BID]) else np.nan
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
-def _add_impulses(f: Float64, decay_D: Float64, impulse_I: Float64, program: Program) -> None:
-    for k in range(len(program.sum_U3)):
-        slot = program.sum_U3[k, 2]
-        f[slot] = f[slot] * decay_D[program.sum_U3[k, 1]] + impulse_I[program.sum_U3[k, 0]]
+@numba.njit(**_COMPILED)
+def _add_impulses(f: Float64, decay_D: Float64, impulse_I: Float64, sum_U3: Int64) -> None:
+    for k in range(len(sum_U3)):
+        slot = sum_U3[k, 2]
+        f[slot] = f[slot] * decay_D[sum_U3[k, 1]] + impulse_I[sum_U3[k, 0]]
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
-def _flags(f: Float64, j: Int64, late: bool, program: Program) -> int:
+@numba.njit(**_COMPILED)
+def _flags(f: Float64, j: Int64, late: bool, max_age_ns: int) -> int:
     """Return why the row is not whole. The first row after a gap always says so, however late it comes."""
     flags, now = 0, j[CLOCK]
     if np.isnan(f[REF]):
@@ -357,19 +381,21 @@ def _flags(f: Float64, j: Int64, late: bool, program: Program) -> int:
     if now < j[GAP_UNTIL] or j[GAP_OWED]:
         flags |= _GAP
         j[GAP_OWED] = 0
-    if j[QUOTE_TS] >= 0 and now - j[QUOTE_TS] > program.max_age_ns:
+    if j[QUOTE_TS] >= 0 and now - j[QUOTE_TS] > max_age_ns:
         flags |= _STALE
     if late:
         flags |= _LATE
     return flags
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
-def _write(f: Float64, j: Int64, program: Program, x_F: Float32) -> None:
+@numba.njit(**_COMPILED)
+def _write(  # noqa: PLR0912 - a switch over operations, which compiles to one jump
+    f: Float64, j: Int64, op_F5: Int64, factor_F: Float64, x_F: Float32
+) -> None:
     """Write the features of one row; whatever is not a finite float32 becomes NaN."""
-    for k in range(len(program.op_F5)):
-        op, a, b, c = program.op_F5[k, 0], program.op_F5[k, 1], program.op_F5[k, 2], program.op_F5[k, 3]
-        factor = program.factor_F[k]
+    for k in range(len(op_F5)):
+        op, a, b, c = op_F5[k, 0], op_F5[k, 1], op_F5[k, 2], op_F5[k, 3]
+        factor = factor_F[k]
         value = np.nan
         if op == VALUE:
             value = f[a]
@@ -398,4 +424,4 @@ def _write(f: Float64, j: Int64, program: Program, x_F: Float32) -> None:
                 value = np.log(f[a] / (f[b] * factor))
         elif op == SINCE_TRADE and j[TRADE_GAP] >= 0:
             value = np.log(1.0 + j[TRADE_GAP] / MS_NS)
-        x_F[program.op_F5[k, 4]] = value if abs(value) <= _MAX_FLOAT32 else np.nan
+        x_F[op_F5[k, 4]] = value if abs(value) <= _MAX_FLOAT32 else np.nan

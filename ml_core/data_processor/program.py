@@ -68,6 +68,13 @@ class _Builder:
             self.rings[horizon_ns] = (base, self._int())
         return self.rings[horizon_ns]
 
+    def grids(self) -> list[tuple[int, ...]]:
+        """Return the grids of time of volatilities and rings."""
+        vols: list[tuple[int, ...]] = [
+            (k.VOLATILITY, tau // k.VOL_BUCKETS, base, slot) for tau, (base, slot) in self.vols.items()
+        ]
+        return vols + [(k.RING, span // k.BUCKETS, base, slot) for span, (base, slot) in self.rings.items()]
+
     def op(self, op: int, a: int = 0, b: int = 0, c: int = 0, *, factor: float = 1.0) -> None:
         """Add the operation of the next column."""
         self.ops.append((op, a, b, c, len(self.ops)))
@@ -181,12 +188,11 @@ def compile_program(
     kept = [i for i, op in enumerate(builder.ops) if op[0] >= 0]
     program = k.Program(
         start_K=np.array(builder.start),
-        tau_ns_D=np.array(list(builder.taus), dtype=np.float64),
+        rate_D=1.0 / np.array(list(builder.taus), dtype=np.float64),
         weight_D=np.array([slot for _, slot in builder.taus.values()], dtype=np.int64),
         sum_U3=_table([(*key, slot) for key, slot in builder.sums.items()], 3),
         mean_M3=_table([(*key, slot) for key, slot in builder.means.items()], 3),
-        vol_V3=_table([(tau // k.VOL_BUCKETS, base, slot) for tau, (base, slot) in builder.vols.items()], 3),
-        ring_R3=_table([(horizon // k.BUCKETS, base, slot) for horizon, (base, slot) in builder.rings.items()], 3),
+        grid_G4=_table(builder.grids(), 4),
         op_F5=_table([builder.ops[i] for i in kept], 5),
         factor_F=np.array([builder.factors[i] for i in kept], dtype=np.float64),
         rows_on_2=np.array([kind.name.lower() in rows_on for kind in TickKind]),

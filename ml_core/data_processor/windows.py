@@ -21,7 +21,8 @@ def link(symbol_N: Int32, flags_N: UInt8, window: int) -> Int32:
     """Return, for each row, the rows of the window that ends with it: indices (N, T), oldest first.
 
     A window holds the last T rows of the symbol that are whole (flags 0). A row flagged WARM_UP or GAP starts the
-    symbol anew; other flagged rows are passed over. All -1 where the row itself is flagged or too few rows stand before it.
+    symbol anew; other flagged rows are passed over. All -1 where the row itself is flagged or too few
+    rows stand before it.
 
     >>> link(np.zeros(4, np.int32), np.array([0, 0, 16, 0], np.uint8), 2).tolist()
     [[-1, -1], [0, 1], [-1, -1], [1, 3]]
