@@ -56,8 +56,24 @@ class JobStateError(ConflictError):
     """The job is in a state that does not allow this."""
 
 
+class LeaseLostError(ConflictError):
+    """Another attempt has taken over the job."""
+
+
+class QueueFullError(ConflictError):
+    """Too many jobs wait."""
+
+
 class IdempotencyConflictError(ConflictError):
     """The idempotency key was used before with another request."""
+
+
+class TooManyJobsError(ConflictError):
+    """The queue of jobs is full. A retry helps once jobs have ended."""
+
+
+class LeaseLostError(ConflictError):
+    """The job was taken from this runner: its lease ran out, or the job was ended elsewhere."""
 
 
 class TrainingCancelledError(ConflictError):
@@ -74,6 +90,14 @@ class SourceUnavailableError(DependencyError):
 
 class ModelStoreUnavailableError(DependencyError):
     """The model store did not answer. A retry is safe."""
+
+
+class JobStoreUnavailableError(DependencyError):
+    """The job store did not answer. A retry is safe."""
+
+
+class JobStoreUnavailableError(DependencyError):
+    """The job store did not answer. A retry is safe."""
 
 
 class KafkaUnavailableError(DependencyError):

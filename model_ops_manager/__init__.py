@@ -1,0 +1,1 @@
+"""What happens to models: jobs that make them, the store that keeps them, the rule that promotes them."""

@@ -1,9 +1,9 @@
 """The models of a worker's pipelines: the champions that passed, and any version on demand."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping
 
-from model_ops_manager.champion import ChampionFollower, Serving, load_serving
+from model_ops_manager.champion import ChampionFollower, Check, Serving, load_serving
 from model_ops_manager.mlflow_agent import MlflowAgent
 
 # A model is a few hundred kilobytes; a store that needs longer than this is treated as down.
@@ -13,14 +13,20 @@ LOAD_TIMEOUT_S = 60.0
 class FollowedModels:
     """One follower of the alias ``champion`` per pipeline."""
 
-    def __init__(self, agent: MlflowAgent, pipelines: Sequence[str], poll_s: float) -> None:
-        """Follow ``pipelines``; ``run`` does the polling."""
+    def __init__(self, agent: MlflowAgent, checks: Mapping[str, Check], poll_s: float) -> None:
+        """Follow the pipelines of ``checks``, which say what fits them; ``run`` does the polling."""
         self.agent = agent
-        self.followers = {name: ChampionFollower(agent, name, poll_s) for name in pipelines}
+        self.followers = {
+            name: ChampionFollower(agent, name, poll_s, check) for name, check in checks.items()
+        }
 
     async def run(self) -> None:
         """Poll until cancelled."""
         await asyncio.gather(*(follower.run() for follower in self.followers.values()))
+
+    async def look(self) -> None:
+        """Poll once, so that a worker scores with the champion from its first tick on."""
+        await asyncio.gather(*(follower.poll() for follower in self.followers.values()))
 
     def current(self, pipeline: str) -> Serving | None:
         """Return the champion that passed its probe; None while there is none."""
@@ -31,4 +37,5 @@ class FollowedModels:
         current = self.current(pipeline)
         if current is not None and current.version.version == version:
             return current
-        return await asyncio.wait_for(asyncio.to_thread(load_serving, self.agent, pipeline, version), LOAD_TIMEOUT_S)
+        check = self.followers[pipeline].check
+        return await asyncio.wait_for(asyncio.to_thread(load_serving, self.agent, pipeline, version, check), LOAD_TIMEOUT_S)

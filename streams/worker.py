@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import faust
 import structlog
 from ml_core.data_processor.features import FeaturePlan
+from model_ops_manager.champion import must_fit
 from model_ops_manager.jobs.store import JobStore
 from model_ops_manager.mlflow_agent import MlflowAgent
 
@@ -99,7 +100,12 @@ class Worker:
         agent = MlflowAgent(self.settings.tracking_uri, self.settings.home)
         store = await asyncio.to_thread(JobStore, self.settings.job_store_url)
         specs = {spec.name: spec for spec in self.pipelines}
-        models = FollowedModels(agent, list(specs), self.settings.champion_poll_s)
+        checks = {
+            spec.name: must_fit(plan.hash, spec.features.window)
+            for plan, members in self.sets.values()
+            for spec in members
+        }
+        models = FollowedModels(agent, checks, self.settings.champion_poll_s)
         trigger = retraining.Trigger(store, specs)
 
         app = self._app()
@@ -127,7 +133,7 @@ class Worker:
         windowing.attach(app, channel, ticks.TickDecoder(self.field_map))
         learning.attach(app, trigger)
         retraining.attach(app, trigger)
-        await asyncio.to_thread(warm_up)
+        await asyncio.gather(asyncio.to_thread(warm_up), models.look())
         background = [asyncio.create_task(models.run(), name="champions")]
         background += [
             asyncio.create_task(

@@ -1,0 +1,1 @@
+"""Training jobs: the store of their states, the runner, and the job itself."""

@@ -104,6 +104,9 @@ class Partition:
         await self.outputs.start()
         manifest, blocks = await self._log.claim()
         await self._restore(manifest, blocks, first_offset)
+        wanted = self._wanted()
+        if wanted is not None:
+            await self._swap(wanted, *self._snapshot(wanted))
         self._next_checkpoint = time.monotonic() + self.shared.checkpoint_s
         self.phase = Phase.OPEN
         metrics.RESTORE_SECONDS.set(time.monotonic() - began)
@@ -138,7 +141,8 @@ class Partition:
         if manifest.position < first_offset:
             raise SetupError(
                 f"ticks {manifest.position} to {first_offset - 1} of {shared.topic}-{self.number} were deleted by "
-                f"retention before they were read. They are lost. Use a new group (TICKWISE_GROUP) to go on with what is left."
+                "retention before they were read. They are lost. "
+                "Use a new group (TICKWISE_GROUP) to go on with what is left."
             )
         self.state = PartitionState(shared.sets, manifest.labelled)
         if all(manifest.kernels.get(name) == digest for name, digest in self.state.kernels.items()):

@@ -1,0 +1,204 @@
+"""The database of the job store: SQLite or PostgreSQL, its one table, and transactions whose waits are bounded."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from threading import Lock
+from typing import Any
+
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    Boolean,
+    Column,
+    Connection,
+    Index,
+    Integer,
+    MetaData,
+    String,
+    Table,
+    Text,
+    UniqueConstraint,
+    create_engine,
+    event,
+    insert,
+    inspect,
+    select,
+    text,
+)
+from sqlalchemy.engine import URL, Engine, make_url
+from sqlalchemy.exc import IntegrityError, SQLAlchemyError
+
+from ml_core.errors import InvalidSettingsError, JobStoreUnavailableError, SetupError
+
+SCHEMA_VERSION = 1
+WAIT_S = (
+    10  # for a lock, a statement or a connection: longer than any transaction here, shorter than a caller's patience
+)
+_POOL_WAIT_S = 10
+_SCHEMA_LOCK = 0x7469636B  # key of PostgreSQL's advisory lock: "tick"
+
+metadata = MetaData()
+jobs = Table(
+    "jobs",
+    metadata,
+    Column("id", String(40), primary_key=True),
+    Column("pipeline_name", String(63), nullable=False),
+    Column("spec", JSON, nullable=False),
+    Column("pipeline", JSON, nullable=False),
+    Column("folder", Text),
+    Column("state", String(16), nullable=False),
+    Column("attempt", Integer, nullable=False),
+    Column("runner", Text),
+    Column("lease_until_ns", BigInteger),
+    Column("cancel_requested", Boolean, nullable=False),
+    Column("registering", Boolean, nullable=False),
+    Column("idempotency_key", Text),
+    Column("progress", JSON(none_as_null=True)),
+    Column("result", JSON(none_as_null=True)),
+    Column("error", Text),
+    Column("error_type", Text),
+    Column("created_ns", BigInteger, nullable=False),
+    Column("started_ns", BigInteger),
+    Column("finished_ns", BigInteger),
+    UniqueConstraint("pipeline_name", "idempotency_key"),
+    Index("jobs_by_state", "state", "id"),
+    Index("jobs_by_pipeline", "pipeline_name", "id"),
+)
+_schema = Table("jobs_schema", metadata, Column("version", Integer, primary_key=True, autoincrement=False))
+
+
+class Database:
+    """Connections to one job store; safe to use from several threads. The schema is created on first use."""
+
+    def __init__(self, url: str) -> None:
+        """Prepare; nothing is contacted yet.
+
+        Raises:
+            InvalidSettingsError: ``url`` names neither SQLite nor PostgreSQL. The message never holds a password.
+            SetupError: The driver for PostgreSQL is not installed.
+        """
+        self._url = _checked(url)
+        self.name = self._url.render_as_string(hide_password=True)
+        self._engine = self._make_engine()
+        self._lock = Lock()
+        self._is_ready = False
+
+    @contextmanager
+    def read(self) -> Iterator[Connection]:
+        """Yield a connection whose statements each see what is committed.
+
+        Raises:
+            JobStoreUnavailableError: The database did not answer. A retry is safe.
+        """
+        self._prepare()
+        with self._translated(), self._engine.connect() as connection:
+            yield connection.execution_options(isolation_level="AUTOCOMMIT")
+
+    @contextmanager
+    def write(self) -> Iterator[Connection]:
+        """Yield a connection inside a transaction that commits at the end of the block.
+
+        Raises:
+            JobStoreUnavailableError: The database did not answer. Whether the transaction was committed is unknown
+                only when the commit itself got no answer.
+            IntegrityError: A constraint was broken; the caller knows which.
+        """
+        self._prepare()
+        with self._translated(), self._engine.begin() as connection:
+            yield connection
+
+    def close(self) -> None:
+        """Close all connections; a later call opens new ones."""
+        self._engine.dispose()
+
+    @contextmanager
+    def _translated(self) -> Iterator[None]:
+        try:
+            yield
+        except IntegrityError:
+            raise
+        except SQLAlchemyError as error:
+            cause = getattr(error, "orig", None) or error
+            raise JobStoreUnavailableError(
+                f"the job store {self.name} did not do as asked: {str(cause).strip()}"
+            ) from error
+
+    def _make_engine(self) -> Engine:
+        if self._url.get_backend_name() == "sqlite":
+            engine = create_engine(self._url, connect_args={"timeout": WAIT_S}, pool_timeout=_POOL_WAIT_S)
+            event.listen(engine, "connect", _leave_transactions_to_us)
+            event.listen(engine, "begin", _begin_immediately)
+            return engine
+        limits = {
+            "connect_timeout": WAIT_S // 2,
+            "options": f"-c statement_timeout={WAIT_S}s -c lock_timeout={WAIT_S}s",
+            "tcp_user_timeout": WAIT_S * 1000,
+        }
+        try:
+            return create_engine(
+                self._url,
+                connect_args=limits,
+                pool_pre_ping=True,
+                pool_size=4,
+                max_overflow=4,
+                pool_timeout=_POOL_WAIT_S,
+            )
+        except ImportError as error:
+            raise SetupError("PostgreSQL needs its driver: pip install 'tickwise[postgres]'") from error
+
+    def _prepare(self) -> None:
+        with self._lock:
+            if self._is_ready:
+                return
+            if self._url.get_backend_name() == "sqlite":
+                self._make_file()
+            with self._translated(), self._engine.begin() as connection:
+                self._create(connection)
+            self._is_ready = True
+
+    def _make_file(self) -> None:
+        folder = Path(self._url.database or "").parent
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise SetupError(f"cannot make the folder of the job store {self.name}: {error}") from error
+        with self._translated(), self._engine.connect() as connection:
+            # Readers do not wait for writers. The mode is kept in the file, and asking again changes nothing.
+            connection.execution_options(isolation_level="AUTOCOMMIT").execute(text("PRAGMA journal_mode=WAL"))
+
+    def _create(self, connection: Connection) -> None:
+        if connection.dialect.name == "postgresql":  # SQLite holds its write lock since BEGIN IMMEDIATE
+            connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _SCHEMA_LOCK})
+        if not inspect(connection).has_table(_schema.name):
+            metadata.create_all(connection)
+            connection.execute(insert(_schema).values(version=SCHEMA_VERSION))
+        version = connection.execute(select(_schema.c.version)).scalar_one()
+        if version != SCHEMA_VERSION:
+            raise SetupError(
+                f"the job store {self.name} has schema {version}, this version of tickwise needs {SCHEMA_VERSION}"
+            )
+
+
+def _checked(url: str) -> URL:
+    try:
+        parsed = make_url(url)
+    except SQLAlchemyError:
+        raise InvalidSettingsError("TICKWISE_JOBS_URL is no database URL, such as sqlite:////folder/jobs.db") from None
+    name = parsed.get_backend_name()
+    if name == "sqlite" and parsed.database and parsed.database != ":memory:":
+        return parsed
+    if name == "postgresql":
+        return parsed.set(drivername="postgresql+psycopg")
+    raise InvalidSettingsError(
+        f"TICKWISE_JOBS_URL starts with {parsed.drivername!r}; give sqlite:///FILE or postgresql://HOST/DATABASE"
+    )
+
+
+def _leave_transactions_to_us(connection: Any, _record: object) -> None:
+    connection.isolation_level = None  # else Python's driver begins late, and a lock taken late cannot be waited for
+
+
+def _begin_immediately(connection: Connection) -> None:
+    # a transaction that reads first and then finds another writer fails at once, without the busy timeout
+    connection.exec_driver_sql("BEGIN IMMEDIATE")

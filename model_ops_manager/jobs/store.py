@@ -1,0 +1,310 @@
+"""Training jobs as rows of a SQL database: who may change what, decided by compare-and-set."""
+
+import time
+from collections.abc import Callable
+from typing import Any, Literal
+
+from sqlalchemy import ColumnElement, Connection, and_, func, insert, select, update
+from sqlalchemy.exc import IntegrityError
+
+from ml_core.errors import (
+    IdempotencyConflictError,
+    InputError,
+    JobNotFoundError,
+    JobStateError,
+    JobStoreUnavailableError,
+    LeaseLostError,
+    TooManyJobsError,
+)
+from ml_core.spec import PipelineSpec
+from ml_core.types import SECOND_NS, JobSpec, JobState
+from model_ops_manager.jobs.database import Database, jobs
+from model_ops_manager.jobs.job import Job, new_id
+
+__all__ = ["Job", "JobStore"]
+
+MAX_QUEUED = 1000
+MAX_ATTEMPTS = 3  # a job that loses its runner so often is likely to be what kills it
+MAX_LIST = 1000
+_MAX_ERROR_CHARACTERS = 4000
+
+FinalState = Literal[JobState.SUCCEEDED, JobState.FAILED, JobState.CANCELLED]
+
+
+class JobStore:
+    """The jobs of all pipelines. Calls block, take ``database.WAIT_S`` at most, and are safe from several threads.
+
+    Every method raises JobStoreUnavailableError when the database does not answer; a retry is safe.
+    """
+
+    def __init__(self, url: str, clock_ns: Callable[[], int] = time.time_ns) -> None:
+        """Use the database at the SQLAlchemy URL ``url``; nothing is contacted yet.
+
+        Clocks of machines that share a store should agree within a fraction of a lease.
+
+        Raises:
+            InvalidSettingsError, SetupError: As ``Database``.
+        """
+        self._database = Database(url)
+        self._clock_ns = clock_ns
+
+    def submit(self, spec: JobSpec, pipeline: PipelineSpec, idempotency_key: str | None = None) -> Job:
+        """Store a new job and return it; one with the same key and the same ``spec`` is returned as it stands.
+
+        Raises:
+            IdempotencyConflictError: The key was used before with another ``spec`` of this pipeline.
+            TooManyJobsError: ``MAX_QUEUED`` jobs wait already.
+            InputError: ``pipeline`` is not the one that ``spec`` names.
+        """
+        if spec.pipeline != pipeline.name:
+            raise InputError(f"the job names pipeline {spec.pipeline!r}, given was {pipeline.name!r}")
+        now_ns = self._clock_ns()
+        row = {
+            "id": new_id(now_ns),
+            "pipeline_name": spec.pipeline,
+            "spec": spec.model_dump(mode="json"),
+            "pipeline": pipeline.model_dump(mode="json"),
+            "folder": None if pipeline.folder is None else str(pipeline.folder),
+            "state": JobState.QUEUED.value,
+            "attempt": 0,
+            "cancel_requested": False,
+            "registering": False,
+            "idempotency_key": idempotency_key,
+            "created_ns": now_ns,
+        }
+        try:
+            with self._database.write() as connection:
+                known = _with_key(connection, spec.pipeline, idempotency_key)
+                if known is None:
+                    self._check_room(connection)
+                    connection.execute(insert(jobs).values(row))
+                    return _get(connection, row["id"])
+        except IntegrityError:  # another process used the key between our look and our insert
+            with self._database.read() as connection:
+                known = _with_key(connection, spec.pipeline, idempotency_key)
+        if known is None:
+            raise JobStoreUnavailableError("a job was refused by the database and is not there either")
+        if known.spec != spec:
+            raise IdempotencyConflictError(
+                f"the idempotency key {idempotency_key!r} was used for {known.id}, which asks for something else"
+            )
+        return known
+
+    def get(self, job_id: str) -> Job:
+        """Return one job.
+
+        Raises:
+            JobNotFoundError: There is none of this id. A retry will not help.
+        """
+        with self._database.read() as connection:
+            return _get(connection, job_id)
+
+    def list(
+        self,
+        state: JobState | None = None,
+        limit: int = 50,
+        before: str | None = None,
+        *,
+        pipeline: str | None = None,
+    ) -> list[Job]:
+        """Return jobs, newest first.
+
+        Args:
+            state: Only jobs in this state.
+            limit: At most so many, and never more than ``MAX_LIST``.
+            before: Only jobs older than the one of this id: the last id of a page begins the next page.
+            pipeline: Only jobs of this pipeline.
+        """
+        query = select(jobs).order_by(jobs.c.id.desc()).limit(max(0, min(limit, MAX_LIST)))
+        if state is not None:
+            query = query.where(jobs.c.state == state.value)
+        if before is not None:
+            query = query.where(jobs.c.id < before)
+        if pipeline is not None:
+            query = query.where(jobs.c.pipeline_name == pipeline)
+        with self._database.read() as connection:
+            return [Job.of(row) for row in connection.execute(query).mappings()]
+
+    def ping(self) -> None:
+        """Return when the database answers."""
+        with self._database.read() as connection:
+            connection.execute(select(jobs.c.id).limit(1))
+
+    def close(self) -> None:
+        """Close the connections; a later call opens new ones."""
+        self._database.close()
+
+    def request_cancel(self, job_id: str) -> Job:
+        """Cancel a waiting job, or ask a running one to stop; asking again changes nothing.
+
+        A job whose cancellation is accepted here registers no model.
+
+        Raises:
+            JobNotFoundError: There is none of this id.
+            JobStateError: It has succeeded or failed already, or is registering its model this moment.
+        """
+        with self._database.write() as connection:
+            waiting = and_(jobs.c.id == job_id, jobs.c.state == JobState.QUEUED)
+            if not _change(connection, waiting, **self._final(JobState.CANCELLED), cancel_requested=True):
+                running = and_(jobs.c.id == job_id, jobs.c.state == JobState.RUNNING, jobs.c.registering.is_(False))
+                _change(connection, running, cancel_requested=True)
+            job = _get(connection, job_id)
+        if not job.cancel_requested:
+            what = "is registering its model" if job.state is JobState.RUNNING else f"has {job.state} already"
+            raise JobStateError(f"{job_id} cannot be cancelled: it {what}")
+        return job
+
+    def lease(self, runner: str, seconds: float) -> Job | None:
+        """Give ``runner`` the oldest waiting job for ``seconds``; None when no job waits.
+
+        Jobs whose runner was lost wait again, or have failed after ``MAX_ATTEMPTS``.
+        """
+        now_ns = self._clock_ns()
+        with self._database.write() as connection:
+            self._take_back(connection, now_ns)
+            oldest = (
+                select(jobs.c.id)
+                .where(jobs.c.state == JobState.QUEUED)
+                .order_by(jobs.c.id)
+                .limit(1)
+                .with_for_update(skip_locked=True)  # PostgreSQL; SQLite has one writer at a time
+            )
+            job_id = connection.execute(oldest).scalar()
+            if job_id is None:
+                return None
+            _change(
+                connection,
+                and_(jobs.c.id == job_id, jobs.c.state == JobState.QUEUED),
+                state=JobState.RUNNING.value,
+                attempt=jobs.c.attempt + 1,
+                runner=runner,
+                lease_until_ns=now_ns + round(seconds * SECOND_NS),
+                started_ns=now_ns,
+                progress=None,
+            )
+            return _get(connection, job_id)
+
+    def heartbeat(self, job: Job, seconds: float) -> Job:
+        """Prolong the lease to ``seconds`` from now and return the job as it stands, with ``cancel_requested``.
+
+        Raises:
+            LeaseLostError: The job is not ``job.attempt``'s any more; its process must end.
+        """
+        return self._change_leased(job, lease_until_ns=self._clock_ns() + round(seconds * SECOND_NS))
+
+    def progress(self, job: Job, **progress: object) -> Job:
+        """Store how far the job is, in place of what was stored before, and return the job as it stands.
+
+        Raises:
+            LeaseLostError: As ``heartbeat``.
+        """
+        return self._change_leased(job, progress=progress)
+
+    def begin_registering(self, job: Job, **progress: object) -> bool:
+        """Pass the point after which the job cannot be cancelled; False when it is to be cancelled instead.
+
+        Raises:
+            LeaseLostError: As ``heartbeat``.
+        """
+        with self._database.write() as connection:
+            where = and_(_leased(job), jobs.c.cancel_requested.is_(False))
+            if _change(connection, where, registering=True, progress=progress):
+                return True
+            _change_or_raise(connection, job, registering=False)
+            return False
+
+    def finish(
+        self,
+        job: Job,
+        state: FinalState,
+        *,
+        result: dict[str, Any] | None = None,
+        error: str | None = None,
+        error_type: str | None = None,
+    ) -> Job:
+        """End the job and return it.
+
+        Raises:
+            LeaseLostError: As ``heartbeat``; nothing was changed.
+        """
+        error = None if error is None else error[:_MAX_ERROR_CHARACTERS]
+        return self._change_leased(job, **self._final(state), result=result, error=error, error_type=error_type)
+
+    def give_back(self, job: Job) -> Job:
+        """Let the job wait for another runner, as a runner does that stops; one to be cancelled is cancelled.
+
+        Raises:
+            LeaseLostError: As ``heartbeat``.
+        """
+        with self._database.write() as connection:
+            cancelled = and_(_leased(job), jobs.c.cancel_requested.is_(True))
+            if not _change(connection, cancelled, **self._final(JobState.CANCELLED)):
+                _change_or_raise(connection, job, **_WAITING)
+            return _get(connection, job.id)
+
+    def _check_room(self, connection: Connection) -> None:
+        queued = select(func.count()).select_from(jobs).where(jobs.c.state == JobState.QUEUED)
+        if connection.execute(queued).scalar_one() >= MAX_QUEUED:
+            raise TooManyJobsError(f"{MAX_QUEUED} jobs wait already; cancel some, or start more runners")
+
+    def _final(self, state: JobState) -> dict[str, Any]:
+        return {
+            "state": state.value,
+            "finished_ns": self._clock_ns(),
+            "lease_until_ns": None,
+            "registering": False,
+        }
+
+    def _take_back(self, connection: Connection, now_ns: int) -> None:
+        lost = and_(jobs.c.state == JobState.RUNNING, jobs.c.lease_until_ns < now_ns)
+        _change(connection, and_(lost, jobs.c.cancel_requested.is_(True)), **self._final(JobState.CANCELLED))
+        _change(
+            connection,
+            and_(lost, jobs.c.attempt >= MAX_ATTEMPTS),
+            **self._final(JobState.FAILED),
+            error=f"its runner was lost {MAX_ATTEMPTS} times while it ran",
+        )
+        _change(connection, lost, **_WAITING)
+
+    def _change_leased(self, job: Job, **values: object) -> Job:
+        with self._database.write() as connection:
+            _change_or_raise(connection, job, **values)
+            return _get(connection, job.id)
+
+
+_WAITING: dict[str, Any] = {
+    "state": JobState.QUEUED.value,
+    "runner": None,
+    "lease_until_ns": None,
+    "registering": False,
+    "progress": None,
+}
+
+
+def _leased(job: Job) -> ColumnElement[bool]:
+    """Return what is true while nobody has taken the job from the attempt that ``job`` is."""
+    return and_(jobs.c.id == job.id, jobs.c.state == JobState.RUNNING, jobs.c.attempt == job.attempt)
+
+
+def _change(connection: Connection, where: ColumnElement[bool], **values: object) -> int:
+    return connection.execute(update(jobs).where(where).values(values)).rowcount
+
+
+def _change_or_raise(connection: Connection, job: Job, **values: object) -> None:
+    if not _change(connection, _leased(job), **values):
+        raise LeaseLostError(f"{job.id} is not run by attempt {job.attempt} any more")
+
+
+def _get(connection: Connection, job_id: str) -> Job:
+    row = connection.execute(select(jobs).where(jobs.c.id == job_id)).mappings().first()
+    if row is None:
+        raise JobNotFoundError(f"no job {job_id[:64]!r}")
+    return Job.of(row)
+
+
+def _with_key(connection: Connection, pipeline: str, key: str | None) -> Job | None:
+    if key is None:
+        return None
+    query = select(jobs).where(jobs.c.pipeline_name == pipeline, jobs.c.idempotency_key == key)
+    row = connection.execute(query).mappings().first()
+    return None if row is None else Job.of(row)
