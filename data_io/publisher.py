@@ -5,6 +5,7 @@ import math
 import time
 from collections import Counter, deque
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -24,6 +25,7 @@ LONGEST_PAUSE_S = 60.0
 _READ_TICKS = 4096
 _IN_FLIGHT = 32  # unacknowledged batches of a partition before the next one waits: 8 MB
 _PROGRESS_S = 0.2
+_STOP_S = 5.0
 _SHORTEST_SLEEP_S = 0.002  # ticks due within it go together: a batch each would cost more than it is worth
 
 Records = list[tuple[bytes, bytes]]
@@ -202,12 +204,14 @@ class _Outbox:
         self._choose = DefaultPartitioner()
         self._partition_of: dict[bytes, int] = {}
         self._open = [self._producer.create_batch() for _ in self._partitions]
+        self._failed = False
         self._under_way: list[deque[asyncio.Future[object]]] = [deque() for _ in self._partitions]
 
     async def start(self) -> None:
         """Connect."""
         try:
-            await asyncio.wait_for(self._producer.start(), TIMEOUT_S)
+            async with asyncio.timeout(TIMEOUT_S):  # wait_for of Python 3.11 may swallow a cancellation
+                await self._producer.start()
         except (TimeoutError, KafkaError) as error:
             await self.stop()
             raise KafkaUnavailableError(f"Kafka at {self._bootstrap} did not answer: {error!r}") from error
@@ -231,22 +235,34 @@ class _Outbox:
                 await self._send(partition)
 
     async def settle(self) -> None:
-        """Send what is left, and wait until all is acknowledged."""
+        """Send what is left, and wait until all is acknowledged; after a failure there is nothing to wait for."""
+        if self._failed:
+            return
         await self.send_open()
         for under_way in self._under_way:
             while under_way:
                 await self._acknowledged(under_way)
 
     async def stop(self) -> None:
-        """Disconnect."""
-        try:
-            await asyncio.wait_for(self._producer.stop(), 5.0)
-        except (TimeoutError, KafkaError):  # an idempotent producer would try for ever
-            await self._producer.client.close()
-        for future in (future for under_way in self._under_way for future in under_way):
+        """Disconnect; what is not acknowledged by then is given up."""
+        left = [future for under_way in self._under_way for future in under_way if not future.done()]
+        for future in left:
             future.cancel()
-            if future.done() and not future.cancelled():
-                future.exception()  # told by an earlier one; asking marks it as heard
+        with suppress(TimeoutError, KafkaError):
+            async with asyncio.timeout(_STOP_S):
+                if left or self._failed:
+                    await self._give_up()
+                await self._producer.stop()
+        for future in (future for under_way in self._under_way for future in under_way if not future.cancelled()):
+            future.exception()  # asking marks it as heard; the first failure has been raised
+
+    async def _give_up(self) -> None:
+        """End the producer's tasks and forget its batches: an idempotent one would try, and ``stop`` wait, for ever."""
+        # no public way; the test that no task outlives a lost Kafka pins these names
+        await self._producer._sender.close()  # noqa: SLF001
+        batches = self._producer._message_accumulator  # noqa: SLF001
+        batches._batches.clear()  # noqa: SLF001
+        batches._pending_batches.clear()  # noqa: SLF001
 
     async def _send(self, partition: int) -> None:
         batch, self._open[partition] = self._open[partition], self._producer.create_batch()
@@ -254,18 +270,24 @@ class _Outbox:
         while under_way and (under_way[0].done() or len(under_way) >= _IN_FLIGHT):
             await self._acknowledged(under_way)
         try:
-            sent = self._producer.send_batch(batch, self._topic, partition=partition)
-            under_way.append(await asyncio.wait_for(sent, TIMEOUT_S))
+            async with asyncio.timeout(TIMEOUT_S):
+                under_way.append(await self._producer.send_batch(batch, self._topic, partition=partition))
         except (TimeoutError, KafkaError) as error:
             raise self._failure(error) from error
 
     async def _acknowledged(self, under_way: deque["asyncio.Future[object]"]) -> None:
+        # to await the future itself would cancel it together with this task, and its answer would never be heard
+        done, _ = await asyncio.wait([under_way[0]], timeout=TIMEOUT_S)
+        if not done:
+            raise self._failure(TimeoutError())
         try:
-            await asyncio.wait_for(under_way.popleft(), TIMEOUT_S)
-        except (TimeoutError, KafkaError) as error:
+            under_way.popleft().result()
+        except KafkaError as error:
             raise self._failure(error) from error
 
     def _failure(self, error: Exception) -> TickwiseError:
+        self._failed = True
         if isinstance(error, KafkaError) and not error.retriable:
             return SetupError(f"Kafka at {self._bootstrap} refuses ticks for {self._topic!r}: {error!r}")
-        return KafkaUnavailableError(f"Kafka at {self._bootstrap} did not take ticks for {self._topic!r}: {error!r}")
+        why = f"no answer within {TIMEOUT_S:g} s" if isinstance(error, TimeoutError) else repr(error)
+        return KafkaUnavailableError(f"Kafka at {self._bootstrap} did not take ticks for {self._topic!r}: {why}")

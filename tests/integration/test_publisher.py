@@ -1,3 +1,4 @@
+import asyncio
 import gzip
 import json
 import time
@@ -13,8 +14,9 @@ from data_io.publisher import PublishReport, publish
 from data_io.topics import admin, ticks
 from data_io.topics.records import Records
 from ml_core import frames
-from ml_core.errors import InputError, NotFoundError
+from ml_core.errors import InputError, KafkaUnavailableError, NotFoundError
 from ml_core.types import SymbolTable
+from streams.local_kafka import broker
 
 pytestmark = pytest.mark.integration
 SAMPLE = Path(__file__).parents[1] / "data" / "binance-capture.txt"
@@ -140,6 +142,51 @@ async def test_what_stands_before_a_break_of_the_source_is_published_and_counted
 async def test_a_missing_topic_is_a_clear_error(kafka: str, unique: str) -> None:
     with pytest.raises(NotFoundError, match="no topic"):
         await publish(Synthetic(Market(ticks=1)), bootstrap=kafka, topic=f"missing.{unique}")
+
+
+async def test_when_kafka_goes_away_it_says_so_in_time_and_no_task_outlives_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("TICKWISE_KAFKA", raising=False)  # a broker of its own, to be stopped
+    monkeypatch.setattr("data_io.publisher.TIMEOUT_S", 5.0)
+    under_way, own = asyncio.Event(), broker()
+    bootstrap = await asyncio.to_thread(own.__enter__)
+    try:
+        await admin.ensure_topics(bootstrap, [ticks.topic_spec("t", 3)])
+        before = asyncio.all_tasks()
+        publishing = asyncio.create_task(
+            publish(
+                Synthetic(Market(ticks=10**6)),
+                bootstrap=bootstrap,
+                topic="t",
+                rate=2000,
+                progress=lambda _: under_way.set(),
+            )
+        )
+        await asyncio.wait_for(under_way.wait(), 30)
+    finally:
+        await asyncio.to_thread(own.__exit__, None, None, None)
+
+    with pytest.raises(KafkaUnavailableError, match="did not take ticks for 't'"):
+        await asyncio.wait_for(publishing, 30)
+    assert asyncio.all_tasks() == before
+
+
+async def test_a_cancelled_publication_settles_what_it_has_sent(kafka: str, topic: str) -> None:
+    under_way, last = asyncio.Event(), PublishReport()
+
+    def remember(report: PublishReport) -> None:
+        nonlocal last
+        last = report
+        under_way.set()
+
+    publishing = asyncio.create_task(
+        publish(Synthetic(Market(ticks=10**6)), bootstrap=kafka, topic=topic, rate=2000, progress=remember)
+    )
+    await asyncio.wait_for(under_way.wait(), 30)
+    publishing.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await publishing
+
+    assert 0 < last.ticks <= sum(map(len, (await read_all(kafka, topic)).values())) < last.ticks + 4096
 
 
 @pytest.mark.parametrize(
