@@ -19,6 +19,7 @@ from ml_core.model.runtime import MAX_BYTES
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
+    from mlflow.entities import LoggedModel
 
 CHAMPION = "champion"
 METRICS_TAG, DECISION_TAG = "tickwise.metrics", "tickwise.decision"
@@ -146,13 +147,14 @@ class MlflowAgent:
             experiment = self._experiment(name)
             run = client.create_run(experiment, run_name=tags.get("tickwise.job"), tags=dict(tags))
             try:
-                model_id = self._log(run.info.run_id, experiment, model, params, tags)
+                logged = self._log(run.info.run_id, experiment, model, params, tags)
                 self._ensure_registered(name)
                 made = client.create_model_version(
                     name,
-                    source=f"models:/{model_id}",
+                    # The place itself: a `models:/m-...` address would be looked up in MLflow's global state.
+                    source=logged.artifact_location,
                     run_id=run.info.run_id,
-                    model_id=model_id,
+                    model_id=logged.model_id,
                     tags={**tags, METRICS_TAG: json.dumps(model.contract.metrics)},
                 )
             except BaseException:
@@ -163,14 +165,14 @@ class MlflowAgent:
 
     def _log(
         self, run_id: str, experiment: str, model: FittedModel, params: Mapping[str, Any], tags: Mapping[str, str]
-    ) -> str:
+    ) -> "LoggedModel":
         from mlflow.entities import Metric, Param
 
         client, now_ms = self._client(), int(datetime.now(UTC).timestamp() * 1000)
         metrics = [Metric(key, value, now_ms, 0) for key, value in model.contract.metrics.items()]
-        for epoch in model.report.get("history", []):
-            step = int(epoch["epoch"])
-            metrics += [Metric(key, float(value), now_ms, step) for key, value in epoch.items() if key != "epoch"]
+        for epoch in model.report.get("epochs", []):
+            known = {key: value for key, value in epoch.items() if key != "epoch" and value is not None}
+            metrics += [Metric(key, value, now_ms, epoch["epoch"]) for key, value in known.items()]
         client.log_batch(run_id, metrics=metrics, params=[Param(key, str(value)) for key, value in params.items()])
         logged = client.create_logged_model(
             experiment, name=model.contract.pipeline, source_run_id=run_id, tags=dict(tags), model_type="onnx"
@@ -179,7 +181,7 @@ class MlflowAgent:
             _write_flavour(Path(folder) / "model", model, run_id, logged.model_id)
             client.log_model_artifacts(logged.model_id, str(Path(folder) / "model"))
         client.finalize_logged_model(logged.model_id, "READY")
-        return str(logged.model_id)
+        return logged
 
     def _download(self, version: ModelVersion, file: str, folder: Path) -> Path:
         from mlflow.artifacts import download_artifacts
