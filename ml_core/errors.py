@@ -56,20 +56,12 @@ class JobStateError(ConflictError):
     """The job is in a state that does not allow this."""
 
 
-class LeaseLostError(ConflictError):
-    """Another attempt has taken over the job."""
-
-
 class QueueFullError(ConflictError):
-    """Too many jobs wait."""
+    """Too many jobs wait. A retry helps once some have ended."""
 
 
 class IdempotencyConflictError(ConflictError):
     """The idempotency key was used before with another request."""
-
-
-class TooManyJobsError(ConflictError):
-    """The queue of jobs is full. A retry helps once jobs have ended."""
 
 
 class LeaseLostError(ConflictError):
@@ -90,10 +82,6 @@ class SourceUnavailableError(DependencyError):
 
 class ModelStoreUnavailableError(DependencyError):
     """The model store did not answer. A retry is safe."""
-
-
-class JobStoreUnavailableError(DependencyError):
-    """The job store did not answer. A retry is safe."""
 
 
 class JobStoreUnavailableError(DependencyError):

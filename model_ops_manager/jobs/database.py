@@ -32,10 +32,9 @@ from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 from ml_core.errors import InvalidSettingsError, JobStoreUnavailableError, SetupError
 
 SCHEMA_VERSION = 1
-WAIT_S = (
-    10  # for a lock, a statement or a connection: longer than any transaction here, shorter than a caller's patience
-)
-_POOL_WAIT_S = 10
+# For a lock, a statement or a connection: longer than any transaction here, shorter than a caller's patience.
+WAIT_S = 10
+_POOL: dict[str, Any] = {"pool_size": 4, "max_overflow": 4, "pool_timeout": WAIT_S}
 _SCHEMA_LOCK = 0x7469636B  # key of PostgreSQL's advisory lock: "tick"
 
 metadata = MetaData()
@@ -126,7 +125,7 @@ class Database:
 
     def _make_engine(self) -> Engine:
         if self._url.get_backend_name() == "sqlite":
-            engine = create_engine(self._url, connect_args={"timeout": WAIT_S}, pool_timeout=_POOL_WAIT_S)
+            engine = create_engine(self._url, connect_args={"timeout": WAIT_S}, **_POOL)
             event.listen(engine, "connect", _leave_transactions_to_us)
             event.listen(engine, "begin", _begin_immediately)
             return engine
@@ -136,14 +135,7 @@ class Database:
             "tcp_user_timeout": WAIT_S * 1000,
         }
         try:
-            return create_engine(
-                self._url,
-                connect_args=limits,
-                pool_pre_ping=True,
-                pool_size=4,
-                max_overflow=4,
-                pool_timeout=_POOL_WAIT_S,
-            )
+            return create_engine(self._url, connect_args=limits, pool_pre_ping=True, **_POOL)
         except ImportError as error:
             raise SetupError("PostgreSQL needs its driver: pip install 'tickwise[postgres]'") from error
 

@@ -14,7 +14,7 @@ from ml_core.errors import (
     JobStateError,
     JobStoreUnavailableError,
     LeaseLostError,
-    TooManyJobsError,
+    QueueFullError,
 )
 from ml_core.spec import PipelineSpec
 from ml_core.types import SECOND_NS, JobSpec, JobState
@@ -53,13 +53,13 @@ class JobStore:
 
         Raises:
             IdempotencyConflictError: The key was used before with another ``spec`` of this pipeline.
-            TooManyJobsError: ``MAX_QUEUED`` jobs wait already.
+            QueueFullError: ``MAX_QUEUED`` jobs wait already.
             InputError: ``pipeline`` is not the one that ``spec`` names.
         """
         if spec.pipeline != pipeline.name:
             raise InputError(f"the job names pipeline {spec.pipeline!r}, given was {pipeline.name!r}")
         now_ns = self._clock_ns()
-        row = {
+        row: dict[str, Any] = {
             "id": new_id(now_ns),
             "pipeline_name": spec.pipeline,
             "spec": spec.model_dump(mode="json"),
@@ -123,7 +123,7 @@ class JobStore:
         if pipeline is not None:
             query = query.where(jobs.c.pipeline_name == pipeline)
         with self._database.read() as connection:
-            return [Job.of(row) for row in connection.execute(query).mappings()]
+            return [Job.of(dict(row)) for row in connection.execute(query).mappings()]
 
     def ping(self) -> None:
         """Return when the database answers."""
@@ -245,7 +245,7 @@ class JobStore:
     def _check_room(self, connection: Connection) -> None:
         queued = select(func.count()).select_from(jobs).where(jobs.c.state == JobState.QUEUED)
         if connection.execute(queued).scalar_one() >= MAX_QUEUED:
-            raise TooManyJobsError(f"{MAX_QUEUED} jobs wait already; cancel some, or start more runners")
+            raise QueueFullError(f"{MAX_QUEUED} jobs wait already; cancel some, or start more runners")
 
     def _final(self, state: JobState) -> dict[str, Any]:
         return {
@@ -299,7 +299,7 @@ def _get(connection: Connection, job_id: str) -> Job:
     row = connection.execute(select(jobs).where(jobs.c.id == job_id)).mappings().first()
     if row is None:
         raise JobNotFoundError(f"no job {job_id[:64]!r}")
-    return Job.of(row)
+    return Job.of(dict(row))
 
 
 def _with_key(connection: Connection, pipeline: str, key: str | None) -> Job | None:
@@ -307,4 +307,4 @@ def _with_key(connection: Connection, pipeline: str, key: str | None) -> Job | N
         return None
     query = select(jobs).where(jobs.c.pipeline_name == pipeline, jobs.c.idempotency_key == key)
     row = connection.execute(query).mappings().first()
-    return None if row is None else Job.of(row)
+    return None if row is None else Job.of(dict(row))
