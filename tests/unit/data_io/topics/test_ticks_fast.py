@@ -190,6 +190,18 @@ def test_a_number_becomes_the_nearest_float(batches, text: str) -> None:
     assert ticks.price_N.tolist() == ([expected] if 0 < expected < float("inf") else [])
 
 
+def test_a_hundred_thousand_numbers_become_their_nearest_floats(batches) -> None:
+    # Enough for the carry out of the second product, which one number in a few thousand needs.
+    rng = np.random.default_rng(5)
+    digits = rng.integers(1, 10 ** rng.integers(1, 19, 100_000, dtype=np.int64))
+    numbers = [f"{m}e{p}" for m, p in zip(digits.tolist(), rng.integers(-60, 60, 100_000).tolist(), strict=True)]
+    head, tail = TRADE.split(b"61000.1")
+    fetch = RawFetch(batches.build(batches.values(*(head + text.encode() + tail for text in numbers))), 0, [])
+    decoded = TickDecoder().decode_fetch(fetch, SymbolTable(KNOWN))
+    assert len(decoded.reject_records.offset) == 0
+    assert decoded.ticks.price_N.tolist() == [float(text) for text in numbers]
+
+
 def test_a_new_symbol_gets_its_place_in_the_order_of_the_log(batches) -> None:
     texts = [TRADE.replace(b"ACME", name) for name in (b"ACME", b"N1", b"BAD ONE", b"N2", b"ACME", b"N1")]
     decoded = both(batches, texts, ["ACME"])
