@@ -18,6 +18,7 @@ logger = logging.getLogger(__name__)
 
 MEDIA_TYPE = "application/problem+json"
 RETRY_AFTER_S = 5
+BODY_TOO_LARGE = "body_too_large"
 # one status a base; what is not listed is ours to mend: 500
 STATUS: dict[type[TickwiseError], int] = {
     InputError: 422,
@@ -49,7 +50,7 @@ class FieldError(BaseModel):
 class Problem(BaseModel):
     """What went wrong (RFC 9457)."""
 
-    type: str = Field(default="about:blank", description="URI of the kind of problem")
+    type: str = Field(description="URI of the kind of problem")
     title: str
     status: int
     detail: str
@@ -91,18 +92,21 @@ def problem(
 ) -> JSONResponse:
     """Return the answer for one problem."""
     body = Problem(
-        type="about:blank" if code == "http" else f"urn:tickwise:problem:{code}",
+        type=f"urn:tickwise:problem:{code}",
         title=HTTPStatus(status).phrase,
         status=status,
         detail=detail,
         instance=request.url.path,
-        code=HTTPStatus(status).phrase.lower().replace(" ", "_") if code == "http" else code,
+        code=code,
         request_id=getattr(request.state, "request_id", ""),
         errors=list(errors) if errors is not None else None,
     )
     extra = {"Retry-After": str(RETRY_AFTER_S)} if status == HTTPStatus.SERVICE_UNAVAILABLE else {}
     return JSONResponse(
-        body.model_dump(exclude_none=True), status_code=status, media_type=MEDIA_TYPE, headers={**extra, **(headers or {})}
+        body.model_dump(exclude_none=True),
+        status_code=status,
+        media_type=MEDIA_TYPE,
+        headers={**extra, **(headers or {})},
     )
 
 
@@ -150,7 +154,10 @@ def _reason(detail: Mapping[str, Any]) -> str:
 
 async def _http_error(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, HTTPException)  # noqa: S101 - registered for this type alone
-    return problem(request, error.status_code, str(error.detail), "http", headers=error.headers)
+    # 413 alone has had two names over the versions of Python
+    phrase = HTTPStatus(error.status_code).phrase.lower().replace(" ", "_").replace("-", "_")
+    code = BODY_TOO_LARGE if error.status_code == HTTPStatus.REQUEST_ENTITY_TOO_LARGE else phrase
+    return problem(request, error.status_code, str(error.detail), code, headers=error.headers)
 
 
 def internal(request: Request, error: Exception) -> JSONResponse:

@@ -16,14 +16,23 @@ class Metrics:
             "tickwise_http_request_seconds", "time to the end of an answer", ["route"], registry=self.registry
         )
         self.predictions = Counter(
-            "tickwise_http_predictions", "predictions answered over HTTP", ["pipeline", "status"], registry=self.registry
+            "tickwise_http_predictions",
+            "predictions answered over HTTP",
+            ["pipeline", "status"],
+            registry=self.registry,
         )
         self.event_streams = Gauge("tickwise_http_event_streams", "job event streams open now", registry=self.registry)
         self.model_version = Gauge(
-            "tickwise_http_model_version", "version that answers predictions, 0: none", ["pipeline"], registry=self.registry
+            "tickwise_http_model_version",
+            "version that answers predictions, 0: none",
+            ["pipeline"],
+            registry=self.registry,
         )
         self.latest_rows_ready = Gauge(
-            "tickwise_latest_rows_ready", "1 when the newest feature rows are held", ["feature_set"], registry=self.registry
+            "tickwise_latest_rows_ready",
+            "1 when the newest feature rows are held",
+            ["feature_set"],
+            registry=self.registry,
         )
         self.latest_rows_symbols = Gauge(
             "tickwise_latest_rows_symbols", "symbols whose newest row is held", ["feature_set"], registry=self.registry

@@ -25,10 +25,17 @@ class ServerSettings(CommonSettings):
     max_body_bytes: int = Field(default=1_000_000, ge=1024, le=100_000_000, description="larger requests get 413")
     event_streams: int = Field(default=64, ge=1, le=10_000, description="job event streams open at once; more get 503")
     event_poll_s: float = Field(default=0.5, gt=0, le=10, description="pause between two looks at a watched job")
-    heartbeat_s: float = Field(default=15.0, gt=0, le=60, description="silence after which an event stream sends a comment")
-    champion_poll_s: float = Field(default=2.0, gt=0, le=3600, description="pause between two looks at the champion alias")
+    heartbeat_s: float = Field(
+        default=15.0, gt=0, le=60, description="silence after which an event stream sends a comment"
+    )
+    champion_poll_s: float = Field(
+        default=2.0, gt=0, le=3600, description="pause between two looks at the champion alias"
+    )
     rows_read_back: int = Field(
-        default=64, ge=1, le=10_000, description="feature records read back a partition at start; more finds rarer symbols"
+        default=64,
+        ge=1,
+        le=10_000,
+        description="feature records read back a partition at start; more finds rarer symbols",
     )
     shutdown_s: int = Field(default=5, ge=1, le=300, description="time given to open requests when the server stops")
 
@@ -51,7 +58,9 @@ class ServerSettings(CommonSettings):
     @model_validator(mode="after")
     def _loopback_or_token(self) -> Self:
         if not self.is_loopback and self.api_token is None:
-            raise ValueError(f"host {self.host} is not a loopback address; set TICKWISE_API_TOKEN or listen on 127.0.0.1")
+            raise ValueError(
+                f"host {self.host} is not a loopback address; set TICKWISE_API_TOKEN or listen on 127.0.0.1"
+            )
         return self
 
     @property

@@ -5,6 +5,8 @@ import pytest
 from api.settings import ServerSettings
 from ml_core.errors import InvalidSettingsError
 
+TOKEN, SHORT = "a-token-long-enough", "hunter2"
+
 
 @pytest.fixture(autouse=True)
 def _no_variables(monkeypatch):
@@ -23,7 +25,7 @@ def test_another_address_than_loopback_is_refused_without_a_token(host):
     with pytest.raises(InvalidSettingsError, match=r"not a loopback address; set TICKWISE_API_TOKEN"):
         ServerSettings.read(host=host)
 
-    assert not ServerSettings.read(host=host, api_token="a-token-long-enough").is_loopback
+    assert not ServerSettings.read(host=host, api_token=TOKEN).is_loopback
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.8.8.8", "::1", "localhost"])
@@ -33,13 +35,13 @@ def test_every_form_of_loopback_needs_no_token(host):
 
 def test_a_short_token_is_refused_without_being_told():
     with pytest.raises(InvalidSettingsError, match="at least 16 characters") as caught:
-        ServerSettings.read(api_token="hunter2")
+        ServerSettings.read(api_token=SHORT)
 
-    assert "hunter2" not in str(caught.value)
+    assert SHORT not in str(caught.value)
 
 
 def test_a_token_is_not_printed():
-    assert "a-token-long-enough" not in repr(ServerSettings.read(api_token="a-token-long-enough"))
+    assert TOKEN not in repr(ServerSettings.read(api_token=TOKEN))
 
 
 def test_origins_are_read_from_a_comma_separated_variable(monkeypatch):

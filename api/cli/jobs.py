@@ -1,0 +1,118 @@
+"""`tickwise jobs`: training jobs, straight from the job store, so it works without the server."""
+
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from api.cli.output import AsJson, dump, fields, note, table
+from data_io.settings import CommonSettings
+from ml_core.errors import DependencyError
+from ml_core.spec import find, load_all
+from ml_core.types import JobKind, JobSpec, JobState
+from model_ops_manager.jobs.store import Job, JobStore
+
+app = typer.Typer(no_args_is_help=True, help="Submit, list, watch and cancel jobs.", pretty_exceptions_enable=False)
+
+POLL_S = 0.5
+FAILED = 4
+
+JobId = Annotated[str, typer.Argument(help="Id of the job.")]
+Timeout = Annotated[float, typer.Option(min=0.1, max=604_800, help="Seconds to wait at most.")]
+
+
+def _store() -> JobStore:
+    return JobStore(CommonSettings.read().job_store_url)
+
+
+@app.command()
+def submit(
+    pipeline: Annotated[str, typer.Option(help="Name of the pipeline.")],
+    kind: Annotated[JobKind, typer.Option(help="From scratch, or on from the champion's weights.")] = JobKind.BATCH,
+    seed: Annotated[int, typer.Option(min=0, max=2**31 - 1)] = 0,
+    pipelines: Annotated[Path | None, typer.Option(help="Pipeline file or folder.")] = None,
+    key: Annotated[str | None, typer.Option(help="Idempotency key: the same key gives the same job.")] = None,
+    wait: Annotated[bool, typer.Option("--wait", help="Watch it to its end.")] = False,
+    timeout: Timeout = 3600.0,
+    as_json: AsJson = False,
+) -> None:
+    """Submit a job; a runner takes it up. With --wait exit code 4 when it failed or was cancelled."""
+    settings = CommonSettings.read(pipelines=pipelines)
+    store = JobStore(settings.job_store_url)
+    spec = JobSpec(pipeline=pipeline, kind=kind, seed=seed, trigger="cli")
+    job = store.submit(spec, find(load_all(settings.pipelines), pipeline), key)
+    if wait:
+        _watch(store, job, timeout, as_json=as_json)
+    else:
+        _print(job, as_json=as_json)
+
+
+@app.command("list")
+def list_jobs(
+    state: Annotated[JobState | None, typer.Option(help="Only jobs in this state.")] = None,
+    limit: Annotated[int, typer.Option(min=1, max=1000)] = 20,
+    as_json: AsJson = False,
+) -> None:
+    """List jobs, newest first."""
+    rows = [describe(job) for job in _store().list(state=state, limit=limit)]
+    if as_json:
+        dump(rows)
+    else:
+        table(rows, ("id", "pipeline", "kind", "trigger", "state", "attempt", "created_at"), empty="no jobs")
+
+
+@app.command()
+def show(job_id: JobId, as_json: AsJson = False) -> None:
+    """Show one job."""
+    _print(_store().get(job_id), as_json=as_json)
+
+
+@app.command()
+def cancel(job_id: JobId, as_json: AsJson = False) -> None:
+    """Ask for a job to stop."""
+    _print(_store().request_cancel(job_id), as_json=as_json)
+
+
+@app.command()
+def watch(job_id: JobId, timeout: Timeout = 3600.0, as_json: AsJson = False) -> None:
+    """Follow a job to its end; exit code 4 when it failed or was cancelled."""
+    store = _store()
+    _watch(store, store.get(job_id), timeout, as_json=as_json)
+
+
+def describe(job: Job) -> dict[str, Any]:
+    """Return what is shown of a job, flat."""
+    return {
+        "id": job.id,
+        **job.spec.model_dump(mode="json"),
+        "state": str(job.state),
+        "attempt": job.attempt,
+        "progress": job.progress,
+        "result": job.result,
+        "error": job.error,
+        "created_at": job.created_at,
+        "started_at": job.started_at,
+        "finished_at": job.finished_at,
+    }
+
+
+def _print(job: Job, *, as_json: bool) -> None:
+    dump(describe(job)) if as_json else fields(describe(job))
+
+
+def _watch(store: JobStore, job: Job, timeout_s: float, *, as_json: bool) -> None:
+    deadline, told = time.monotonic() + timeout_s, ""
+    while not job.state.is_final:
+        line = f"{job.id} {job.state} {' '.join(f'{k}={v}' for k, v in (job.progress or {}).items())}".rstrip()
+        if line != told:
+            note(line)
+            told = line
+        if time.monotonic() > deadline:
+            hint = "; is a runner up (tickwise runner)?" if job.state is JobState.QUEUED else ""
+            raise DependencyError(f"{job.id} is still {job.state} after {timeout_s:g} s and goes on{hint}")
+        time.sleep(POLL_S)
+        job = store.get(job.id)
+    _print(job, as_json=as_json)
+    if job.state is not JobState.SUCCEEDED:
+        raise typer.Exit(FAILED)

@@ -1,0 +1,65 @@
+"""How commands print: a table for people, JSON for programs."""
+
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
+
+
+def say(text: str) -> None:
+    """Print one line on stdout."""
+    sys.stdout.write(text + "\n")
+    sys.stdout.flush()
+
+
+def note(text: str) -> None:
+    """Print one line on stderr, where it mixes with no data."""
+    sys.stderr.write(text + "\n")
+    sys.stderr.flush()
+
+
+def dump(value: Any) -> None:
+    """Print ``value`` as one line of JSON."""
+    say(json.dumps(value, default=_plain))
+
+
+def table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str], *, empty: str) -> None:
+    """Print ``columns`` of ``rows`` as a table, or the line ``empty``."""
+    if not rows:
+        say(empty)
+        return
+    grid = Table(box=None, pad_edge=False, header_style="bold")
+    for column in columns:
+        grid.add_column(column, overflow="fold")
+    for row in rows:
+        grid.add_row(*(_text(row.get(column)) for column in columns))
+    # a pipe has no width; a wide one keeps every row on its line
+    Console(width=None if sys.stdout.isatty() else 240, markup=False, highlight=False, emoji=False).print(grid)
+
+
+def fields(record: Mapping[str, Any]) -> None:
+    """Print the fields of one record, one a line."""
+    width = max(map(len, record), default=0)
+    for name, value in record.items():
+        say(f"{name:<{width}}  {_text(value)}")
+
+
+def _text(value: Any) -> str:
+    if value is None:
+        return "-"
+    if isinstance(value, datetime):
+        return value.isoformat(timespec="seconds")
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    return json.dumps(value, default=_plain) if isinstance(value, dict | list | tuple) else str(value)
+
+
+def _plain(value: object) -> object:
+    return value.isoformat() if isinstance(value, datetime) else str(value)

@@ -1,0 +1,75 @@
+"""`tickwise pipelines`: are the files right, and what do they say?"""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from api.cli.output import AsJson, dump, fields, note, say
+from data_io.settings import CommonSettings
+from ml_core.data_processor.plan import FeaturePlan
+from ml_core.errors import SpecError
+from ml_core.spec import PipelineSpec, find, format_duration, load_all
+
+app = typer.Typer(no_args_is_help=True, help="Check pipeline files.", pretty_exceptions_enable=False)
+
+Files = Annotated[list[Path] | None, typer.Argument(help="Pipeline files or folders; default: TICKWISE_PIPELINES.")]
+
+
+@app.command()
+def check(files: Files = None, as_json: AsJson = False) -> None:
+    """Read pipeline files and say what is wrong with each; exit code 2 when something is."""
+    found: dict[str, Path] = {}
+    reports: list[dict[str, Any]] = []
+    for file in files or [CommonSettings.read().pipelines]:
+        try:
+            specs = load_all(file)
+            for spec in specs.values():
+                reports.append(_describe(spec))
+                if spec.name in found:
+                    raise SpecError(f"{file} and {found[spec.name]} both hold a pipeline {spec.name!r}")  # noqa: TRY301
+                found[spec.name] = file
+        except SpecError as error:
+            reports.append({"file": str(file), "error": str(error)})
+    if as_json:
+        dump(reports)
+    for report in reports if not as_json else ():
+        if "error" in report:
+            note(report["error"])
+            continue
+        say(f"{report['name']}: {len(report['features'])} features, window {report['window']}, {report['model']}: fine")
+        for line in report["notes"]:
+            say(f"  note: {line}")
+    if any("error" in report for report in reports):
+        raise typer.Exit(2)
+
+
+@app.command()
+def show(
+    name: Annotated[str | None, typer.Argument(help="A pipeline of TICKWISE_PIPELINES; default: all.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show pipelines as they are understood, defaults included."""
+    specs = load_all(CommonSettings.read().pipelines)
+    chosen = [find(specs, name)] if name else list(specs.values())
+    if as_json:
+        dump([{**_describe(spec), "spec": spec.model_dump(mode="json")} for spec in chosen])
+        return
+    for spec in chosen:
+        fields({**spec.model_dump(mode="json"), **_describe(spec)})
+        say("")
+
+
+def _describe(spec: PipelineSpec) -> dict[str, Any]:
+    """Return what a reader looks for first; raises SpecError for unknown features."""
+    return {
+        "name": spec.name,
+        "hash": spec.hash,
+        "topic": spec.source.topic,
+        "feature_set": spec.feature_set,
+        "features": list(FeaturePlan.from_spec(spec).names),
+        "window": spec.features.window,
+        "horizons": [format_duration(horizon) for horizon in spec.label.horizons],
+        "model": spec.model.kind,
+        "notes": spec.notes(),
+    }
