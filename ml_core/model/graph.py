@@ -40,7 +40,7 @@ class ScoringGraph(nn.Module):
         """Return the outputs (B, O) of raw feature rows (B, T, F)."""
         z_BTF = (x_BTF - self.median) / self.iqr
         z_BTF = torch.minimum(torch.maximum(z_BTF, -self.limit), self.limit)
-        z_BTF = torch.where(torch.isnan(z_BTF), torch.zeros_like(z_BTF), z_BTF)
+        z_BTF = torch.where(torch.isnan(z_BTF), 0.0, z_BTF)
         y_BO: Tensor = self.model(z_BTF)
         return self.shift + self.scale * y_BO
 

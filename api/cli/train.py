@@ -1,0 +1,79 @@
+"""`tickwise train`: train a pipeline's model on a file, without Kafka and without MLflow."""
+
+import hashlib
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from api.cli.output import AsJson, dump, note, say, table
+from data_io.data_fetcher.sources import open_source
+from ml_core import fit as learning
+from ml_core import spec as pipelines
+from ml_core.errors import InputError
+from ml_core.model.export import restated
+from ml_core.model.fitted import FittedModel
+
+app = typer.Typer(help="Train on a file, without Kafka.", pretty_exceptions_enable=False)
+
+PRIOR_OF = {"holdout_log_loss": "prior_log_loss", "holdout_squared_error": "prior_squared_error"}
+
+
+@app.command()
+def train(
+    pipeline: Annotated[Path, typer.Option(help="The pipeline file.")],
+    history: Annotated[
+        str | None,
+        typer.Option(help="File, folder, pattern or synthetic:...; default: source.history of the pipeline."),
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder for the model; default: models/<pipeline>.")] = None,
+    start: Annotated[
+        Path | None, typer.Option(help="Folder of a model to go on from, instead of from scratch.")
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, max=2**31 - 1, help="Of weights and order of batches.")] = 0,
+    as_json: AsJson = False,
+) -> None:
+    """Train on the ticks of HISTORY, print how the model does on rows it was not trained on, and save it."""
+    spec = pipelines.load(pipeline)
+    learning.check(spec)
+    source = history or spec.source.history
+    if source is None:
+        raise InputError(f"give --history, or write source.history into {pipeline}")
+    before = FittedModel.load(start) if start else None
+    for line in spec.notes():
+        note(f"note: {line}")
+    frame = open_source(source).fetch()
+    if spec.source.symbols is not None:
+        frame = frame[frame["symbol"].isin(spec.source.symbols)].reset_index(drop=True)
+    note(f"{len(frame):,} ticks of {source}")
+    fit = learning.fit(frame, spec, start=before, seed=seed, progress=_show)
+    model = restated(fit.model, source_hash=_hash(source), parent=str(start) if start else None)
+    folder = out or Path("models") / spec.name
+    model.save(folder)
+    if as_json:
+        dump({"pipeline": spec.name, "folder": str(folder), "metrics": fit.metrics, "report": model.report})
+        return
+    table(_rows(fit.metrics), ["metric", "model", "prior"], empty="no metrics")
+    say(f"saved in {folder}")
+
+
+def _show(progress: learning.Progress) -> None:
+    best = ", best so far" if progress.epoch == progress.best_epoch else ""
+    note(f"epoch {progress.epoch}/{progress.epochs}: validation loss {progress.validation_loss:.6g}{best}")
+
+
+def _rows(metrics: dict[str, float]) -> list[dict[str, float | str | None]]:
+    priors = set(PRIOR_OF.values())
+    return [
+        {"metric": name, "model": value, "prior": metrics.get(PRIOR_OF.get(name, ""))}
+        for name, value in metrics.items()
+        if name not in priors
+    ]
+
+
+def _hash(source: str) -> str | None:
+    """Return the SHA-256 of a history that is one file; None for folders, patterns and synthetic markets."""
+    if not Path(source).is_file():
+        return None
+    with Path(source).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

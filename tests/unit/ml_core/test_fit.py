@@ -1,0 +1,186 @@
+import json
+import subprocess
+import sys
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from data_io.data_fetcher.sources import open_source
+from ml_core import fit as learning
+from ml_core import spec as pipelines
+from ml_core.errors import NotEnoughDataError, SchemaMismatchError, SpecError, TrainingCancelledError, UnknownPartError
+from ml_core.fit import FittedModel, check, fit, losses, prior_losses
+from ml_core.spec import PipelineSpec
+
+FEATURES = ["return:1s", "queue_imbalance", "queue_imbalance_mean:1s"]
+
+
+def pipeline(**parts: dict[str, Any]) -> PipelineSpec:
+    data: dict[str, Any] = {
+        "name": "demo",
+        "features": {"use": FEATURES},
+        "label": {"horizons": ["2s"]},
+        "model": {"kind": "mlp", "params": {"hidden": [16]}},
+        "train": {"epochs": 6, "min_rows": 500, "batch_size": 128, "learning_rate": 0.01},
+    }
+    return pipelines.parse(
+        {key: {**data.get(key, {}), **parts.get(key, {})} if key != "name" else "demo" for key in data | parts}
+    )
+
+
+@pytest.fixture(scope="module")
+def frame() -> pd.DataFrame:
+    return open_source("synthetic:symbols=2,ticks=6000,rate=20,seed=1").fetch()
+
+
+@pytest.fixture(scope="module")
+def fitted(frame) -> learning.Fit:
+    return fit(frame, pipeline())
+
+
+def test_a_model_beats_the_prior_on_rows_it_was_not_trained_on(fitted):
+    metrics = fitted.metrics
+    assert metrics["holdout_log_loss"] < metrics["prior_log_loss"] - 0.02
+    assert metrics["holdout_auc"] > 0.6
+    assert metrics["holdout_ic"] > 0.1
+    assert metrics["train_rows"] > metrics["validation_rows"] > 0
+    assert 1 <= metrics["best_epoch"] <= metrics["epochs_run"] <= 6
+
+
+def test_the_contract_says_what_the_model_was_made_of(fitted):
+    contract, processed = fitted.model.contract, fitted.processed
+    spec = pipeline()
+    assert contract.metrics == fitted.metrics
+    assert contract.features == processed.plan.names == tuple(contract.features)
+    assert (contract.feature_hash, contract.spec_hash, contract.model_params) == (
+        processed.plan.hash,
+        spec.hash,
+        {"hidden": [16]},
+    )
+    assert (contract.scaler, contract.dead_zone, contract.prior) == (
+        processed.scaler,
+        processed.dead_zone,
+        processed.prior,
+    )
+    first_holdout_ns = processed.dataset.ts_ns_N[processed.holdout_I].min()
+    assert contract.trained_from_ns < contract.trained_to_ns <= first_holdout_ns
+    assert fitted.model.scorer().contract == contract
+
+
+def test_the_metrics_are_those_of_the_file_that_serves(fitted):
+    holdout_I = fitted.processed.holdout_I
+    model_I, prior_I = (
+        losses(fitted.model, fitted.processed, holdout_I),
+        prior_losses(fitted.processed, holdout_I, "direction"),
+    )
+    assert model_I.shape == prior_I.shape == holdout_I.shape
+    assert model_I.mean() == fitted.metrics["holdout_log_loss"]
+    assert prior_I.mean() == fitted.metrics["prior_log_loss"]
+    assert losses(fitted.model.scorer(), fitted.processed, holdout_I[:0]).shape == (0,)
+
+
+def test_equal_arguments_give_equal_weights_and_another_seed_gives_others(frame, fitted):
+    again, other = fit(frame, pipeline()), fit(frame, pipeline(), seed=1)
+    assert again.metrics == fitted.metrics
+    for name, value in fitted.model.weights.items():
+        assert value.tobytes() == again.model.weights[name].tobytes(), name
+    x_BTF = fitted.processed.dataset.x_MF[-20:, None]
+    scores = [one.model.scorer().scores(x_BTF).tobytes() for one in (fitted, again, other)]
+    assert scores[0] == scores[1] != scores[2]
+    assert other.model.contract.seed == 1
+
+
+def test_a_model_goes_on_from_another_with_its_scaler_and_dead_zone(frame, tmp_path):
+    first = fit(frame.iloc[:4000], pipeline(train={"epochs": 1})).model
+    first.save(tmp_path)
+
+    further = fit(frame.iloc[2000:].reset_index(drop=True), pipeline(), start=FittedModel.load(tmp_path)).model
+
+    assert (further.contract.scaler, further.contract.dead_zone) == (first.contract.scaler, first.contract.dead_zone)
+    assert further.contract.prior != first.contract.prior
+    assert further.weights["shift"].tobytes() == first.weights["shift"].tobytes()
+    assert further.contract.metrics["best_epoch"] >= 1
+    moved = max(np.abs(further.weights[name] - value).max() for name, value in first.weights.items())
+    assert 0 < moved < 0.2
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"features": {"use": FEATURES[:2]}},
+        {"features": {"window": 2}},
+        {"label": {"horizons": ["3s"]}},
+        {"label": {"kind": "return"}},
+        {"model": {"params": {"hidden": [17]}}},
+        {"model": {"kind": "lstm", "params": {}}},
+    ],
+)
+def test_going_on_from_a_model_made_for_something_else_is_refused(frame, fitted, changes):
+    with pytest.raises(SchemaMismatchError, match="cannot go on"):
+        fit(frame, pipeline(**changes), start=fitted.model)
+
+
+def test_weights_that_do_not_fit_the_code_of_the_model_are_refused(frame, fitted):
+    weights = {name: value for name, value in fitted.model.weights.items() if "bias" not in name}
+    stripped = FittedModel(fitted.model.contract, fitted.model.onnx, weights)
+    with pytest.raises(SchemaMismatchError, match="weights of the model do not fit"):
+        fit(frame, pipeline(), start=stripped)
+
+
+def test_a_return_model_is_judged_by_squared_error_in_squared_log_returns(frame):
+    found = fit(frame, pipeline(label={"kind": "return", "horizons": ["1s", "2s"]}))
+    variance = np.mean([v for _, v in found.model.contract.prior])
+    assert found.metrics["prior_squared_error"] == pytest.approx(variance, rel=0.6)
+    assert found.metrics["holdout_squared_error"] < found.metrics["prior_squared_error"]
+    assert {"holdout_ic_1s", "holdout_ic_2s"} < found.metrics.keys()
+    assert found.metrics["holdout_ic"] == pytest.approx(
+        (found.metrics["holdout_ic_1s"] + found.metrics["holdout_ic_2s"]) / 2
+    )
+    scores = found.model.scorer().scores(found.processed.dataset.x_MF[-50:, None])
+    assert np.abs(scores).max() < 10 * np.sqrt(variance)
+
+
+def test_progress_is_told_after_every_epoch_and_the_report_is_json_without_nan(frame):
+    heard = []
+    found = fit(frame, pipeline(train={"epochs": 2}), progress=heard.append)
+    assert [p.epoch for p in heard] == [0, 1, 2]
+    report = json.loads(json.dumps(found.model.report, allow_nan=False))
+    assert [epoch["epoch"] for epoch in report["epochs"]] == [0, 1, 2]
+    assert report["processing"]["ticks"] == len(frame)
+
+
+def test_cancelling_ends_the_training(frame):
+    with pytest.raises(TrainingCancelledError):
+        fit(frame, pipeline(), cancelled=lambda: True)
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "message"),
+    [
+        ({"features": {"use": ["queue_imbalence"]}}, SpecError, "queue_imbalance"),
+        ({"model": {"kind": "mpl"}}, UnknownPartError, "did you mean 'mlp'"),
+        ({"model": {"params": {"hiden": []}}}, SpecError, "did you mean 'hidden'"),
+        ({"model": {"kind": "nowhere:Net"}}, UnknownPartError, "nowhere"),
+    ],
+)
+def test_what_is_wrong_with_the_pipeline_is_said_before_anything_is_computed(changes, error, message):
+    with pytest.raises(error, match=message):
+        check(pipeline(**changes))
+    with pytest.raises(error, match=message):
+        fit(None, pipeline(**changes))  # type: ignore[arg-type]  # the frame is not looked at
+
+
+def test_too_few_rows_and_wrong_columns_are_errors_of_the_project(frame):
+    with pytest.raises(NotEnoughDataError, match=r"train\.min_rows"):
+        fit(frame.iloc[:700], pipeline())
+    with pytest.raises(SchemaMismatchError):
+        fit(frame.drop(columns=["bid"]), pipeline())
+
+
+def test_fitting_needs_neither_kafka_nor_a_model_store():
+    others = ["aiokafka", "faust", "mlflow", "fastapi", "sqlalchemy"]
+    code = f"import sys, ml_core.fit; print(sorted(set({others}) & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    assert done.stdout.strip() == "[]"
