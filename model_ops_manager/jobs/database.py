@@ -1,7 +1,9 @@
 """The database of the job store: SQLite or PostgreSQL, its one table, and transactions whose waits are bounded."""
 
+import sqlite3
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from threading import Lock
 from typing import Any
@@ -35,6 +37,8 @@ SCHEMA_VERSION = 1
 # For a lock, a statement or a connection: longer than any transaction here, shorter than a caller's patience.
 WAIT_S = 10
 _POOL: dict[str, Any] = {"pool_size": 4, "max_overflow": 4, "pool_timeout": WAIT_S}
+_READS = "tickwise_reads"
+_RETRY_S = 0.05
 _SCHEMA_LOCK = 0x7469636B  # key of PostgreSQL's advisory lock: "tick"
 
 metadata = MetaData()
@@ -85,14 +89,14 @@ class Database:
 
     @contextmanager
     def read(self) -> Iterator[Connection]:
-        """Yield a connection whose statements each see what is committed.
+        """Yield a connection to look with.
 
         Raises:
             JobStoreUnavailableError: The database did not answer. A retry is safe.
         """
         self._prepare()
-        with self._translated(), self._engine.connect() as connection:
-            yield connection.execution_options(isolation_level="AUTOCOMMIT")
+        with self._translated(), self._engine.execution_options(**{_READS: True}).begin() as connection:
+            yield connection
 
     @contextmanager
     def write(self) -> Iterator[Connection]:
@@ -118,16 +122,16 @@ class Database:
         except IntegrityError:
             raise
         except SQLAlchemyError as error:
-            cause = getattr(error, "orig", None) or error
-            raise JobStoreUnavailableError(
-                f"the job store {self.name} did not do as asked: {str(cause).strip()}"
-            ) from error
+            raise self._away(getattr(error, "orig", None) or error) from error
+
+    def _away(self, cause: BaseException) -> JobStoreUnavailableError:
+        return JobStoreUnavailableError(f"the job store {self.name} did not do as asked: {str(cause).strip()}")
 
     def _make_engine(self) -> Engine:
         if self._url.get_backend_name() == "sqlite":
             engine = create_engine(self._url, connect_args={"timeout": WAIT_S}, **_POOL)
             event.listen(engine, "connect", _leave_transactions_to_us)
-            event.listen(engine, "begin", _begin_immediately)
+            event.listen(engine, "begin", _begin)
             return engine
         limits = {
             "connect_timeout": WAIT_S // 2,
@@ -155,9 +159,18 @@ class Database:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise SetupError(f"cannot make the folder of the job store {self.name}: {error}") from error
-        with self._translated(), self._engine.connect() as connection:
-            # Readers do not wait for writers. The mode is kept in the file, and asking again changes nothing.
-            connection.execution_options(isolation_level="AUTOCOMMIT").execute(text("PRAGMA journal_mode=WAL"))
+        deadline = time.monotonic() + WAIT_S
+        while True:
+            try:
+                _use_wal(self._url.database or "")
+            except sqlite3.OperationalError as error:  # SQLite does not wait for others who change the mode
+                if time.monotonic() > deadline:
+                    raise self._away(error) from error
+                time.sleep(_RETRY_S)
+            except sqlite3.Error as error:
+                raise self._away(error) from error
+            else:
+                return
 
     def _create(self, connection: Connection) -> None:
         if connection.dialect.name == "postgresql":  # SQLite holds its write lock since BEGIN IMMEDIATE
@@ -187,10 +200,17 @@ def _checked(url: str) -> URL:
     )
 
 
+def _use_wal(path: str) -> None:
+    """Make the file one whose readers do not wait for its writer; it stays so."""
+    with closing(sqlite3.connect(path, timeout=WAIT_S, isolation_level=None)) as connection:
+        connection.execute("PRAGMA journal_mode=WAL")
+
+
 def _leave_transactions_to_us(connection: Any, _record: object) -> None:
     connection.isolation_level = None  # else Python's driver begins late, and a lock taken late cannot be waited for
 
 
-def _begin_immediately(connection: Connection) -> None:
-    # a transaction that reads first and then finds another writer fails at once, without the busy timeout
-    connection.exec_driver_sql("BEGIN IMMEDIATE")
+def _begin(connection: Connection) -> None:
+    # A transaction that looks first, then writes, and finds another writer fails at once: no busy timeout helps. So
+    # what may write begins as a writer.
+    connection.exec_driver_sql("BEGIN" if connection.get_execution_options().get(_READS) else "BEGIN IMMEDIATE")

@@ -1,0 +1,397 @@
+"""The job store on the databases it is made for; one set of promises, kept by both."""
+
+import itertools
+import subprocess
+import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from sqlalchemy import create_engine, text
+from sqlalchemy.engine import make_url
+
+from ml_core.errors import (
+    IdempotencyConflictError,
+    InputError,
+    InvalidSettingsError,
+    JobNotFoundError,
+    JobStateError,
+    JobStoreUnavailableError,
+    LeaseLostError,
+    QueueFullError,
+    SetupError,
+)
+from ml_core.spec import parse
+from ml_core.types import SECOND_NS, JobKind, JobSpec, JobState, OffsetRange
+from model_ops_manager.jobs import store as store_module
+from model_ops_manager.jobs.store import JobStore
+from tests.integration.postgres import postgres
+
+PIPELINE = parse({"name": "demo", "model": {"kind": "mlp", "params": {"width": 8}}})
+OTHER = parse({"name": "other"})
+SPEC = JobSpec(pipeline="demo")
+START_NS = 1_700_000_000 * SECOND_NS
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now_ns = START_NS
+
+    def __call__(self) -> int:
+        self.now_ns += 1
+        return self.now_ns
+
+    def pass_s(self, seconds: float) -> None:
+        self.now_ns += round(seconds * SECOND_NS)
+
+
+@pytest.fixture(scope="module")
+def postgres_url():
+    with postgres() as url:
+        yield url
+
+
+_numbers = itertools.count()
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def url(request, tmp_path):
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path / 'jobs' / 'jobs.db'}"
+    server = make_url(request.getfixturevalue("postgres_url"))
+    name = f"test{next(_numbers)}"
+    engine = create_engine(server.set(drivername="postgresql+psycopg"), isolation_level="AUTOCOMMIT")
+    with engine.connect() as connection:
+        connection.execute(text(f"CREATE DATABASE {name}"))
+    engine.dispose()
+    return server.set(database=name).render_as_string(hide_password=False)
+
+
+@pytest.fixture
+def clock():
+    return Clock()
+
+
+@pytest.fixture
+def open_store():
+    """Open further stores; all are closed at the end, for an open connection is a warning."""
+    opened = []
+
+    def open_one(*args):
+        opened.append(JobStore(*args))
+        return opened[-1]
+
+    yield open_one
+    for store in opened:
+        store.close()
+
+
+@pytest.fixture
+def store(url, clock, open_store):
+    return open_store(url, clock)
+
+
+def test_a_job_is_kept_as_it_was_submitted(store, url, open_store):
+    spec = JobSpec(
+        pipeline="demo",
+        kind=JobKind.INCREMENTAL,
+        ranges=(OffsetRange(partition=0, start=5, end=9),),
+        seed=3,
+        params={"width": 16},
+    )
+    made = store.submit(spec, PIPELINE, "key")
+
+    found = open_store(url).get(made.id)
+
+    assert found == made
+    assert (found.spec, found.state, found.attempt, found.trigger) == (spec, JobState.QUEUED, 0, "api")
+    assert found.created_at.timestamp() == pytest.approx(START_NS / SECOND_NS)
+    assert found.pipeline_spec().model.params == {"width": 16}
+    assert (found.progress, found.result, found.error, found.started_at, found.finished_at) == (None,) * 5
+
+
+def test_the_folder_of_own_parts_travels_with_the_job(store, tmp_path):
+    made = store.submit(SPEC, parse({"name": "demo"}, folder=tmp_path))
+    assert store.get(made.id).pipeline_spec().folder == tmp_path
+
+
+def test_a_job_for_another_pipeline_than_given_is_refused(store):
+    with pytest.raises(InputError, match=r"'demo'.*'other'"):
+        store.submit(SPEC, OTHER)
+
+
+def test_an_unknown_job_is_not_found(store):
+    with pytest.raises(JobNotFoundError, match="train-nothing"):
+        store.get("train-nothing")
+    with pytest.raises(JobNotFoundError):
+        store.request_cancel("train-nothing")
+
+
+def test_the_same_key_and_payload_give_the_first_job(store):
+    first = store.submit(SPEC, PIPELINE, "key")
+    leased = store.lease("runner", 10)
+    assert leased.id == first.id
+
+    assert store.submit(SPEC, PIPELINE, "key") == leased
+    assert store.submit(JobSpec(pipeline="other"), OTHER, "key").id != first.id
+    assert store.submit(SPEC, PIPELINE).id != first.id
+    with pytest.raises(IdempotencyConflictError, match=first.id):
+        store.submit(JobSpec(pipeline="demo", seed=1), PIPELINE, "key")
+
+
+def test_many_threads_with_one_key_make_one_job(url, open_store):
+    stores = [open_store(url) for _ in range(4)]
+    gate = threading.Barrier(8)
+
+    def submit(number):
+        gate.wait(20)
+        return stores[number % 4].submit(SPEC, PIPELINE, "key").id
+
+    with ThreadPoolExecutor(8) as pool:
+        ids = set(pool.map(submit, range(8)))
+
+    assert len(ids) == 1
+    assert [job.id for job in stores[0].list()] == list(ids)
+
+
+def test_a_full_queue_refuses_new_jobs_and_repeats_old_ones(store, monkeypatch):
+    monkeypatch.setattr(store_module, "MAX_QUEUED", 2)
+    first = store.submit(SPEC, PIPELINE, "key")
+    store.submit(SPEC, PIPELINE)
+
+    with pytest.raises(QueueFullError, match="2 jobs wait"):
+        store.submit(SPEC, PIPELINE)
+    assert store.submit(SPEC, PIPELINE, "key") == first
+    store.lease("runner", 10)
+    store.submit(SPEC, PIPELINE)
+
+
+def test_jobs_are_listed_newest_first_page_by_page(store):
+    ids = [store.submit(SPEC, PIPELINE).id for _ in range(5)]
+    other = store.submit(JobSpec(pipeline="other"), OTHER).id
+    running = store.lease("runner", 10)
+
+    assert [job.id for job in store.list()] == [other, *reversed(ids)]
+    assert [job.id for job in store.list(limit=2)] == [other, ids[4]]
+    assert [job.id for job in store.list(limit=2, before=ids[4])] == [ids[3], ids[2]]
+    assert [job.id for job in store.list(pipeline="other")] == [other]
+    assert store.list(state=JobState.RUNNING) == [running]
+    assert [job.id for job in store.list(state=JobState.QUEUED, pipeline="demo", limit=1)] == [ids[4]]
+    assert store.list(before=ids[0]) == []
+
+
+def test_jobs_are_leased_in_the_order_they_came_and_each_once(store):
+    ids = [store.submit(SPEC, PIPELINE).id for _ in range(2)]
+
+    leased = [store.lease("a", 10), store.lease("b", 10), store.lease("a", 10)]
+
+    assert [job and job.id for job in leased] == [*ids, None]
+    assert [(job.state, job.attempt, job.runner) for job in leased[:2]] == [("running", 1, "a"), ("running", 1, "b")]
+    assert leased[0].started_ns is not None
+    assert leased[0].lease_until_ns - leased[0].started_ns == 10 * SECOND_NS
+
+
+def test_runners_that_ask_at_once_never_get_the_same_job(url, open_store):
+    submitter = open_store(url)
+    ids = {submitter.submit(SPEC, PIPELINE).id for _ in range(12)}
+    gate = threading.Barrier(4)
+
+    def take_all(name):
+        store = open_store(url)
+        gate.wait(20)
+        taken = []
+        while (job := store.lease(name, 60)) is not None:
+            taken.append(job.id)
+        return taken
+
+    with ThreadPoolExecutor(4) as pool:
+        taken = [job for part in pool.map(take_all, "abcd") for job in part]
+
+    assert len(taken) == 12
+    assert set(taken) == ids
+
+
+def test_a_heartbeat_prolongs_the_lease_and_progress_is_replaced(store, clock):
+    store.submit(SPEC, PIPELINE)
+    job = store.lease("runner", 10)
+    clock.pass_s(8)
+
+    beaten = store.heartbeat(job, 10)
+    store.progress(job, stage="fetch")
+    told = store.progress(job, stage="train", epoch=1)
+    clock.pass_s(8)
+
+    assert beaten.lease_until_ns > job.lease_until_ns
+    assert told.progress == {"stage": "train", "epoch": 1}
+    assert store.lease("other", 10) is None
+
+
+def test_a_job_ends_with_its_result_and_no_second_time(store):
+    store.submit(SPEC, PIPELINE)
+    job = store.lease("runner", 10)
+
+    done = store.finish(job, JobState.SUCCEEDED, result={"version": 1, "metrics": {"loss": 0.5}})
+
+    assert (done.state, done.result, done.error, done.lease_until_ns) == (
+        JobState.SUCCEEDED, {"version": 1, "metrics": {"loss": 0.5}}, None, None,
+    )  # fmt: skip
+    assert done.finished_ns >= done.started_ns
+    with pytest.raises(LeaseLostError):
+        store.finish(job, JobState.FAILED, error="late")
+    assert store.get(job.id) == done
+
+
+def test_a_failed_job_keeps_its_reason_within_bounds(store):
+    store.submit(SPEC, PIPELINE)
+    failed = store.finish(store.lease("r", 10), JobState.FAILED, error="x" * 10_000, error_type="NotEnoughDataError")
+    assert (failed.state, len(failed.error), failed.error_type) == (JobState.FAILED, 4000, "NotEnoughDataError")
+
+
+def test_a_runner_whose_lease_ran_out_can_change_nothing(store, clock):
+    store.submit(SPEC, PIPELINE)
+    lost = store.lease("slow", 10)
+    clock.pass_s(11)
+    taken = store.lease("fast", 10)
+    assert (taken.id, taken.attempt, taken.runner) == (lost.id, 2, "fast")
+
+    for act in (
+        lambda: store.heartbeat(lost, 10),
+        lambda: store.progress(lost, stage="train"),
+        lambda: store.begin_registering(lost),
+        lambda: store.finish(lost, JobState.SUCCEEDED, result={}),
+        lambda: store.give_back(lost),
+    ):
+        with pytest.raises(LeaseLostError, match="attempt 1"):
+            act()
+    assert store.get(lost.id) == taken
+
+
+def test_a_job_that_loses_its_runner_three_times_has_failed(store, clock):
+    store.submit(SPEC, PIPELINE)
+    attempts = []
+    for _ in range(3):
+        attempts.append(store.lease("doomed", 10).attempt)
+        clock.pass_s(11)
+
+    assert store.lease("next", 10) is None
+    job = store.list()[0]
+    assert attempts == [1, 2, 3]
+    assert (job.state, job.attempt) == (JobState.FAILED, 3)
+    assert "lost 3 times" in job.error
+
+
+def test_a_waiting_job_is_cancelled_at_once(store):
+    waiting = store.submit(SPEC, PIPELINE)
+
+    cancelled = store.request_cancel(waiting.id)
+
+    assert (cancelled.state, cancelled.finished_ns is not None) == (JobState.CANCELLED, True)
+    assert store.request_cancel(waiting.id) == cancelled
+    assert store.lease("runner", 10) is None
+
+
+def test_a_running_job_is_asked_to_stop_and_cannot_register_any_more(store):
+    store.submit(SPEC, PIPELINE)
+    job = store.lease("runner", 10)
+
+    asked = store.request_cancel(job.id)
+
+    assert (asked.state, asked.cancel_requested) == (JobState.RUNNING, True)
+    assert store.request_cancel(job.id) == asked
+    assert store.heartbeat(job, 10).cancel_requested
+    assert not store.begin_registering(job)
+    assert store.finish(job, JobState.CANCELLED).state is JobState.CANCELLED
+
+
+def test_a_job_that_registers_or_is_done_cannot_be_cancelled(store):
+    store.submit(SPEC, PIPELINE)
+    job = store.lease("runner", 10)
+    assert store.begin_registering(job, stage="register")
+
+    with pytest.raises(JobStateError, match="is registering"):
+        store.request_cancel(job.id)
+    store.finish(job, JobState.SUCCEEDED, result={})
+    with pytest.raises(JobStateError, match="has succeeded"):
+        store.request_cancel(job.id)
+
+
+def test_a_lost_job_that_was_to_be_cancelled_is_cancelled(store, clock):
+    store.submit(SPEC, PIPELINE)
+    job = store.lease("lost", 10)
+    store.request_cancel(job.id)
+    clock.pass_s(11)
+
+    assert store.lease("next", 10) is None
+    assert store.get(job.id).state is JobState.CANCELLED
+
+
+def test_a_job_given_back_waits_again_unless_it_was_to_be_cancelled(store):
+    store.submit(SPEC, PIPELINE)
+    first = store.lease("stopping", 10)
+
+    assert store.give_back(first).state is JobState.QUEUED
+    second = store.lease("next", 10)
+    assert (second.id, second.attempt, second.progress) == (first.id, 2, None)
+    store.request_cancel(second.id)
+    assert store.give_back(second).state is JobState.CANCELLED
+
+
+USE = """
+import sys
+from ml_core.spec import parse
+from ml_core.types import JobSpec
+from model_ops_manager.jobs.store import JobStore
+sys.stdin.readline()
+for _ in range(3):
+    store = JobStore(sys.argv[1])
+    store.submit(JobSpec(pipeline="demo"), parse({"name": "demo"}))
+    store.close()
+"""
+
+
+def test_processes_that_meet_an_empty_database_make_its_schema_once(url, open_store):
+    root = Path(store_module.__file__).parents[2]
+    processes = [
+        subprocess.Popen([sys.executable, "-c", USE, url], stdin=subprocess.PIPE, stderr=subprocess.PIPE, cwd=root)
+        for _ in range(3)
+    ]
+    ends = []
+    for process in processes:
+        process.stdin.write(b"\n")
+        process.stdin.flush()
+    for process in processes:
+        _, errors = process.communicate(timeout=60)
+        ends.append((process.returncode, errors.decode()))
+
+    assert ends == [(0, "")] * 3
+    assert len(open_store(url).list()) == 9
+
+
+def test_another_schema_is_refused(url, store, open_store):
+    store.ping()
+    engine = create_engine(make_url(url).set(drivername=url.split(":")[0].replace("postgresql", "postgresql+psycopg")))
+    with engine.begin() as connection:
+        connection.execute(text("UPDATE jobs_schema SET version = 99"))
+    engine.dispose()
+
+    with pytest.raises(SetupError, match="schema 99"):
+        open_store(url).ping()
+
+
+def test_a_database_that_is_away_is_a_dependency_that_did_not_answer(tmp_path, open_store):
+    store = open_store("postgresql://user:s3cret@127.0.0.1:1/jobs")
+    with pytest.raises(JobStoreUnavailableError) as caught:
+        store.ping()
+    assert "s3cret" not in str(caught.value)
+
+    (tmp_path / "jobs.db").write_bytes(b"this is no database" * 100)
+    with pytest.raises(JobStoreUnavailableError, match="not a database"):
+        open_store(f"sqlite:///{tmp_path / 'jobs.db'}").ping()
+
+
+@pytest.mark.parametrize("url", ["mysql://user:s3cret@host/db", "nonsense s3cret", "sqlite://"])
+def test_other_databases_are_refused_without_showing_the_password(url):
+    with pytest.raises(InvalidSettingsError) as caught:
+        JobStore(url)
+    assert "s3cret" not in str(caught.value)
