@@ -119,7 +119,12 @@ def test_relative_links_of_a_document_lead_somewhere(path: Path) -> None:
 
 @pytest.mark.parametrize("path", listed("*.md"), ids=lambda path: str(path.relative_to(ROOT)))
 def test_commands_named_in_a_document_exist(path: Path) -> None:
-    named = set(re.findall(r"(?:^|`)(?:\.venv/bin/)?tickwise ([a-z]+)", path.read_text(encoding="utf-8"), re.MULTILINE))
+    text = path.read_text(encoding="utf-8")
+    blocks = re.findall(r"^```[a-z]*\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+    named = set(re.findall(r"`tickwise ([a-z]+)", text))
+    named.update(
+        noun for block in blocks for noun in re.findall(r"^(?:\.venv/bin/)?tickwise ([a-z]+)", block, re.MULTILINE)
+    )
 
     assert named <= set(COMMANDS)
 
