@@ -1,6 +1,7 @@
 """Reads ticks from a user's own JSON through the field map of the pipeline file."""
 
 from collections.abc import Callable
+from operator import attrgetter
 from typing import Any
 
 import msgspec
@@ -19,9 +20,10 @@ _TAKER_OF_MAKER = {True: "sell", False: "buy"}  # the buyer was the maker, so th
 class MappedReader:
     """Reads one tick a record; built once from a ``FieldMap``.
 
-    A path is ``$.name`` or ``$.outer.name``; ``$key`` is the key of the record. ``ts`` takes a unit (``:ns``, ``:us``,
-    ``:ms``, ``:s``; default ns). ``side`` takes ``:maker`` for a bool that says whether the buyer was the maker.
-    Without a path for ``type``, bid and ask make a quote, else price and size a trade. Numbers may be decimal text.
+    A path is ``$.name`` or ``$.outer.name``; ``$key``, the key of the record, may be the symbol. ``ts`` takes a unit
+    (``:ns``, ``:us``, ``:ms``, ``:s``; default ns). ``side`` takes ``:maker`` for a bool that says whether the buyer
+    was the maker. Without a path for ``type``, bid and ask make a quote, else price and size a trade. Numbers may be
+    decimal text.
     """
 
     def __init__(self, field_map: FieldMap) -> None:
@@ -37,7 +39,7 @@ class MappedReader:
         self._unit_ns = _UNITS_NS[split["ts"][1] or "ns"]
         self._side_is_maker = split.get("side", (None, ""))[1] == "maker"
         self._optional = frozenset(FIELDS) - given.keys()
-        self._decode, self._getters = _typed(self._in_value)
+        self._decode, self._get = _typed(self._in_value)
 
     def __call__(self, key: bytes | None, value: bytes | None) -> Tick:
         """Return the tick of one record.
@@ -47,9 +49,12 @@ class MappedReader:
         """
         text = check_text(value)
         try:
-            record = self._decode(text)
-            fields = {name: get(record) for name, get in self._getters.items()}
-        except (ValueError, RecursionError):
+            fields = dict(zip(self._in_value, self._get(self._decode(text)), strict=True))
+        except (
+            ValueError,
+            RecursionError,
+            AttributeError,
+        ):  # AttributeError: an object on the way to a field is missing
             fields = {name: _dig(text, path) for name, path in self._in_value.items()}
         for name, path in self._paths.items():
             if path is None:
@@ -83,16 +88,18 @@ def _split(name: str, text: str) -> tuple[tuple[str, ...] | None, str]:
         raise SpecError(
             f"source.map.{name}: unknown suffix in {text!r}; known: {', '.join(filter(None, known)) or 'none'}"
         )
-    if path == _KEY:
+    if path == _KEY and name == "symbol":
         return None, suffix
     steps = tuple(path.split(".")[1:])
     if not path.startswith("$.") or not all(steps) or any(mark in path for mark in "[]*'\" "):
-        raise SpecError(f"source.map.{name}: {text!r} is not a path; write $.name, $.outer.name or $key")
+        raise SpecError(
+            f"source.map.{name}: {text!r} is not a path; write $.name, $.outer.name, or $key for the symbol"
+        )
     return steps, suffix
 
 
-def _typed(paths: dict[str, tuple[str, ...]]) -> tuple[Callable[[bytes], Any], dict[str, Callable[[Any], object]]]:
-    """Return a decoder that builds only what ``paths`` need, and a getter a field."""
+def _typed(paths: dict[str, tuple[str, ...]]) -> tuple[Callable[[bytes], Any], Callable[[Any], tuple[Any, ...]]]:
+    """Return a decoder that builds only what ``paths`` need, and a getter of all fields in their order."""
     tree: dict[str, Any] = {}
     for name, steps in paths.items():
         node = tree
@@ -103,7 +110,8 @@ def _typed(paths: dict[str, tuple[str, ...]]) -> tuple[Callable[[bytes], Any], d
         if isinstance(node.get(steps[-1]), dict):
             raise SpecError(f"source.map.{name}: {'.'.join(steps)} is an object in another path")
         node[steps[-1]] = None
-    return msgspec.json.Decoder(_struct(tree)).decode, {name: _getter(tree, steps) for name, steps in paths.items()}
+    getter: Any = attrgetter(*(_attribute(tree, steps) for steps in paths.values()))
+    return msgspec.json.Decoder(_struct(tree)).decode, getter
 
 
 def _struct(tree: dict[str, Any]) -> type[Struct]:
@@ -115,20 +123,12 @@ def _struct(tree: dict[str, Any]) -> type[Struct]:
     return msgspec.defstruct("Mapped", fields, rename={f"f{i}": name for i, name in enumerate(tree)}, gc=False)
 
 
-def _getter(tree: dict[str, Any], steps: tuple[str, ...]) -> Callable[[Any], object]:
+def _attribute(tree: dict[str, Any], steps: tuple[str, ...]) -> str:
     names = []
     for step in steps:
         names.append(f"f{list(tree).index(step)}")
         tree = tree[step]
-
-    def get(record: Any) -> object:
-        for name in names:
-            if record is None:
-                return None
-            record = getattr(record, name)
-        return record
-
-    return get
+    return ".".join(names)
 
 
 def _dig(text: bytes, steps: tuple[str, ...]) -> object:

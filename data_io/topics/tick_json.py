@@ -7,8 +7,17 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta, Struct
 
-from data_io.topics.tick_rules import FIELDS, MAX_INT64, NOT_APPLICABLE, BadTickError, Tick, check, check_not_crossed
-from ml_core.types import TickKind
+from data_io.topics.tick_rules import (
+    FIELDS,
+    MAX_INT64,
+    NOT_APPLICABLE,
+    QUOTE,
+    TRADE,
+    BadTickError,
+    Tick,
+    check,
+    check_not_crossed,
+)
 
 # A record of one tick has about 100 bytes, with a venue's extras a few thousand.
 MAX_VALUE_BYTES = 65_536
@@ -65,9 +74,9 @@ def read_native(value: bytes | None) -> Tick:
     seq = -1 if tick.seq is None else tick.seq
     na = NOT_APPLICABLE
     if type(tick) is _Trade:
-        return Tick(TickKind.TRADE, tick.symbol, tick.ts, tick.price, tick.size, _SIGNS[tick.side], na, na, na, na, seq)
+        return Tick(TRADE, tick.symbol, tick.ts, tick.price, tick.size, _SIGNS[tick.side], na, na, na, na, seq)
     check_not_crossed(tick.bid, tick.ask)
-    return Tick(TickKind.QUOTE, tick.symbol, tick.ts, na, na, 0, tick.bid, tick.ask, tick.bid_size, tick.ask_size, seq)
+    return Tick(QUOTE, tick.symbol, tick.ts, na, na, 0, tick.bid, tick.ask, tick.bid_size, tick.ask_size, seq)
 
 
 def check_text(value: bytes | None) -> bytes:

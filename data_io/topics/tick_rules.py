@@ -8,6 +8,7 @@ from typing import NamedTuple
 from ml_core.errors import InputError
 from ml_core.types import TickKind
 
+TRADE, QUOTE = int(TickKind.TRADE), int(TickKind.QUOTE)  # an enum costs a call a comparison
 MAX_INT64 = 2**63 - 1
 MAX_SYMBOL_BYTES = 64
 NOT_APPLICABLE = math.nan
@@ -46,7 +47,7 @@ class BadTickError(InputError):
 
 
 def check(fields: Mapping[str, object], *, texts: bool = False, optional: frozenset[str] = frozenset()) -> Tick:
-    """Return the tick that ``fields`` describe.
+    """Return the tick that ``fields`` describe; its symbol is left to ``check_symbol``, which each needs only once.
 
     Args:
         fields: Values by the names of the native format; None counts as missing, unknown names are ignored.
@@ -63,13 +64,15 @@ def check(fields: Mapping[str, object], *, texts: bool = False, optional: frozen
         raise BadTickError("not_positive:ts", f"ts is {ts_ns}; expected ns since 1970, UTC")
     price = size = bid = ask = bid_size = ask_size = NOT_APPLICABLE
     side = 0
-    if kind == TickKind.TRADE:
-        price, size = (_positive(fields, name, texts, optional) for name in ("price", "size"))
+    if kind == TRADE:
+        price = _positive(fields, "price", texts, optional)
+        size = _positive(fields, "size", texts, optional)
         side = _side(fields, texts)
     else:
-        bid, ask, bid_size, ask_size = (
-            _positive(fields, name, texts, optional) for name in ("bid", "ask", "bid_size", "ask_size")
-        )
+        bid = _positive(fields, "bid", texts, optional)
+        ask = _positive(fields, "ask", texts, optional)
+        bid_size = _positive(fields, "bid_size", texts, optional)
+        ask_size = _positive(fields, "ask_size", texts, optional)
         check_not_crossed(bid, ask)
     seq = -1 if fields.get("seq") is None else _integer(fields, "seq", texts)
     if seq < 0 and fields.get("seq") is not None:
@@ -110,7 +113,7 @@ def shorten(value: object) -> str:
     return text if len(text) <= 43 else text[:40] + "..."
 
 
-def _kind(fields: Mapping[str, object]) -> TickKind:
+def _kind(fields: Mapping[str, object]) -> int:
     kind = fields.get("type")
     if kind is None:
         raise BadTickError("missing:type", "expected trade or quote")
@@ -118,7 +121,7 @@ def _kind(fields: Mapping[str, object]) -> TickKind:
         raise _bad_type("type", kind, "text")
     if kind not in ("trade", "quote"):
         raise BadTickError("unknown_type", f"type is {shorten(kind)}; expected trade or quote")
-    return TickKind.TRADE if kind == "trade" else TickKind.QUOTE
+    return TRADE if kind == "trade" else QUOTE
 
 
 def _symbol(fields: Mapping[str, object]) -> str:
@@ -127,7 +130,6 @@ def _symbol(fields: Mapping[str, object]) -> str:
         raise BadTickError("missing:symbol", "there is no symbol")
     if not isinstance(symbol, str):
         raise _bad_type("symbol", symbol, "text")
-    check_symbol(symbol)
     return symbol
 
 

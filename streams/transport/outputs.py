@@ -11,7 +11,7 @@ from aiokafka.errors import KafkaError
 from ml_core.errors import KafkaUnavailableError
 
 T = TypeVar("T")
-Headers = Sequence[tuple[str, bytes]]
+Headers = Sequence[tuple[str, bytes | None]]
 Record = tuple[bytes | None, bytes | None, Headers]
 
 # Below the broker's default message.max.bytes of 1,048,588, so that a full batch is never refused.

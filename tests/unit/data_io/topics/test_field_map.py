@@ -149,6 +149,7 @@ def test_records_of_another_shape_are_rejected(value: object, expected: str) -> 
     "changes",
     [
         {"symbol": "$s"},
+        {"price": "$key"},
         {"symbol": "$."},
         {"symbol": "$.a..b"},
         {"symbol": "$.a[0]"},
