@@ -16,9 +16,7 @@ class FollowedModels:
     def __init__(self, agent: MlflowAgent, checks: Mapping[str, Check], poll_s: float) -> None:
         """Follow the pipelines of ``checks``, which say what fits them; ``run`` does the polling."""
         self.agent = agent
-        self.followers = {
-            name: ChampionFollower(agent, name, poll_s, check) for name, check in checks.items()
-        }
+        self.followers = {name: ChampionFollower(agent, name, poll_s, check) for name, check in checks.items()}
 
     async def run(self) -> None:
         """Poll until cancelled."""
@@ -38,4 +36,5 @@ class FollowedModels:
         if current is not None and current.version.version == version:
             return current
         check = self.followers[pipeline].check
-        return await asyncio.wait_for(asyncio.to_thread(load_serving, self.agent, pipeline, version, check), LOAD_TIMEOUT_S)
+        async with asyncio.timeout(LOAD_TIMEOUT_S):
+            return await asyncio.to_thread(load_serving, self.agent, pipeline, version, check)

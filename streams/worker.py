@@ -6,16 +6,16 @@ from collections.abc import Sequence
 
 import faust
 import structlog
-from ml_core.data_processor.features import FeaturePlan
-from model_ops_manager.champion import must_fit
-from model_ops_manager.jobs.store import JobStore
-from model_ops_manager.mlflow_agent import MlflowAgent
 
 from data_io.topics import admin, dead_letters, job_requests, label_counts, predictions, rows, ticks
 from ml_core import spec as pipeline_file
 from ml_core.data_processor import features
+from ml_core.data_processor.features import FeaturePlan
 from ml_core.errors import NotFoundError, SetupError
 from ml_core.spec import PipelineSpec
+from model_ops_manager.champion import must_fit
+from model_ops_manager.jobs.store import JobStore
+from model_ops_manager.mlflow_agent import MlflowAgent
 from streams.agents import learning, retraining, windowing
 from streams.health import HealthServer
 from streams.models import FollowedModels
@@ -169,7 +169,8 @@ class Worker:
         log.info("worker stops", action="stop")
         for service in (source, app):
             try:
-                await asyncio.wait_for(service.stop(), STOP_TIMEOUT_S)
+                async with asyncio.timeout(STOP_TIMEOUT_S):
+                    await service.stop()
             except TimeoutError:
                 log.warning("a part did not stop in time", action="stop", part=type(service).__name__)
 

@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import Any
 
 from aiokafka import AIOKafkaConsumer
-from data_io.publisher import publish
 from rich.console import Console
 
 from api.demo import counting
 from api.demo.processes import Processes, wait_for
 from data_io.data_fetcher import open_source
+from data_io.publisher import publish
 from data_io.topics import admin, dead_letters, predictions, rows, ticks
 from ml_core.errors import SetupError
 from ml_core.types import TickBatch
@@ -165,7 +165,8 @@ class Story:
         try:
             self.say(f"publishing the other {total - split:,} ticks at {rate:,.0f} ticks/s")
             await publish(Slice(source, split, total), bootstrap=stage.kafka, topic=ticks.NAME, rate=rate)
-            await asyncio.wait_for(followers, JOB_TIMEOUT_S)
+            async with asyncio.timeout(JOB_TIMEOUT_S):
+                await followers
             return await self._sum_up(stage, rate)
         finally:
             for task in (watcher, followers):
@@ -190,7 +191,8 @@ class Story:
             raise SetupError(f"{job_id} {job['state']}: {job.get('error')}")
         result = job["result"]
         self.say(
-            f"{job_id} ({job['kind']}, started by {job['trigger']}): version {result['version']}, {result['decision']['reason']}"
+            f"{job_id} ({job['kind']}, started by {job['trigger']}): "
+            f"version {result['version']}, {result['decision']['reason']}"
         )
         return job
 
@@ -221,7 +223,8 @@ class Story:
                 if now - shown_s > 2 and value["status"] == "ok":
                     shown_s = now
                     self.say(
-                        f"{value['symbol']:<10} score {value['score']:+.3f} for {value['horizon']}  [dim]version {value['version']}[/dim]"
+                        f"{value['symbol']:<10} score {value['score']:+.3f} for {value['horizon']}  "
+                        f"[dim]version {value['version']}[/dim]"
                     )
         finally:
             await consumer.stop()

@@ -52,9 +52,7 @@ async def newest_ranges(bootstrap: str, topic: str, max_ticks: int) -> tuple[Off
     )
 
 
-async def fetch_ranges(
-    bootstrap: str, topic: str, ranges: Sequence[OffsetRange], decoder: TickDecoder
-) -> Fetched:
+async def fetch_ranges(bootstrap: str, topic: str, ranges: Sequence[OffsetRange], decoder: TickDecoder) -> Fetched:
     """Return the ticks of ``ranges``; each range is read whole or an error says what is missing.
 
     Raises:
@@ -106,7 +104,8 @@ class _Reader:
 
     async def __aenter__(self) -> "_Reader":
         try:
-            await asyncio.wait_for(self._consumer.start(), STALL_S)
+            async with asyncio.timeout(STALL_S):
+                await self._consumer.start()
         except (TimeoutError, KafkaError) as error:
             await self._consumer.stop()
             raise KafkaUnavailableError(f"Kafka did not answer: {error!r}") from error

@@ -8,6 +8,7 @@ from typing import TypeVar
 from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError
 
+from data_io.kafka_clients import end_producer
 from ml_core.errors import KafkaUnavailableError
 
 T = TypeVar("T")
@@ -39,15 +40,20 @@ class Outputs:
         self._in_flight: deque[asyncio.Future[object]] = deque()
 
     async def start(self) -> None:
-        """Connect, within the time-out."""
-        await asyncio.wait_for(self._producer.start(), self.timeout_s)
+        """Connect.
+
+        Raises:
+            KafkaUnavailableError: Kafka did not answer in time. A retry is safe.
+        """
+        try:
+            async with asyncio.timeout(self.timeout_s):
+                await self._producer.start()
+        except (TimeoutError, KafkaError) as error:
+            raise KafkaUnavailableError(f"Kafka did not answer: {error!r}") from error
 
     async def stop(self) -> None:
         """Disconnect; what is not acknowledged by then is unknown."""
-        try:
-            await asyncio.wait_for(self._producer.stop(), 5.0)
-        except (TimeoutError, KafkaError):
-            await self._producer.client.close()
+        await end_producer(self._producer)
         for future in self._in_flight:
             future.cancel()
         self._in_flight.clear()

@@ -9,12 +9,12 @@ from typing import Protocol
 
 import structlog
 from aiokafka import TopicPartition
-from ml_core.data_processor.features import FeaturePlan
-from model_ops_manager.champion import Serving
 
 from data_io.topics import predictions as predictions_topic
+from ml_core.data_processor.features import FeaturePlan
 from ml_core.errors import SetupError
 from ml_core.spec import PipelineSpec
+from model_ops_manager.champion import Serving
 from streams import metrics
 from streams.partition_state import PartitionState
 from streams.transport.outputs import Outputs

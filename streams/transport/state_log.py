@@ -5,9 +5,10 @@ from collections.abc import Awaitable, Iterator, Sequence
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.errors import KafkaError
-from data_io.topics.admin import TopicSpec, compacted_topic
 from pydantic import BaseModel, ConfigDict, Field
 
+from data_io.kafka_clients import end_producer
+from data_io.topics.admin import TopicSpec, compacted_topic
 from ml_core.errors import KafkaUnavailableError
 
 MANIFEST_KEY = b"manifest"
@@ -100,10 +101,7 @@ class StateLog:
 
     async def close(self) -> None:
         """Disconnect without committing anything."""
-        try:
-            await asyncio.wait_for(self._producer.stop(), 5.0)
-        except (TimeoutError, KafkaError):
-            await self._producer.client.close()
+        await end_producer(self._producer)
 
     def _batches(self, records: Sequence[tuple[bytes, bytes]]) -> Iterator[Awaitable[Awaitable[object]]]:
         batch = self._producer.create_batch()

@@ -11,6 +11,7 @@ from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, TopicPartition
 from aiokafka.coordinator.assignors.sticky.sticky_assignor import StickyPartitionAssignor
 from aiokafka.errors import KafkaError, OffsetOutOfRangeError
 
+from data_io.kafka_clients import end_consumer
 from ml_core.errors import SetupError, TickwiseError
 from streams import metrics
 from streams.transport import raw_fetch
@@ -68,15 +69,13 @@ class TickSource(mode.Service, ConsumerRebalanceListener):
             fetch_max_wait_ms=FETCH_WAIT_MS,
         )
         self.consumer.subscribe([self.shared.topic], listener=self)
-        await asyncio.wait_for(self.consumer.start(), 30.0)
+        async with asyncio.timeout(30.0):
+            await self.consumer.start()
 
     async def on_stop(self) -> None:
         """Close every partition with a checkpoint, then leave the group."""
         await self._close_all(checkpoint=True)
-        try:
-            await asyncio.wait_for(self.consumer.stop(), 5.0)
-        except (TimeoutError, KafkaError) as error:
-            log.warning("the consumer did not stop cleanly", action="stop", error=repr(error))
+        await end_consumer(self.consumer)
 
     async def on_partitions_revoked(self, revoked: set[TopicPartition]) -> None:
         """Checkpoint and forget; awaited by the consumer before it joins again."""
@@ -105,7 +104,8 @@ class TickSource(mode.Service, ConsumerRebalanceListener):
         tp = partition.tp
         try:
             await asyncio.sleep(delay_s)
-            beginnings = await asyncio.wait_for(self.consumer.beginning_offsets([tp]), 20.0)
+            async with asyncio.timeout(20.0):
+                beginnings = await self.consumer.beginning_offsets([tp])
             await partition.open(beginnings[tp])
             self.consumer.seek(tp, partition.position)
             self.consumer.resume(tp)
@@ -154,7 +154,8 @@ class TickSource(mode.Service, ConsumerRebalanceListener):
             if partition.phase is Phase.OPEN:
                 partition.phase = Phase.SWAPPING
         try:
-            await asyncio.wait_for(self._idle.wait(), 10.0)
+            async with asyncio.timeout(10.0):
+                await self._idle.wait()
         except TimeoutError:
             log.warning("a batch did not end in time", action="revoke")
             checkpoint = False

@@ -16,13 +16,12 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from data_io.data_fetcher.sources import open_source
 from data_io.publisher import publish
 from data_io.topics import admin, dead_letters, predictions, rows, ticks
+from data_io.topics.records import Records
 from ml_core.data_processor import features
 from ml_core.data_processor.features import FeaturePlan, FeatureState
+from ml_core.errors import NotFoundError
 from ml_core.spec import PipelineSpec, parse
 from ml_core.types import SymbolTable
-from streams.transport.raw_fetch import KeptRecords
-
-assert KeptRecords  # the lab reads with stock consumers; importing the seam must not change what they see
 
 PARTITIONS = 2
 WAIT_S = 60.0
@@ -99,7 +98,7 @@ class WorkerLab:
             state = FeatureState(plan, SymbolTable())
             records = [r async for r in self.records(self.topic, partition)]
             columns = ([r.offset for r in records], [r.key for r in records], [r.value for r in records])
-            batch, _ = decoder.decode(ticks.Records(*columns, [tuple(r.headers) for r in records]), state.symbols)
+            batch, _ = decoder.decode(Records(*columns, [tuple(r.headers) for r in records]), state.symbols)
             _add(found, partition, features.step(batch, state))
         return found
 
@@ -119,6 +118,10 @@ class WorkerLab:
 
     async def records(self, topic: str, partition: int) -> AsyncIterator[Any]:
         """Every record that stands in the partition now."""
+        try:
+            await admin.describe(self.kafka, topic)
+        except NotFoundError:
+            return
         tp = TopicPartition(topic, partition)
         consumer = AIOKafkaConsumer(bootstrap_servers=self.kafka, auto_offset_reset="earliest")
         await consumer.start()
