@@ -82,6 +82,11 @@ class RowBatch(NamedTuple):
         """Return the number of rows, not of fields."""
         return len(self.ts_ns_N)
 
+    def select(self, chosen: Bool | Int64 | slice) -> "RowBatch":
+        """Return the rows at ``chosen``, in its order."""
+        fields: list[Any] = [*(column[chosen] for column in self[:-1]), self.symbols]
+        return RowBatch(*fields)
+
 
 class Batch(NamedTuple):
     """Some samples, ready for a model; B samples, T rows of a window, H horizons."""
@@ -167,4 +172,6 @@ class JobSpec(BaseModel):
         default=None, description="exact tick offsets to use; absent: the pipeline's train.span up to the newest tick"
     )
     seed: int = Field(default=0, ge=0, lt=2**31)
-    params: dict[str, Any] = Field(default_factory=dict, description="model parameters that replace those of the pipeline file")
+    params: dict[str, Any] = Field(
+        default_factory=dict, description="model parameters that replace those of the pipeline file"
+    )

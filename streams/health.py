@@ -47,7 +47,8 @@ class HealthServer:
     def _answer(self, environ: dict[str, Any], start: Callable[..., Any]) -> Iterable[bytes]:
         path = environ.get("PATH_INFO", "")
         if path == "/metrics":
-            return self._metrics(environ, start)
+            answer: Iterable[bytes] = self._metrics(environ, start)
+            return answer
         if path == "/livez":
             status, body = "200 OK", "ok\n"
         elif path == "/readyz":

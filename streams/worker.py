@@ -3,6 +3,7 @@
 import asyncio
 import signal
 from collections.abc import Sequence
+from typing import Any
 
 import faust
 import structlog
@@ -159,7 +160,8 @@ class Worker:
 
     async def _wait(self, stop: asyncio.Event, source: TickSource, background: Sequence[asyncio.Task[None]]) -> None:
         stopped = asyncio.create_task(stop.wait(), name="stop-signal")
-        done, _ = await asyncio.wait([stopped, source.fatal, *background], return_when=asyncio.FIRST_COMPLETED)
+        watched: list[asyncio.Future[Any]] = [stopped, source.fatal, *background]
+        done, _ = await asyncio.wait(watched, return_when=asyncio.FIRST_COMPLETED)
         stopped.cancel()
         for task in background:
             if task in done:

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -83,7 +83,9 @@ async def fetch_ranges(bootstrap: str, topic: str, ranges: Sequence[OffsetRange]
                 partition += [each.partition] * len(batch)
     if not partition:
         raise NotEnoughDataError(f"the ranges of {topic} hold no ticks; {rejected} records were refused")
-    joined = TickBatch(*map(np.concatenate, zip(*(part[:-1] for part in parts), strict=True)), symbols=symbols.names)
+    columns = zip(*(part[:-1] for part in parts), strict=True)
+    fields: list[Any] = [*(np.concatenate(column) for column in columns), symbols.names]
+    joined = TickBatch(*fields)
     frame = frames.to_frame(joined)
     frame["partition"] = np.array(partition, dtype=np.int32)
     frame["offset"], frame["index"] = joined.offset_N, joined.index_N

@@ -10,7 +10,7 @@ from data_io.topics import dead_letters, predictions, rows
 from data_io.topics.ticks import Decoded, TickDecoder
 from ml_core.data_processor import features
 from ml_core.spec import PipelineSpec
-from ml_core.types import Bool, RowBatch
+from ml_core.types import RowBatch
 from streams import metrics
 from streams.agents import scoring
 from streams.partition_state import FeatureSetState
@@ -48,7 +48,7 @@ async def process(batch: Batch, decoder: TickDecoder) -> None:
         # While state is rebuilt, ticks whose outputs are out already only move it.
         live_N = made.offset_N >= partition.publish_from
         if not live_N.all():
-            made = _select(made, live_N)
+            made = made.select(live_N)
             windows = {window: (x_NTF[live_N], ready_N[live_N]) for window, (x_NTF, ready_N) in windows.items()}
         if len(made):
             await _publish_rows(partition, name, state, made)
@@ -56,10 +56,6 @@ async def process(batch: Batch, decoder: TickDecoder) -> None:
                 await _publish_predictions(partition, spec, made, windows)
     metrics.BATCH_SECONDS.observe(time.perf_counter() - began)
     batch.done(decoded.next_offset, count)
-
-
-def _select(made: RowBatch, chosen_N: Bool) -> RowBatch:
-    return RowBatch(*(column[chosen_N] for column in made[:-1]), symbols=made.symbols)
 
 
 async def _publish_rejects(partition: Partition, decoded: Decoded) -> None:

@@ -35,7 +35,7 @@ class Batch:
             self.ended.set_exception(error)
 
 
-class BatchChannel(Channel[Any]):
+class BatchChannel(Channel[Any]):  # type: ignore[misc]  # Faust ships no types that mypy can follow
     """A channel that keeps its queue through rebalances of Faust's own consumer.
 
     Faust's flow control empties the queue of a plain ``app.channel()`` on every rebalance. The batches here belong to
@@ -43,12 +43,13 @@ class BatchChannel(Channel[Any]):
     """
 
     @property
-    def queue(self) -> ThrowableQueue:
+    def queue(self) -> ThrowableQueue:  # pinned: Channel keeps it in `_queue`
         """The queue of this subscriber: one batch waits while one is processed."""
-        if self._queue is None:
+        queue: ThrowableQueue | None = self.__dict__["_queue"]
+        if queue is None:
             always_open = FlowControlEvent(initially_suspended=False)
-            self._queue = ThrowableQueue(maxsize=1, flow_control=always_open)
-        return self._queue
+            queue = self.__dict__["_queue"] = ThrowableQueue(maxsize=1, flow_control=always_open)
+        return queue
 
     @property
     def has_subscriber(self) -> bool:

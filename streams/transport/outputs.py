@@ -17,6 +17,8 @@ Record = tuple[bytes | None, bytes | None, Headers]
 
 # Below the broker's default message.max.bytes of 1,048,588, so that a full batch is never refused.
 BATCH_BYTES = 1_000_000
+# A dead letter holds a whole record, which may be as large as the broker lets it be, and the headers that say why.
+RECORD_BYTES = 4_000_000
 # Batches under way before `send` waits for the oldest: bounds memory at about 32 MB a partition.
 MAX_IN_FLIGHT = 32
 
@@ -33,8 +35,8 @@ class Outputs:
             enable_idempotence=True,
             acks="all",
             linger_ms=0,
-            max_batch_size=BATCH_BYTES,
-            max_request_size=4 * BATCH_BYTES,
+            max_batch_size=RECORD_BYTES,
+            max_request_size=2 * RECORD_BYTES,
             request_timeout_ms=int(timeout_s * 1000),
         )
         self._in_flight: deque[asyncio.Future[object]] = deque()
@@ -66,13 +68,13 @@ class Outputs:
         """
         batch = self._producer.create_batch()
         for key, value, headers in records:
-            if batch.append(key=key, value=value, timestamp=None, headers=headers) is None:
+            if batch.record_count() and batch.size() + len(value or b"") + len(key or b"") > BATCH_BYTES:
                 await self._send_batch(batch, topic)
                 batch = self._producer.create_batch()
-                if batch.append(key=key, value=value, timestamp=None, headers=headers) is None:
-                    raise KafkaUnavailableError(
-                        f"a record for {topic} is larger than {BATCH_BYTES} bytes and cannot be written"
-                    )
+            if batch.append(key=key, value=value, timestamp=None, headers=headers) is None:
+                raise KafkaUnavailableError(
+                    f"a record for {topic} is larger than {RECORD_BYTES} bytes and cannot be written"
+                )
         if batch.record_count():
             await self._send_batch(batch, topic)
 

@@ -37,7 +37,7 @@ class Membership:
     max_fetch_bytes: int = 1 << 20
 
 
-class TickSource(mode.Service, ConsumerRebalanceListener):
+class TickSource(mode.Service, ConsumerRebalanceListener):  # type: ignore[misc]  # both ship no usable types
     """Feeds a ``BatchChannel`` with fetched batches; the next one is handed out after ``batch.done()``."""
 
     def __init__(self, shared: Shared, channel: BatchChannel, membership: Membership, **kwargs: Any) -> None:
