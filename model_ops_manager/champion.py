@@ -8,7 +8,7 @@ from typing import NamedTuple
 import structlog
 
 from ml_core.contract import ModelContract
-from ml_core.errors import ModelNotFoundError, ModelRefusedError, TickwiseError
+from ml_core.errors import ModelRefusedError, TickwiseError
 from ml_core.model.runtime import Scorer
 from model_ops_manager.mlflow_agent import MlflowAgent, ModelVersion
 
@@ -38,7 +38,11 @@ def must_fit(plan_hash: str, window: int) -> Check:
     return check
 
 
-def load_serving(agent: MlflowAgent, name: str, number: int, check: Check) -> Serving:
+def accept_any(_contract: ModelContract) -> None:
+    """Accept a model of any schema: the check of who looks at the schema elsewhere."""
+
+
+def load_serving(agent: MlflowAgent, name: str, number: int, check: Check = accept_any) -> Serving:
     """Return version ``number`` of ``name``, loaded, checked against its pipeline and probed.
 
     Raises:
@@ -54,18 +58,27 @@ def load_serving(agent: MlflowAgent, name: str, number: int, check: Check) -> Se
 
 
 class ChampionFollower:
-    """Polls the alias; a new champion serves once it has loaded and passed its probe, until then the old one does."""
+    """Polls the alias; a new champion serves once it has loaded and passed its probe, until then the old one does.
 
-    def __init__(self, agent: MlflowAgent, name: str, poll_s: float, check: Check) -> None:
+    Loading and probing happen in a thread; everything else, callbacks included, in the event loop.
+    """
+
+    def __init__(self, agent: MlflowAgent, name: str, poll_s: float, check: Check = accept_any) -> None:
         """Follow the champion of ``name`` as far as ``check`` lets it; ``run`` does the polling."""
         self.agent, self.name, self.poll_s, self.check = agent, name, poll_s, check
         self.current: Serving | None = None
-        self.refused: dict[int, str] = {}  # versions that failed their probe, and why
+        self.refused: dict[int, str] = {}  # versions that did not fit or failed their probe, and why
         self.problem: str | None = None  # what stands in the way now
-        self.polled_s: float | None = None  # monotonic time of the last answer of the store
+        self.on_change: list[Callable[[Serving], None]] = []  # told of every new `current`
+        self._answered_s: float | None = None
+
+    @property
+    def age_s(self) -> float | None:
+        """Seconds since the store answered last; None before the first answer."""
+        return None if self._answered_s is None else time.monotonic() - self._answered_s
 
     async def run(self) -> None:
-        """Poll until cancelled."""
+        """Poll until cancelled; no error of a poll ends it."""
         while True:
             await self.poll()
             await asyncio.sleep(self.poll_s)
@@ -73,25 +86,34 @@ class ChampionFollower:
     async def poll(self) -> None:
         """Look once; an error is kept in ``problem`` and changes nothing else."""
         try:
-            await asyncio.to_thread(self._look)
+            found = await asyncio.to_thread(self._look)
         except TickwiseError as error:
-            if str(error) != self.problem:
-                log.warning("champion not updated", action="follow", pipeline=self.name, error=str(error))
-            self.problem = str(error)
-
-    def _look(self) -> None:
-        champion = self.agent.champion(self.name)
-        self.polled_s = time.monotonic()
-        if champion is None or (self.current is not None and champion.version == self.current.version.version):
+            self._note(str(error))
+        except Exception as error:  # the old champion serves on whatever a new one, or its store, leads to
+            log.exception("champion not updated", action="follow", pipeline=self.name)
+            self.problem = f"{type(error).__name__}: {error}"
+        else:
             self.problem = None
-            return
-        if champion.version in self.refused:
-            self.problem = f"version {champion.version} was refused: {self.refused[champion.version]}"
-            return
-        try:
-            self.current = load_serving(self.agent, self.name, champion.version, self.check)
-        except (ModelRefusedError, ModelNotFoundError) as error:
-            self.refused[champion.version] = str(error)
-            raise
-        self.problem = None
-        log.info("champion loaded", action="follow", pipeline=self.name, version=champion.version)
+            if found is not None:
+                self.current = found
+                log.info("champion loaded", action="follow", pipeline=self.name, version=found.version.version)
+                for tell in self.on_change:
+                    tell(found)
+
+    def _look(self) -> Serving | None:
+        """Return the champion where it is not the current one and passes."""
+        champion = self.agent.champion(self.name)
+        self._answered_s = time.monotonic()
+        if champion is None or (self.current is not None and champion.version == self.current.version.version):
+            return None
+        if champion.version not in self.refused:
+            try:
+                return load_serving(self.agent, self.name, champion.version, self.check)
+            except ModelRefusedError as error:
+                self.refused[champion.version] = str(error)
+        raise ModelRefusedError(f"version {champion.version} was refused: {self.refused[champion.version]}")
+
+    def _note(self, problem: str) -> None:
+        if problem != self.problem:  # the same one is not logged at every poll
+            log.warning("champion not updated", action="follow", pipeline=self.name, error=problem)
+        self.problem = problem
