@@ -12,7 +12,7 @@ from ml_core.types import SymbolTable
 from tests.unit.ml_core.data_processor.market import Tick, batch, cut, joined, markets, pipeline
 
 PLAN = FeaturePlan.from_spec(pipeline(list(CATALOGUE)))
-cuts = st.lists(st.integers(0, 120), max_size=8)
+cuts = st.lists(st.integers(0, 120), max_size=8) | st.just(list(range(121)))  # or tick by tick
 
 
 @settings(deadline=None, max_examples=60)
