@@ -80,14 +80,14 @@ class Bench:
         Raises:
             AssertionError: Its rows are not the expected ones, so its time does not count.
         """
-        name = f"bench-{kind}-{secrets.token_hex(3)}"
+        name = f"bench-{kind.replace('_', '-')}-{secrets.token_hex(3)}"
         await admin.ensure_topics(self.bootstrap, [rows.topic_spec(name, PARTITIONS)])
         with (self.folder / f"{name}.log").open("wb") as log:
             command = ["taskset", "-c", str(CONTENDER_CORE), sys.executable, "-m", *self._command(kind, name)]
             environment = {**os.environ, **self._environment(name), "OMP_NUM_THREADS": "1"}
             process = subprocess.Popen(command, env=environment, stdout=log, stderr=log)  # noqa: ASYNC220 - returns at once
         try:
-            cpu_s = await self._watch(process, rows.name(name))
+            cpu_s = await self._watch(process, rows.name(name), self.folder / f"{name}.log")
         finally:
             process.send_signal(signal.SIGTERM)
             process.wait(30)
@@ -107,7 +107,7 @@ class Bench:
         # The rows of the first record were made before its stamp started the clock.
         return Result((counted - stamps[0][1]) / span_s, cpu_s / counted * 1e6, counted)
 
-    async def _watch(self, process: subprocess.Popen[bytes], topic: str) -> float:
+    async def _watch(self, process: subprocess.Popen[bytes], topic: str, log: Path) -> float:
         """Wait until ``topic`` has stopped growing or the time is over; return CPU seconds since its first record."""
         tps = [TopicPartition(topic, p) for p in range(PARTITIONS)]
         consumer = AIOKafkaConsumer(bootstrap_servers=self.bootstrap)
@@ -117,7 +117,7 @@ class Bench:
             before, cpu_0 = 0, 0.0
             cpu_1 = 0.0
             while time.monotonic() < min(first + RUN_S, grown + IDLE_S):
-                assert process.poll() is None, f"the contender ended with {process.returncode}"
+                assert process.poll() is None, _ended(process, log)
                 end = sum((await consumer.end_offsets(tps)).values())
                 if end > before:
                     cpu_1 = cpu_seconds(process.pid)
@@ -171,6 +171,10 @@ def as_records(found: Sequence[Any]) -> Records:
 def names_of(partition: int, made: RowBatch) -> Names:
     """Return the rows by name, as bytes, so that NaN equals NaN."""
     return {(partition, offset): x.tobytes() for offset, x in zip(made.offset_N.tolist(), made.x_NF, strict=True)}
+
+
+def _ended(process: subprocess.Popen[bytes], log: Path) -> str:
+    return f"the contender ended with {process.returncode}:\n{log.read_text(encoding='utf-8')[-2000:]}"
 
 
 def cpu_seconds(pid: int) -> float:
