@@ -98,3 +98,11 @@ def test_augmentation_keeps_missing_values_missing_and_the_data_unchanged():
     (batch,) = batches
     assert np.isnan(batch.x_BTF).sum() == 3
     np.testing.assert_array_equal(data.x_MF, before)
+
+
+def test_each_epoch_and_each_batch_is_augmented_with_noise_of_its_own():
+    data = samples(4)
+    data.x_MF[:] = 0
+    batches = Batches(data, np.arange(4), batch_size=2, shuffle=False, augment=jitter(np.ones(2, np.float32), 0.5))
+    noise = [batch.x_BTF.tobytes() for _ in range(3) for batch in batches]
+    assert len(set(noise)) == len(noise) == 6
