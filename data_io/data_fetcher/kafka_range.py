@@ -1,24 +1,32 @@
-"""Ticks of exact offset ranges of a topic as a frame: what a training job reads."""
+"""Ticks of exact offset ranges of a topic as a frame: what a training job reads.
+
+Shapes: N ticks.
+"""
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections import Counter
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
 from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 from aiokafka import AIOKafkaConsumer, TopicPartition
-from aiokafka.errors import KafkaError
+from aiokafka.errors import KafkaError, OffsetOutOfRangeError
 
+from data_io.kafka_clients import end_consumer
 from data_io.topics import admin
-from data_io.topics.records import Records
+from data_io.topics.records import Records, Reject
 from data_io.topics.ticks import TickDecoder
 from ml_core import frames
 from ml_core.errors import InputError, KafkaUnavailableError, NotEnoughDataError
-from ml_core.types import OffsetRange, SymbolTable, TickBatch
+from ml_core.types import Bool, Int64, OffsetRange, SymbolTable, TickBatch
 
-TIMEOUT_S = 120.0
-STALL_S = 20.0
-_RECORDS_A_READ = 20_000
+STALL_S = 20.0  # without one record read or one answer
+_POLL_MS = 500
+_RECORDS_A_READ = 20_000  # decoded in one go, in a thread: about 0.1 s
+# Newest event time, past which one tick in a thousand may lie: a stray one from the future would hide all others.
+_NEWEST_SHARE = 0.999
 
 
 class Fetched(NamedTuple):
@@ -26,133 +34,210 @@ class Fetched(NamedTuple):
 
     frame: pd.DataFrame
     ranges: tuple[OffsetRange, ...]  # exactly what was read
-    rejected: int  # records that are no ticks
+    rejected: dict[str, int]  # how many records are no ticks, by reason
 
 
 async def newest_ranges(bootstrap: str, topic: str, max_ticks: int) -> tuple[OffsetRange, ...]:
     """Return the newest ``max_ticks`` offsets of ``topic``, shared out over its partitions as far as they reach back.
 
     Raises:
-        NotEnoughDataError: The topic is empty.
+        NotEnoughDataError: The topic is empty. A retry helps once there are ticks.
         NotFoundError: There is no such topic.
         KafkaUnavailableError: Kafka did not answer in time. A retry is safe.
     """
     partitions = (await admin.describe(bootstrap, topic)).partitions
-    tps = [TopicPartition(topic, p) for p in range(partitions)]
-    async with _Reader(bootstrap) as reader:
-        begins, ends = await reader.bounds(tps)
+    tps = [TopicPartition(topic, number) for number in range(partitions)]
+    async with _consumer(bootstrap) as consumer:
+        begins, ends = await _bounds(consumer, tps)
     held = {tp: ends[tp] - begins[tp] for tp in tps}
-    if not any(held.values()):
-        raise NotEnoughDataError(f"{topic} holds no ticks")
-    share = min(1.0, max_ticks / sum(held.values()))
-    return tuple(
-        OffsetRange(partition=tp.partition, start=ends[tp] - int(held[tp] * share), end=ends[tp])
-        for tp in tps
-        if held[tp]
+    total = sum(held.values())
+    if not total:
+        raise NotEnoughDataError(f"topic {topic!r} holds no ticks")
+    share = min(1.0, max_ticks / total)
+    starts = {tp: ends[tp] - max(1, int(held[tp] * share)) for tp in tps if held[tp]}
+    return tuple(OffsetRange(partition=tp.partition, start=start, end=ends[tp]) for tp, start in starts.items())
+
+
+async def fetch_ranges(
+    bootstrap: str,
+    topic: str,
+    ranges: Sequence[OffsetRange],
+    decoder: TickDecoder,
+    *,
+    limit: int | None = None,
+) -> Fetched:
+    """Return the ticks of ``ranges``; each range is read whole, or an error says what is missing.
+
+    Args:
+        bootstrap: Kafka.
+        topic: Topic of ticks.
+        ranges: Half-open ranges, one a partition at most.
+        decoder: Of the topic's format. What it refuses is counted and left out, as the worker does.
+        limit: Most offsets to read; None: no limit.
+
+    Raises:
+        NotEnoughDataError: There is no range, one is empty, or they hold no tick. A retry will not help.
+        InputError: A range names a partition or offsets that the topic does not have, lost ones are named; or there
+            are more than ``limit``. A retry will not help.
+        NotFoundError: There is no such topic. A retry will not help.
+        KafkaUnavailableError: Kafka did not answer in time. A retry is safe.
+    """
+    _check_asked(topic, ranges, limit)
+    partitions = (await admin.describe(bootstrap, topic)).partitions
+    wanted = {TopicPartition(topic, each.partition): each for each in ranges}
+    unknown = [tp.partition for tp in wanted if tp.partition >= partitions]
+    if unknown:
+        raise InputError(
+            f"topic {topic!r} has partitions 0 to {partitions - 1}, so there is none of number {unknown[0]}"
+        )
+    symbols, rejected = SymbolTable(), Counter[str]()
+    parts: dict[TopicPartition, list[TickBatch]] = {tp: [] for tp in wanted}
+    async with _consumer(bootstrap) as consumer:
+        await _check_held(consumer, wanted)
+        async for tp, records in _read(consumer, wanted):
+            batch, rejects = await asyncio.to_thread(decoder.decode, records, symbols)
+            rejected.update(_reasons(rejects))
+            parts[tp].append(batch)
+    batches = [batch for found in parts.values() for batch in found]
+    counts = [sum(map(len, found)) for found in parts.values()]
+    if not sum(counts):
+        refused = ", ".join(f"{reason} {count}" for reason, count in rejected.most_common()) or "nothing"
+        raise NotEnoughDataError(f"the ranges of {topic!r} hold no ticks; refused: {refused}")
+    frame = frames.to_frame(_joined(batches, symbols))
+    frame["partition"] = np.repeat(np.array([tp.partition for tp in parts], dtype=np.int32), counts)
+    return Fetched(frame, tuple(ranges), dict(rejected))
+
+
+def within_span(fetched: Fetched, span_ns: int) -> Fetched:
+    """Return the ticks of at most the last ``span_ns`` of event time, with the exact ranges they stand in.
+
+    In each partition everything from its first tick that is young enough on is kept, so that ranges have no holes.
+
+    Raises:
+        NotEnoughDataError: There is no tick.
+    """
+    frame = fetched.frame
+    if frame.empty:
+        raise NotEnoughDataError("there are no ticks to take the last span of")
+    ts_ns_N: Int64 = frame["ts_ns"].to_numpy()
+    newest_ns = int(np.quantile(ts_ns_N, _NEWEST_SHARE, method="higher"))
+    partition_N, offset_N = frame["partition"].to_numpy(), frame["offset"].to_numpy()
+    kept_N: Bool = np.zeros(len(frame), dtype=np.bool_)
+    ranges = []
+    for each in fetched.ranges:
+        here_N = partition_N == each.partition
+        young = np.flatnonzero(here_N & (ts_ns_N >= newest_ns - span_ns))
+        if len(young):
+            start = int(offset_N[young[0]])
+            kept_N |= here_N & (offset_N >= start)
+            ranges.append(OffsetRange(partition=each.partition, start=start, end=each.end))
+    return Fetched(frame[kept_N].reset_index(drop=True), tuple(ranges), fetched.rejected)
+
+
+def _check_asked(topic: str, ranges: Sequence[OffsetRange], limit: int | None) -> None:
+    if not ranges:
+        raise NotEnoughDataError(f"no range of topic {topic!r} is given")
+    for each in ranges:
+        if each.start >= each.end:
+            raise NotEnoughDataError(
+                f"the range [{each.start}, {each.end}) of partition {each.partition} of {topic!r} is empty"
+            )
+    twice = [number for number, count in Counter(each.partition for each in ranges).items() if count > 1]
+    if twice:
+        raise InputError(f"partition {twice[0]} of {topic!r} is named twice; give one range for each")
+    asked = sum(each.end - each.start for each in ranges)
+    if limit is not None and asked > limit:
+        raise InputError(f"the ranges of {topic!r} hold {asked} offsets, at most {limit} are read for one job")
+
+
+@asynccontextmanager
+async def _consumer(bootstrap: str) -> AsyncIterator[AIOKafkaConsumer]:
+    """Yield a consumer outside any group; Kafka's errors inside the block become ours."""
+    consumer = AIOKafkaConsumer(
+        bootstrap_servers=bootstrap,
+        enable_auto_commit=False,
+        auto_offset_reset="none",
+        isolation_level="read_committed",
+        max_partition_fetch_bytes=4 << 20,
+    )
+    try:
+        async with asyncio.timeout(STALL_S):
+            await consumer.start()
+        yield consumer
+    except (TimeoutError, OSError, KafkaError) as error:
+        raise KafkaUnavailableError(f"Kafka at {bootstrap} did not answer within {STALL_S:g} s: {error!r}") from error
+    finally:
+        await end_consumer(consumer)
+
+
+async def _bounds(
+    consumer: AIOKafkaConsumer, tps: Sequence[TopicPartition]
+) -> tuple[Mapping[TopicPartition, int], Mapping[TopicPartition, int]]:
+    """Return the first offset of each partition, and the one after its last committed record."""
+    async with asyncio.timeout(STALL_S):
+        return await consumer.beginning_offsets(tps), await consumer.end_offsets(tps)
+
+
+async def _check_held(consumer: AIOKafkaConsumer, wanted: Mapping[TopicPartition, OffsetRange]) -> None:
+    begins, ends = await _bounds(consumer, list(wanted))
+    for tp, each in wanted.items():
+        if each.start < begins[tp]:
+            raise InputError(
+                f"offsets {each.start} to {min(begins[tp], each.end) - 1} of partition {tp.partition} of {tp.topic!r} "
+                f"are lost: retention has deleted them, it now begins at {begins[tp]}"
+            )
+        if each.end > ends[tp]:
+            raise InputError(
+                f"partition {tp.partition} of {tp.topic!r} ends at offset {ends[tp]}, before the asked {each.end}"
+            )
+
+
+async def _read(
+    consumer: AIOKafkaConsumer, wanted: Mapping[TopicPartition, OffsetRange]
+) -> AsyncIterator[tuple[TopicPartition, Records]]:
+    """Yield the records of all ranges, those of one partition in order."""
+    consumer.assign(list(wanted))
+    for tp, each in wanted.items():
+        consumer.seek(tp, each.start)
+    left, loop = set(wanted), asyncio.get_running_loop()
+    positions = {tp: each.start for tp, each in wanted.items()}
+    moved_s = loop.time()
+    while left:
+        try:
+            found = await consumer.getmany(*left, timeout_ms=_POLL_MS, max_records=_RECORDS_A_READ)
+        except OffsetOutOfRangeError as error:
+            lost = ", ".join(f"partition {tp.partition} from {positions[tp]} on" for tp in error.args[0])
+            raise InputError(f"offsets were deleted by retention while they were read: {lost}") from error
+        for tp, records in found.items():
+            chosen = [record for record in records if record.offset < wanted[tp].end]
+            if chosen:
+                yield tp, _columns(chosen)
+        for tp in list(left):
+            # moves past transaction markers too, which are never records
+            position = await consumer.position(tp)
+            if position != positions[tp]:
+                positions[tp], moved_s = position, loop.time()
+            if position >= wanted[tp].end:
+                left.discard(tp)
+                consumer.pause(tp)
+        if loop.time() - moved_s > STALL_S:
+            raise TimeoutError(f"nothing more came after offsets {sorted(positions.values())}")
+
+
+def _columns(records: Sequence[Any]) -> Records:
+    return Records(
+        [record.offset for record in records],
+        [record.key for record in records],
+        [record.value for record in records],
+        [tuple(record.headers) for record in records],
     )
 
 
-async def fetch_ranges(bootstrap: str, topic: str, ranges: Sequence[OffsetRange], decoder: TickDecoder) -> Fetched:
-    """Return the ticks of ``ranges``; each range is read whole or an error says what is missing.
-
-    Raises:
-        NotEnoughDataError: A range is empty, or there is none.
-        InputError: A range names a partition or offsets that the topic does not have; lost ones are named.
-        NotFoundError: There is no such topic.
-        KafkaUnavailableError: Kafka did not answer in time. A retry is safe.
-    """
-    for each in ranges:
-        if each.start >= each.end:
-            raise NotEnoughDataError(f"the range {each.start} to {each.end} of {topic}-{each.partition} is empty")
-    if not ranges:
-        raise NotEnoughDataError(f"no range of {topic} is given")
-    partitions = (await admin.describe(bootstrap, topic)).partitions
-    wrong = sorted({each.partition for each in ranges if each.partition >= partitions})
-    if wrong:
-        raise InputError(f"{topic} has {partitions} partitions, so there is no partition {wrong[0]}")
-    symbols, rejected = SymbolTable(), 0
-    parts: list[TickBatch] = []
-    partition: list[int] = []
-    async with _Reader(bootstrap) as reader:
-        await reader.check(topic, ranges)
-        for each in ranges:
-            async for records in reader.read(TopicPartition(topic, each.partition), each):
-                batch, rejects = await asyncio.to_thread(decoder.decode, records, symbols)
-                rejected += len(rejects)
-                parts.append(batch)
-                partition += [each.partition] * len(batch)
-    if not partition:
-        raise NotEnoughDataError(f"the ranges of {topic} hold no ticks; {rejected} records were refused")
-    columns = zip(*(part[:-1] for part in parts), strict=True)
-    fields: list[Any] = [*(np.concatenate(column) for column in columns), symbols.names]
-    joined = TickBatch(*fields)
-    frame = frames.to_frame(joined)
-    frame["partition"] = np.array(partition, dtype=np.int32)
-    frame["offset"], frame["index"] = joined.offset_N, joined.index_N
-    return Fetched(frame, tuple(ranges), rejected)
+def _reasons(rejects: Sequence[Reject]) -> Counter[str]:
+    return Counter(reject.reason for reject in rejects)
 
 
-class _Reader:
-    """A consumer outside any group that reads exact offsets."""
-
-    def __init__(self, bootstrap: str) -> None:
-        self._consumer = AIOKafkaConsumer(
-            bootstrap_servers=bootstrap,
-            enable_auto_commit=False,
-            auto_offset_reset="none",
-            isolation_level="read_committed",
-            max_partition_fetch_bytes=4 << 20,
-        )
-
-    async def __aenter__(self) -> "_Reader":
-        try:
-            async with asyncio.timeout(STALL_S):
-                await self._consumer.start()
-        except (TimeoutError, KafkaError) as error:
-            await self._consumer.stop()
-            raise KafkaUnavailableError(f"Kafka did not answer: {error!r}") from error
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        await self._consumer.stop()
-
-    async def bounds(
-        self, tps: Sequence[TopicPartition]
-    ) -> tuple[dict[TopicPartition, int], dict[TopicPartition, int]]:
-        """Return the first offset and the end of each partition."""
-        try:
-            async with asyncio.timeout(STALL_S):
-                self._consumer.assign(tps)
-                return await self._consumer.beginning_offsets(tps), await self._consumer.end_offsets(tps)
-        except (TimeoutError, KafkaError) as error:
-            raise KafkaUnavailableError(f"Kafka did not answer: {error!r}") from error
-
-    async def check(self, topic: str, ranges: Sequence[OffsetRange]) -> None:
-        """Refuse ranges that the topic does not hold."""
-        begins, ends = await self.bounds([TopicPartition(topic, each.partition) for each in ranges])
-        for each in ranges:
-            tp = TopicPartition(topic, each.partition)
-            if each.start < begins[tp]:
-                lost = f"{each.start} to {min(begins[tp], each.end) - 1}"
-                raise InputError(f"offsets {lost} of {topic}-{each.partition} are gone: retention has deleted them")
-            if each.end > ends[tp]:
-                raise InputError(f"{topic}-{each.partition} ends at offset {ends[tp]}, so {each.end} is out of range")
-
-    async def read(self, tp: TopicPartition, each: OffsetRange) -> AsyncIterator[Records]:
-        """Yield the records of a range."""
-        self._consumer.assign([tp])
-        self._consumer.seek(tp, each.start)
-        try:
-            async with asyncio.timeout(TIMEOUT_S):
-                while await self._consumer.position(tp) < each.end:
-                    found = await self._consumer.getmany(tp, timeout_ms=500, max_records=_RECORDS_A_READ)
-                    chosen = [record for record in found.get(tp, ()) if record.offset < each.end]
-                    if chosen:
-                        yield Records(
-                            [r.offset for r in chosen],
-                            [r.key for r in chosen],
-                            [r.value for r in chosen],
-                            [tuple(r.headers) for r in chosen],
-                        )
-        except (TimeoutError, KafkaError) as error:
-            raise KafkaUnavailableError(f"reading {tp.topic}-{tp.partition} stopped: {error!r}") from error
+def _joined(batches: Sequence[TickBatch], symbols: SymbolTable) -> TickBatch:
+    columns: Any = zip(*(batch[:-1] for batch in batches), strict=True)
+    fields: list[Any] = [*map(np.concatenate, columns), symbols.names]
+    return TickBatch(*fields)
