@@ -61,13 +61,14 @@ clean: ## remove caches, build products and the local stores in .tickwise (stop 
 distclean: clean ## clean, and remove .venv
 	@rm -rf $(VENV)
 
+# --no-compile: most of what is installed is never imported, and compiling all of it takes half of the time
 $(READY): $(LOCK) pyproject.toml
 	@command -v $(PYTHON) >/dev/null || { \
 		echo "tickwise needs Python 3.11 to 3.13 and there is no $(PYTHON); name one: make PYTHON=python3.11 ..." >&2; exit 1; }
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))' || { \
 		echo "tickwise needs Python 3.11 to 3.13 and $(PYTHON) is $$($(PYTHON) -V 2>&1); name another: make PYTHON=python3.11 ..." >&2; exit 1; }
-	@echo "installing into $(VENV) (once, about three minutes)" >&2
+	@echo "installing into $(VENV) (once, two to four minutes)" >&2
 	@$(PYTHON) -m venv $(VENV) >&2
-	@$(BIN)/python -m pip --disable-pip-version-check install --quiet --require-hashes -r $(LOCK) >&2
+	@$(BIN)/python -m pip --disable-pip-version-check install --quiet --no-compile --require-hashes -r $(LOCK) >&2
 	@$(BIN)/python -m pip --disable-pip-version-check install --quiet --no-deps --no-build-isolation -e . >&2
 	@touch $@
