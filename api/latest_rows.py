@@ -3,9 +3,9 @@
 import asyncio
 import logging
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
-from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
+from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import KafkaError
 
 from api.metrics import Metrics
@@ -70,7 +70,7 @@ class LatestRows:
 
         Raises:
             KafkaUnavailableError: The newest rows are not at hand now. A retry is safe.
-            SymbolNotFoundError: No row of it was seen.
+            SymbolNotFoundError: No row of it was seen. A retry will not help.
         """
         if self.problem is not None:
             raise KafkaUnavailableError(f"the newest rows of {self.feature_set!r} are not at hand: {self.problem}")
@@ -82,6 +82,38 @@ class LatestRows:
                 f"{rows_topic.name(self.feature_set)}; check its spelling, or raise TICKWISE_ROWS_READ_BACK"
             )
         return max(found, key=lambda newest: int(newest.row.ts_ns_N[0]))
+
+    def reset(self, topic_id: str, partitions: Mapping[int, bool]) -> None:
+        """Forget all rows.
+
+        Args:
+            topic_id: Kafka's id of the ticks' topic, which the rows to come are named after.
+            partitions: Number -> whether the first row to come is the first that the partition ever had.
+        """
+        width = len(self.plan.names)
+        tables = {n: RowTable(n, width, self._windows, from_start=first) for n, first in partitions.items()}
+        with self._lock:
+            self.topic_id, self._tables, self._refused = topic_id, tables, None
+
+    def take(self, partition: int, values: Iterable[bytes | None]) -> None:
+        """Move on by the next records of a partition; one that cannot be read or has other features is left out."""
+        for value in values:
+            try:
+                rows = self._decode(value)
+            except SchemaMismatchError as error:
+                self._refused = str(error)
+                self._records.labels(self.feature_set, "refused").inc()
+                continue
+            with self._lock:
+                self._tables[partition].take(rows)
+            self._refused = None
+            self._records.labels(self.feature_set, "taken").inc()
+
+    def _decode(self, value: bytes | None) -> RowBatch:
+        decoded = rows_topic.decode(value)
+        if decoded.hash != self.plan.hash:
+            raise SchemaMismatchError(f"rows have schema {decoded.hash}, the pipeline files say {self.plan.hash}")
+        return decoded.rows
 
     async def run(self) -> None:
         """Follow the topic until cancelled; what goes wrong stands in ``problem`` and is tried again."""
@@ -105,13 +137,13 @@ class LatestRows:
         )
         try:
             await asyncio.wait_for(consumer.start(), CALL_TIMEOUT_S)
-            self.topic_id = here[0].topic_id
-            ends = await self._seek(consumer, [TopicPartition(topic, number) for number in range(here[1].partitions)])
+            partitions = [TopicPartition(topic, number) for number in range(here[1].partitions)]
+            ends = await self._seek(consumer, here[0].topic_id, partitions)
             look_at = asyncio.get_running_loop().time() + LOOK_EVERY_S
             while True:
                 fetched = await consumer.getmany(timeout_ms=FETCH_WAIT_MS, max_records=FETCH_RECORDS)
                 for partition, records in fetched.items():
-                    await asyncio.to_thread(self._take, partition.partition, records)
+                    await asyncio.to_thread(self.take, partition.partition, [record.value for record in records])
                 if ends:
                     ends = {tp: end for tp, end in ends.items() if await consumer.position(tp) < end}
                 self.problem = self._refused or ("reading back" if ends else None)
@@ -128,37 +160,16 @@ class LatestRows:
         ticks = await describe(self._bootstrap, self.topic, CALL_TIMEOUT_S)
         return ticks, await describe(self._bootstrap, topic, CALL_TIMEOUT_S)
 
-    async def _seek(self, consumer: AIOKafkaConsumer, partitions: list[TopicPartition]) -> dict[TopicPartition, int]:
+    async def _seek(
+        self, consumer: AIOKafkaConsumer, topic_id: str, partitions: list[TopicPartition]
+    ) -> dict[TopicPartition, int]:
         """Start with empty tables ``read_back`` records before the end; return the ends."""
         consumer.assign(partitions)
         async with asyncio.timeout(CALL_TIMEOUT_S):
             first = await consumer.beginning_offsets(partitions)
             ends: dict[TopicPartition, int] = await consumer.end_offsets(partitions)
-        tables = {}
-        for tp in partitions:
-            start = max(first[tp], ends[tp] - self._read_back)
+        starts = {tp: max(first[tp], ends[tp] - self._read_back) for tp in partitions}
+        for tp, start in starts.items():
             consumer.seek(tp, start)
-            tables[tp.partition] = RowTable(tp.partition, len(self.plan.names), self._windows, from_start=start == 0)
-        with self._lock:
-            self._tables, self._refused = tables, None
+        self.reset(topic_id, {tp.partition: start == 0 for tp, start in starts.items()})
         return ends
-
-    def _take(self, partition: int, records: list[ConsumerRecord]) -> None:
-        table = self._tables[partition]
-        for record in records:
-            try:
-                rows = self._decode(record)
-            except SchemaMismatchError as error:
-                self._refused = str(error)
-                self._records.labels(self.feature_set, "refused").inc()
-                continue
-            with self._lock:
-                table.take(rows)
-            self._refused = None
-            self._records.labels(self.feature_set, "taken").inc()
-
-    def _decode(self, record: ConsumerRecord) -> RowBatch:
-        decoded = rows_topic.decode(record.value)
-        if decoded.hash != self.plan.hash:
-            raise SchemaMismatchError(f"rows have schema {decoded.hash}, the pipeline files say {self.plan.hash}")
-        return decoded.rows

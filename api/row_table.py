@@ -4,12 +4,12 @@ Shapes: N rows of a record, S symbols seen, T rows of a window, F features.
 """
 
 from collections.abc import Iterable
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
 from ml_core.data_processor.windows import Tail
-from ml_core.types import Bool, Float32, Int64, RowBatch, RowFlag, SymbolTable
+from ml_core.types import Bool, Float32, RowBatch, RowFlag, SymbolTable
 
 V = TypeVar("V")
 RESETS = RowFlag.WARM_UP | RowFlag.GAP  # what starts a symbol's window anew
@@ -51,15 +51,15 @@ class RowTable:
 
         After a crash a worker repeats the last rows under the names they had; those make no difference here.
         """
-        rows = _select(rows, _above(self._name, rows.offset_N, rows.index_N.astype(np.int64)))
+        rows = rows.select(_is_above(self._name, rows))
         if not len(rows):
             return 0
         self._name = (int(rows.offset_N[-1]), int(rows.index_N[-1]))
         rows = self._with_own_symbols(rows)
         # the first of the reversed rows is the last of the symbol
-        symbols, back = np.unique(rows.symbol_N[::-1], return_index=True)
-        last = len(rows) - 1 - back
-        newest = [_select(rows, slice(row, row + 1)) for row in last]
+        places, back = np.unique(rows.symbol_N[::-1], return_index=True)
+        symbols, last = places.tolist(), (len(rows) - 1 - back).tolist()
+        newest = [rows.select(np.array([row])) for row in last]
         _put(self._rows, symbols, newest)
         self._begun.update(np.unique(rows.symbol_N[(rows.flags_N & RESETS) != 0]).tolist())
         for window, tail in self._tails.items():
@@ -80,20 +80,17 @@ class RowTable:
         """Number the symbols as this table does; a record numbers them as it likes. Beyond the limit rows drop out."""
         used, place_N = np.unique(rows.symbol_N, return_inverse=True)
         own = np.array([self.symbols.add(rows.symbols[number]) for number in used], dtype=np.int32)
-        rows = rows._replace(symbol_N=own[place_N], symbols=self.symbols.names)
-        return _select(rows, rows.symbol_N >= 0)
+        fields: dict[str, Any] = {name: getattr(rows, name) for name in RowBatch._fields}
+        fields |= {"symbol_N": own[place_N], "symbols": self.symbols.names}
+        return RowBatch(**fields).select(fields["symbol_N"] >= 0)
 
 
-def _above(name: tuple[int, int], offset_N: Int64, index_N: Int64) -> Bool:
-    above: Bool = (offset_N > name[0]) | ((offset_N == name[0]) & (index_N > name[1]))
-    return above
+def _is_above(name: tuple[int, int], rows: RowBatch) -> Bool:
+    is_above_N: Bool = (rows.offset_N > name[0]) | ((rows.offset_N == name[0]) & (rows.index_N > name[1]))
+    return is_above_N
 
 
-def _select(rows: RowBatch, chosen: Bool | slice) -> RowBatch:
-    return RowBatch(*(column[chosen].copy() for column in rows[:-1]), symbols=rows.symbols)
-
-
-def _put(held: list[V], places: Int64, values: list[V]) -> None:
+def _put(held: list[V], places: Iterable[int], values: list[V]) -> None:
     """Set ``held[place]`` of each; new places follow one another, so an index past the end is the next one."""
     for place, value in zip(places, values, strict=True):
         if place < len(held):

@@ -1,5 +1,7 @@
 """The real application on a real job store and a real model store; Kafka is away unless a test brings it."""
 
+import shutil
+import warnings
 from contextlib import asynccontextmanager
 
 import httpx
@@ -7,35 +9,56 @@ import pytest
 
 from api.server import create_app
 from api.settings import ServerSettings
+from ml_core.spec import load_all
+from model_ops_manager.mlflow_agent import MlflowAgent
+from tests.api.model_lab import make_model
 
 PIPELINE = """
-name = "demo"
+name = "{name}"
 [features]
+window = {window}
 use = ["return:1s", "queue_imbalance"]
 [label]
 horizons = ["1s"]
 """
+WINDOWS = {"demo": 1, "windows": 3, "untrained": 1}
 # nothing listens on this port of the loopback address
 NO_KAFKA = "127.0.0.1:1"
 
 
+@pytest.fixture(scope="session")
+def pipelines(tmp_path_factory):
+    """A folder of three pipelines."""
+    folder = tmp_path_factory.mktemp("pipelines")
+    for name, window in WINDOWS.items():
+        (folder / f"{name}.toml").write_text(PIPELINE.format(name=name, window=window))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def model_store(pipelines, tmp_path_factory):
+    """A folder with a model store: two versions of `demo` and one of `windows`, the first of each is champion."""
+    home, specs = tmp_path_factory.mktemp("models"), load_all(pipelines)
+    agent = MlflowAgent(f"sqlite:///{home / 'mlflow.db'}", home)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # parts of MLflow warn about MLflow's own type hints when they are imported
+        from model_ops_manager.registration import register
+
+        for name, seed in (("demo", 0), ("demo", 1), ("windows", 0)):
+            version = register(agent, make_model(specs[name], seed=seed), params={"seed": seed}, tags={})
+            agent.note_decision(name, version.version, promote=seed == 0, reason="by hand", figures={})
+        for name in ("demo", "windows"):
+            agent.set_champion(name, 1, reason="first")
+    return home
+
+
 @pytest.fixture
-def make_settings(tmp_path):
-    folder = tmp_path / "pipelines"
-    folder.mkdir()
-    (folder / "demo.toml").write_text(PIPELINE)
+def make_settings(tmp_path, pipelines, model_store):
+    shutil.copy(model_store / "mlflow.db", tmp_path / "mlflow.db")
 
     def make(**given):
-        return ServerSettings.read(
-            **{
-                "home": tmp_path,
-                "pipelines": folder,
-                "kafka": NO_KAFKA,
-                "mlflow_tracking_uri": f"sqlite:///{tmp_path / 'mlflow.db'}",
-                "event_poll_s": 0.01,
-                **given,
-            }
-        )
+        defaults = {"home": tmp_path, "pipelines": pipelines, "kafka": NO_KAFKA, "event_poll_s": 0.01}
+        return ServerSettings.read(**{**defaults, **given})
 
     return make
 
@@ -60,3 +83,16 @@ def make_client(make_settings):
 async def client(make_client):
     async with make_client() as client:
         yield client
+
+
+@pytest.fixture
+def serving_of():
+    """Return the model that a server serves, once it has seen it."""
+
+    async def wait(client, name="demo"):
+        follower = client.parts.followers[name]
+        await follower.poll()
+        assert follower.problem is None
+        return follower.current
+
+    return wait
