@@ -2,15 +2,31 @@
 
 from pydantic import Field
 
-from data_io.settings import CommonSettings
+from data_io.settings import PREFIX, CommonSettings
 
 
 class RunnerSettings(CommonSettings):
-    """Settings of ``tickwise runner``."""
+    """Settings of ``tickwise runner`` and of the jobs it starts."""
 
     max_parallel: int = Field(default=1, ge=1, le=64, description="jobs at once, each a process of its own")
-    runner_poll_s: float = Field(default=0.5, gt=0, le=60, description="how often the store is asked for work")
+    runner_poll_s: float = Field(
+        default=0.25, ge=0.05, le=0.5, description="how often the store is asked for work and for cancellations"
+    )
     lease_s: float = Field(default=30.0, ge=3, le=3600, description="a runner silent for so long has lost its jobs")
-    job_timeout_s: float = Field(default=3600.0, gt=0, description="a job that runs longer is failed")
-    job_memory_mb: int = Field(default=0, ge=0, description="address space of a job, MB; 0: no limit")
-    max_ticks: int = Field(default=2_000_000, ge=1000, description="newest ticks a job reads where no ranges are given")
+    runner_stop_s: float = Field(
+        default=12.0, ge=1, le=600, description="how long a runner that stops waits for jobs that register a model"
+    )
+    job_timeout_s: float = Field(default=3600.0, ge=1, description="a job that runs longer has failed")
+    job_memory_mb: int = Field(default=0, ge=0, description="a job with more resident memory has failed; 0: no limit")
+    job_threads: int = Field(default=1, ge=1, le=256, description="cores one job may use")
+    max_ticks: int = Field(default=2_000_000, ge=1000, description="most ticks that one job reads")
+
+    def environment(self) -> dict[str, str]:
+        """Return the variables from which a process of this runner reads these very settings."""
+        values = {
+            **self.model_dump(mode="json", exclude={"jobs_url", "home", "mlflow_tracking_uri"}),
+            "home": self.home.absolute(),
+            "mlflow_tracking_uri": self.tracking_uri,
+            "jobs_url": self.job_store_url,
+        }
+        return {PREFIX + name.upper(): str(value) for name, value in values.items()}
