@@ -5,7 +5,6 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from ml_core.data_processor.features import FeaturePlan, FeatureState
 from ml_core.data_processor.windows import Tail
-
 from ml_core.spec import PipelineSpec
 from ml_core.types import RowBatch, SymbolTable
 

@@ -8,7 +8,6 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,11 +17,10 @@ from rich.console import Console
 
 from api.demo import counting
 from api.demo.processes import Processes, wait_for
-from data_io.data_fetcher import open_source
+from data_io.data_fetcher.sources import open_source
 from data_io.publisher import publish
 from data_io.topics import admin, dead_letters, predictions, rows, ticks
 from ml_core.errors import SetupError
-from ml_core.types import TickBatch
 from streams.local_kafka import broker
 
 PIPELINE = "demo"
@@ -31,7 +29,7 @@ HISTORY_SHARE = 0.6
 JOB_TIMEOUT_S = 120.0
 LIVE_S = 40.0  # long enough to retrain and to swap while ticks still flow
 MAX_LIVE_RATE = 2000.0
-SYNTHETIC = "synthetic:symbols=8,ticks=100000,rate=500,seed=7"
+SYNTHETIC = "synthetic:symbols=8,ticks=100000,rate=100,seed=7"
 # The edge of the synthetic market shows within seconds; recorded markets are asked for the same.
 PIPELINE_FILE = """\
 name = "demo"
@@ -39,7 +37,7 @@ name = "demo"
 window = 1
 [label]
 kind = "direction"
-horizons = ["2s"]
+horizons = ["1s"]
 [train]
 epochs = 12
 min_rows = 1000
@@ -47,25 +45,6 @@ min_rows = 1000
 when = ["rows {rows}"]
 cooldown = "5s"
 """
-
-
-class Slice:
-    """Ticks ``[start, end)`` of a source, to publish a history first and the rest live."""
-
-    def __init__(self, source: Any, start: int, end: int) -> None:
-        """Cut ``source``."""
-        self.source, self.start, self.end = source, start, end
-
-    def stream(self, batch_size: int = 4096) -> Iterator[TickBatch]:
-        """Yield the ticks of the slice in arrival order."""
-        at = 0
-        for batch in self.source.stream(batch_size):
-            low, high = max(self.start - at, 0), min(self.end - at, len(batch))
-            if low < high:
-                yield TickBatch(*(column[low:high] for column in batch[:-1]), symbols=batch.symbols)
-            at += len(batch)
-            if at >= self.end:
-                return
 
 
 @dataclass
@@ -106,7 +85,7 @@ class Story:
 
     def say(self, text: str) -> None:
         """Print a line with the time since the start."""
-        self.console.print(f"[dim]{time.monotonic() - self.began:6.1f} s[/dim]  {text}")
+        self.console.print(f"[dim]{time.monotonic() - self.began:6.1f} s[/dim]  {text}", soft_wrap=True)
 
     def play(self) -> dict[str, Any]:
         """Run everything and return the summary."""
@@ -188,7 +167,8 @@ class Story:
 
         job = await wait_for(f"the end of {job_id}", look, stage.processes, timeout_s=JOB_TIMEOUT_S)
         if job["state"] != "succeeded":
-            raise SetupError(f"{job_id} {job['state']}: {job.get('error')}")
+            log = stage.processes.tail("runner")
+            raise SetupError(f"{job_id} {job['state']}: {job.get('error')}\nthe end of the runner's log:\n{log}")
         result = job["result"]
         self.say(
             f"{job_id} ({job['kind']}, started by {job['trigger']}): "

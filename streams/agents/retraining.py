@@ -7,13 +7,13 @@ from typing import Any
 
 import faust
 import structlog
-from model_ops_manager.jobs.store import JobStore
 from pydantic import ValidationError
 
 from data_io.topics import dead_letters, job_requests
 from ml_core.errors import NotFoundError, TickwiseError
 from ml_core.spec import PipelineSpec
 from ml_core.types import SECOND_NS, JobSpec, JobState
+from model_ops_manager.jobs.store import JobStore
 
 log = structlog.get_logger()
 

@@ -90,7 +90,7 @@ async def _publish_predictions(
         model=spec.name,
         version=serving.version.version,
     )
-    await partition.outputs.send(predictions.name(spec.name), [(key, value, ()) for key, value in records])
+    await partition.outputs.send(predictions.name(spec.name), [(key, value, []) for key, value in records])
     ok = int(np.isfinite(scored.score_NH[:, 0]).sum())
     metrics.PREDICTIONS.labels(spec.name, "ok").inc(ok)
     metrics.PREDICTIONS.labels(spec.name, "abstained").inc(len(made) - ok)

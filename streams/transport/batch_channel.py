@@ -4,9 +4,10 @@ import asyncio
 from typing import TYPE_CHECKING, Any
 
 import faust
-from data_io.topics.raw_records import RawFetch
 from faust.channels import Channel
 from mode.utils.queues import FlowControlEvent, ThrowableQueue
+
+from data_io.topics.raw_records import RawFetch
 
 if TYPE_CHECKING:
     from streams.transport.partition import Partition

@@ -12,7 +12,7 @@ from data_io.kafka_clients import end_producer
 from ml_core.errors import KafkaUnavailableError
 
 T = TypeVar("T")
-Headers = Sequence[tuple[str, bytes | None]]
+Headers = list[tuple[str, bytes | None]]
 Record = tuple[bytes | None, bytes | None, Headers]
 
 # Below the broker's default message.max.bytes of 1,048,588, so that a full batch is never refused.

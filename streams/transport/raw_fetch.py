@@ -7,6 +7,7 @@ from typing import Any
 
 import aiokafka.consumer.fetcher as aiokafka_fetcher
 from aiokafka import AIOKafkaConsumer, TopicPartition
+
 from data_io.topics.raw_records import RawFetch
 
 # baseOffset, batchLength, partitionLeaderEpoch, magic, crc, attributes, lastOffsetDelta of the v2 record batch
