@@ -73,7 +73,7 @@ class Processes:
         self.stop()
 
 
-async def wait_for(what: str, condition: Callable[[], T], processes: Processes, *, timeout_s: float = 90.0) -> T:
+async def wait_for(what: str, condition: Callable[[], T | None], processes: Processes, *, timeout_s: float = 90.0) -> T:
     """Return the first true result of ``condition``, which may block and so runs in a thread.
 
     Raises:
