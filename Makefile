@@ -12,7 +12,7 @@ READY := $(VENV)/.ready
 MAKEFLAGS += --no-print-directory
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test lint lint-style lint-types lint-imports lint-locks format bench lock clean distclean
+.PHONY: help demo test lint lint-style lint-format lint-types lint-imports lint-locks format bench lock clean distclean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -23,10 +23,12 @@ demo: $(READY) ## everything at once on a real Kafka; ARGS="--source FILE_OR_FOL
 test: $(READY) ## unit, conformance, agent, API and integration tests; ARGS goes to pytest
 	@exec $(BIN)/pytest $(ARGS)
 
-lint: lint-style lint-types lint-imports lint-locks ## style, types, layers, lock files
+lint: lint-style lint-format lint-types lint-imports lint-locks ## style, types, layers, lock files
 
 lint-style: $(READY)
 	@$(BIN)/ruff check .
+
+lint-format: $(READY)
 	@$(BIN)/ruff format --check .
 
 lint-types: $(READY)

@@ -10,9 +10,8 @@ def begin() -> None:
     Raises:
         InvalidSettingsError: A variable is unknown; the message names the nearest valid one.
     """
-    from model_ops_manager.jobs.settings import RunnerSettings
-
     from api.settings import ServerSettings
+    from model_ops_manager.jobs.settings import RunnerSettings
     from streams.settings import WorkerSettings
 
     configure()
