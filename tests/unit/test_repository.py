@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 
 from api.cli import COMMANDS
+from ml_core.data_processor.features import FeaturePlan
+from ml_core.spec import load
 
 ROOT = Path(__file__).parents[2]
 PACKAGES = ("api", "streams", "model_ops_manager", "data_io", "ml_core")
@@ -127,6 +129,18 @@ def test_commands_named_in_a_document_exist(path: Path) -> None:
     )
 
     assert named <= set(COMMANDS)
+
+
+def test_the_pipeline_file_of_the_readme_is_one(tmp_path: Path) -> None:
+    blocks = re.findall(
+        r"^```toml\n(.*?)^```", (ROOT / "README.md").read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL
+    )
+    (tmp_path / "btc.toml").write_text("\n".join(block for block in blocks if "name = " in block), encoding="utf-8")
+
+    pipeline = load(tmp_path / "btc.toml")
+
+    assert pipeline.source.map is not None
+    assert FeaturePlan.from_spec(pipeline).names == ("return:1s", "return:10s", "ewma_vol:60s")
 
 
 def test_make_demo_prints_nothing_but_what_the_demo_prints() -> None:
