@@ -13,7 +13,7 @@ from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError
 from aiokafka.partitioner import DefaultPartitioner
 
-from data_io.data_fetcher.port import TickFetcher, cut
+from data_io.data_fetcher.port import TickStream, cut
 from data_io.topics import admin, ticks
 from ml_core.errors import InputError, KafkaUnavailableError, SetupError, TickwiseError
 from ml_core.frames import KINDS
@@ -44,7 +44,7 @@ class PublishReport:
 
 
 async def publish(
-    fetcher: TickFetcher,
+    fetcher: TickStream,
     *,
     bootstrap: str,
     topic: str,

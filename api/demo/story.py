@@ -26,12 +26,12 @@ from streams.local_kafka import broker
 
 PIPELINE = "demo"
 PARTITIONS = 4
-HISTORY_SHARE = 0.6
+HISTORY_SHARE = 0.5  # the synthetic market changes its regime here
 RESERVE_SHARE = 0.4  # of the live ticks
 JOB_TIMEOUT_S = 120.0
 LIVE_S = 40.0  # long enough to retrain and to swap while ticks still flow
 MAX_LIVE_RATE = 2000.0
-SYNTHETIC = "synthetic:symbols=8,ticks=100000,rate=100,seed=7"
+SYNTHETIC = "synthetic:symbols=8,ticks=120000,rate=100,regimes=2,seed=7"
 # The edge of the synthetic market shows within seconds; recorded markets are asked for the same.
 PIPELINE_FILE = """\
 name = "demo"
@@ -41,6 +41,7 @@ window = 1
 kind = "direction"
 horizons = ["1s"]
 [train]
+span = "{span}"
 epochs = 12
 min_rows = 1000
 [retrain]
@@ -81,6 +82,7 @@ class Story:
     def __init__(self, source: str | None, console: Console) -> None:
         """Play with ``source`` (default: the synthetic market) and tell it on ``console``."""
         self.text = source or SYNTHETIC
+        self.is_recorded = source is not None
         self.console = console
         self.began = time.monotonic()
         self.seen: dict[str, float] = {}  # prediction id -> when it could be read, ms since the epoch
@@ -97,8 +99,10 @@ class Story:
         with tempfile.TemporaryDirectory(prefix="tickwise-demo-") as folder, broker() as kafka:
             self.say(f"Kafka is up at {kafka}")
             home = Path(folder)
-            # A fifth of the live ticks makes the second job start early enough to finish while ticks flow.
-            (home / "demo.toml").write_text(PIPELINE_FILE.format(rows=split + (total - split) // 5), encoding="utf-8")
+            # Early enough to see the second model at work, late enough to have learnt the new regime.
+            threshold = split + int(0.4 * (total - split))
+            span = "3d" if self.is_recorded else "400s"
+            (home / "demo.toml").write_text(PIPELINE_FILE.format(rows=threshold, span=span), encoding="utf-8")
             server, worker = free_port(), free_port()
             environment = {
                 "TICKWISE_KAFKA": kafka,

@@ -39,8 +39,22 @@ class SourceReport:
                 self.ticks[str(kind)] += int(n)
 
 
-class TickFetcher(Protocol):
-    """Source of past ticks. Adapters prove themselves in tests/conformance/tick_fetcher.py."""
+class TickStream(Protocol):
+    """Ticks in arrival order, as they are published."""
+
+    def stream(self, batch_size: int = BATCH_SIZE) -> Iterator[TickBatch]:
+        """Yield all ticks in batches of at most ``batch_size``.
+
+        One symbol table grows through all batches. What could be read before a failure is yielded before it is raised.
+        """
+        ...
+
+
+class TickFetcher(TickStream, Protocol):
+    """Source of past ticks; ``stream`` gives the same ticks in the same order as ``fetch()``.
+
+    Adapters prove themselves in tests/conformance/tick_fetcher.py.
+    """
 
     ts_source: str
     """The one clock of ``ts_ns``: ``"receive"``, ``"exchange"``, or what the user says it is."""
@@ -65,13 +79,6 @@ class TickFetcher(Protocol):
         Raises:
             InputError: The source cannot be read to its end. A retry will not help.
             SourceUnavailableError: The source gave no answer. A retry is safe.
-        """
-        ...
-
-    def stream(self, batch_size: int = BATCH_SIZE) -> Iterator[TickBatch]:
-        """Yield all ticks, the same in the same order as ``fetch()``, in batches of at most ``batch_size``.
-
-        One symbol table grows through all batches. What could be read before a failure is yielded before it is raised.
         """
         ...
 
