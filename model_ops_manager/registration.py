@@ -1,9 +1,11 @@
 """Writes a fitted model to the model store as one that any user of MLflow can load and serve."""
 
 import hashlib
+import importlib
 import json
 import tempfile
 import time
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from importlib.metadata import version as installed
@@ -22,6 +24,11 @@ from ml_core.contract import ModelContract
 from ml_core.errors import ModelStoreUnavailableError
 from ml_core.model.fitted import FittedModel
 from model_ops_manager.mlflow_agent import JOB_TAG, METRICS_TAG, MlflowAgent, ModelVersion, as_version
+
+with warnings.catch_warnings():
+    # MLflow warns of a type hint of its own, when its models are first saved or loaded
+    warnings.filterwarnings("ignore", message=r".*Any type hint is inferred as AnyType", category=UserWarning)
+    importlib.import_module("mlflow.pyfunc")
 
 _SERVED_WITH = ("mlflow", "onnx", "onnxruntime", "numpy")
 _MAX_VALUE = 6000  # characters of a parameter that MLflow stores

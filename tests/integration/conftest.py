@@ -2,10 +2,13 @@
 
 import os
 import secrets
-from collections.abc import Iterator
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
+from model_ops_manager.mlflow_agent import MlflowAgent
 from streams.local_kafka import broker
 
 
@@ -22,3 +25,17 @@ def kafka() -> Iterator[str]:
 def unique() -> str:
     """A suffix for topic and group names that no other test uses."""
     return secrets.token_hex(4)
+
+
+@pytest.fixture(scope="session")
+def model_store(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Path], MlflowAgent]:
+    """Return a function that gives a folder an empty model store; MLflow itself takes seconds to make one."""
+    empty = tmp_path_factory.mktemp("model-store")
+    MlflowAgent(f"sqlite:///{empty / 'mlflow.db'}", empty).client()
+
+    def make(home: Path) -> MlflowAgent:
+        home.mkdir(parents=True, exist_ok=True)
+        shutil.copy(empty / "mlflow.db", home / "mlflow.db")
+        return MlflowAgent(f"sqlite:///{home / 'mlflow.db'}", home)
+
+    return make

@@ -1,0 +1,269 @@
+"""Training jobs as they run: a real Kafka, a real runner, real child processes, a real MLflow."""
+
+import asyncio
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from data_io.data_fetcher.sources import open_source
+from data_io.publisher import publish
+from data_io.topics.admin import ensure_topics
+from data_io.topics.ticks import topic_spec
+from ml_core.spec import parse
+from ml_core.types import JobKind, JobSpec, JobState, OffsetRange
+from model_ops_manager.champion import load_serving
+from model_ops_manager.jobs.store import JobStore
+from model_ops_manager.mlflow_agent import MlflowAgent
+
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
+
+TICKS = 24_000
+WAIT_S = 120.0
+
+
+class Lab:
+    """Runners that share a topic of ticks, a job store and a model store."""
+
+    def __init__(self, kafka: str, topic: str, folder: Path, agent: MlflowAgent) -> None:
+        self.kafka, self.topic, self.folder = kafka, topic, folder
+        self.home = folder / "home"
+        self.store = JobStore(f"sqlite:///{self.home / 'jobs.db'}")
+        self.agent = agent
+        self.runners: list[subprocess.Popen[bytes]] = []
+
+    def pipeline(self, name: str, **parts):
+        return parse(
+            {
+                "name": name,
+                "source": {"topic": self.topic},
+                "features": {"use": ["return:1s", "queue_imbalance", "queue_imbalance_mean:1s"]},
+                "label": {"horizons": ["1s"]},
+                "train": {"epochs": 3, "min_rows": 500, **parts.pop("train", {})},
+                **parts,
+            }
+        )
+
+    def start_runner(self, **settings: object) -> subprocess.Popen[bytes]:
+        given = {"kafka": self.kafka, "home": self.home, **settings}
+        environment = {**os.environ, **{f"TICKWISE_{key.upper()}": str(value) for key, value in given.items()}}
+        with self.log_file.open("ab") as log:
+            runner = subprocess.Popen(
+                [sys.executable, "-m", "api.cli", "runner"], env=environment, stdout=log, stderr=log
+            )
+        self.runners.append(runner)
+        return runner
+
+    @property
+    def log_file(self) -> Path:
+        return self.folder / "runner.log"
+
+    def logged(self, action: str) -> list[dict]:
+        lines = [line for line in self.log_file.read_text().splitlines() if line.startswith("{")]
+        return [entry for entry in map(json.loads, lines) if entry.get("action") == action]
+
+    def submit(self, spec, **job: object):
+        return self.store.submit(JobSpec(pipeline=spec.name, **job), spec)
+
+    def until(self, condition, timeout_s: float = WAIT_S):
+        deadline = time.monotonic() + timeout_s
+        while not (answer := condition()):
+            assert time.monotonic() < deadline, f"not in {timeout_s:.0f} s:\n{self.log_file.read_text()[-3000:]}"
+            time.sleep(0.02)
+        return answer
+
+    def until_final(self, job, timeout_s: float = WAIT_S):
+        return self.until(lambda: (now := self.store.get(job.id)).state.is_final and now, timeout_s)
+
+    def until_training(self, job):
+        return self.until(lambda: ((now := self.store.get(job.id)).progress or {}).get("epoch", 0) > 0 and now)
+
+    def pid_of(self, job) -> int:
+        return self.until(lambda: [e["pid"] for e in self.logged("start-job") if e["job"] == job.id])[-1]
+
+    def close(self) -> None:
+        for runner in self.runners:
+            if runner.poll() is None:
+                runner.send_signal(signal.SIGTERM)
+        for runner in self.runners:
+            try:
+                runner.wait(30)
+            except subprocess.TimeoutExpired:
+                runner.kill()
+                runner.wait()
+        self.store.close()
+
+
+@pytest.fixture(scope="module")
+def ticks_topic(kafka):
+    topic = f"ticks-{os.urandom(4).hex()}"
+
+    async def fill():
+        await ensure_topics(kafka, [topic_spec(topic, 2)])
+        source = open_source(f"synthetic:symbols=4,ticks={TICKS},rate=200,seed=7")
+        await publish(source, bootstrap=kafka, topic=topic)
+
+    asyncio.run(fill())
+    return topic
+
+
+@pytest.fixture(scope="module")
+def make_lab(kafka, ticks_topic, model_store):
+    labs = []
+
+    def make(folder):
+        labs.append(Lab(kafka, ticks_topic, folder, model_store(folder / "home")))
+        return labs[-1]
+
+    yield make
+    for lab in labs:
+        lab.close()
+
+
+@pytest.fixture(scope="module")
+def busy_lab(make_lab, tmp_path_factory):
+    """One runner with room for two jobs; each test has a pipeline of its own."""
+    lab = make_lab(tmp_path_factory.mktemp("busy"))
+    lab.start_runner(max_parallel=2)
+    return lab
+
+
+@pytest.fixture
+def lab(make_lab, tmp_path):
+    return make_lab(tmp_path)
+
+
+ENDLESS = {"train": {"epochs": 10_000, "patience": 10_000}}
+
+
+def gone(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return True
+    return False
+
+
+def test_a_first_model_is_trained_registered_promoted_and_served_and_a_second_goes_on_from_it(busy_lab):
+    lab, spec = busy_lab, busy_lab.pipeline("demo")
+
+    first = lab.until_final(lab.submit(spec, seed=3))
+
+    assert first.state is JobState.SUCCEEDED, first.error
+    result = first.result
+    assert (result["version"], result["decision"]["promote"], result["parent"]) == (1, True, None)
+    assert result["metrics"]["holdout_log_loss"] < result["metrics"]["prior_log_loss"]
+    assert result["ticks"] == TICKS
+    assert [part["start"] for part in result["ranges"]] == [0, 0]
+    assert sum(part["end"] for part in result["ranges"]) == TICKS
+    assert first.progress["stage"] == "register"
+    assert lab.agent.champion("demo").version == 1
+    contract = load_serving(lab.agent, "demo", 1).scorer.contract
+    assert contract.ranges == tuple(OffsetRange.model_validate(part) for part in result["ranges"])
+    assert (contract.topic, contract.seed, contract.metrics) == (lab.topic, 3, result["metrics"])
+
+    second = lab.until_final(lab.submit(spec, kind=JobKind.INCREMENTAL, trigger="rows"))
+
+    assert second.state is JobState.SUCCEEDED, second.error
+    assert (second.result["version"], second.result["parent"]) == (2, "demo/1")
+    details = lab.agent.versions("demo")[0]
+    about = [details.tags[f"tickwise.{name}"] for name in ("parent", "trigger", "job")]
+    assert about == ["demo/1", "rows", second.id]
+    assert (details.metrics, details.decision) == (second.result["metrics"], second.result["decision"])
+    assert "version 1" in details.decision["reason"]
+    assert lab.agent.champion("demo").version == (2 if second.result["decision"]["promote"] else 1)
+
+
+def test_jobs_at_once_do_not_see_one_another_and_give_what_they_give_alone(busy_lab):
+    lab = busy_lab
+    specs = [lab.pipeline("one"), lab.pipeline("two", model={"kind": "mlp", "params": {"hidden": [8]}})]
+
+    jobs = [lab.submit(spec, seed=5) for spec in specs]
+    lab.until(lambda: all(lab.store.get(job.id).state is JobState.RUNNING for job in jobs))
+    together = [lab.until_final(job) for job in jobs]
+    alone = lab.until_final(lab.submit(specs[0], seed=5))
+
+    assert [job.state for job in (*together, alone)] == [JobState.SUCCEEDED] * 3, [job.error for job in together]
+    assert [job.result["version"] for job in (*together, alone)] == [1, 1, 2]
+    assert alone.result["metrics"] == together[0].result["metrics"]
+    assert together[0].result["metrics"] != together[1].result["metrics"]
+    assert [each.tags["tickwise.job"] for each in lab.agent.versions("one")] == [alone.id, together[0].id]
+
+
+def test_a_running_job_is_cancelled_within_a_second_and_leaves_nothing(busy_lab):
+    lab = busy_lab
+    job = lab.submit(lab.pipeline("cancelled", **ENDLESS))
+    lab.until_training(job)
+    pid = lab.pid_of(job)
+
+    asked_s = time.monotonic()
+    lab.store.request_cancel(job.id)
+    ended = lab.until_final(job, timeout_s=10)
+    took_s = time.monotonic() - asked_s
+
+    assert ended.state is JobState.CANCELLED
+    assert took_s < 1.5  # one second, and half of one for a busy machine
+    lab.until(lambda: gone(pid), timeout_s=2)
+    assert lab.agent.versions("cancelled") == []
+
+
+def test_a_killed_child_is_a_failed_job(busy_lab):
+    lab = busy_lab
+    doomed = lab.submit(lab.pipeline("doomed", **ENDLESS))
+
+    os.kill(lab.pid_of(doomed), signal.SIGKILL)
+    failed = lab.until_final(doomed)
+
+    assert (failed.state, failed.attempt) == (JobState.FAILED, 1)
+    assert failed.error.startswith("killed by signal 9 (SIGKILL)")
+    assert busy_lab.runners[0].poll() is None
+
+
+@pytest.mark.parametrize(
+    ("settings", "error"),
+    [
+        ({"job_timeout_s": 1}, "it ran longer than TICKWISE_JOB_TIMEOUT_S allows"),
+        ({"job_memory_mb": 50}, "it held more memory than TICKWISE_JOB_MEMORY_MB allows"),
+    ],
+)
+def test_a_job_past_a_limit_has_failed(lab, settings, error):
+    lab.start_runner(**settings)
+    job = lab.until_final(lab.submit(lab.pipeline("demo", **ENDLESS)))
+    assert (job.state, job.error) == (JobState.FAILED, error)
+
+
+def test_a_lost_runner_takes_its_child_along_and_one_that_stops_gives_its_job_back(lab):
+    first = lab.start_runner(lease_s=3)
+    job = lab.submit(lab.pipeline("demo", **ENDLESS))
+    lab.until_training(job)
+    pid = lab.pid_of(job)
+
+    first.kill()
+    first.wait()
+    lab.until(lambda: gone(pid), timeout_s=10)
+
+    second = lab.start_runner(lease_s=3)
+    taken = lab.until(lambda: (now := lab.store.get(job.id)).attempt == 2 and now)
+    assert (taken.state, taken.runner != job.runner) == (JobState.RUNNING, True)
+    pid = lab.until(lambda: (now := lab.pid_of(job)) != pid and now)
+
+    second.send_signal(signal.SIGTERM)
+
+    assert second.wait(20) == 0
+    assert gone(pid)
+    back = lab.store.get(job.id)
+    assert (back.state, back.attempt, back.runner) == (JobState.QUEUED, 2, None)
+    assert lab.agent.versions("demo") == []
+
+
+def test_a_runner_without_its_job_store_says_so_and_exits(lab):
+    runner = lab.start_runner(jobs_url="postgresql://user:s3cret@127.0.0.1:1/jobs")
+    assert runner.wait(60) == 3
+    said = lab.log_file.read_text()
+    assert "job store" in said
+    assert "s3cret" not in said

@@ -1,0 +1,169 @@
+"""The work of a job in this process: what stands in its way, and what it leaves behind then."""
+
+import asyncio
+import os
+
+import pytest
+
+from data_io.data_fetcher.sources import open_source
+from data_io.publisher import publish
+from data_io.topics.admin import ensure_topics
+from data_io.topics.ticks import topic_spec
+from ml_core.errors import (
+    InputError,
+    KafkaUnavailableError,
+    LeaseLostError,
+    NotEnoughDataError,
+    SpecError,
+    TrainingCancelledError,
+)
+from ml_core.spec import parse
+from ml_core.types import JobKind, JobSpec, JobState, OffsetRange
+from model_ops_manager.jobs.settings import RunnerSettings
+from model_ops_manager.jobs.store import JobStore
+from model_ops_manager.jobs.work import Work
+
+pytestmark = pytest.mark.integration
+
+TICKS = 12_000
+
+
+@pytest.fixture(scope="module")
+def topic(kafka):
+    name = f"ticks-{os.urandom(4).hex()}"
+
+    async def fill():
+        await ensure_topics(kafka, [topic_spec(name, 1), topic_spec(f"{name}-empty", 1)])
+        await publish(open_source(f"synthetic:symbols=2,ticks={TICKS},rate=100,seed=7"), bootstrap=kafka, topic=name)
+
+    asyncio.run(fill())
+    return name
+
+
+class Bench:
+    def __init__(self, kafka, topic, home, agent):
+        self.settings = RunnerSettings.read(kafka=kafka, home=home, max_ticks=100_000)
+        self.topic, self.agent = topic, agent
+        self.store = JobStore(self.settings.job_store_url)
+        self.passed: list[str] = []
+
+    def pipeline(self, **parts):
+        return parse(
+            {
+                "name": "demo",
+                "source": {"topic": parts.pop("topic", self.topic)},
+                "features": {"use": ["queue_imbalance", "queue_imbalance_mean:1s"]},
+                "label": {"horizons": ["1s"]},
+                "train": {"epochs": 2, "min_rows": 500},
+                **parts,
+            }
+        )
+
+    def lease(self, pipeline=None, **job):
+        pipeline = pipeline or self.pipeline()
+        self.store.submit(JobSpec(pipeline=pipeline.name, **job), pipeline)
+        return self.store.lease("test", 60)
+
+    def run(self, job, on_point_of_no_return=lambda: None, **settings):
+        given = self.settings.model_copy(update=settings)
+        return Work(job, self.store, self.agent, given).run(on_point_of_no_return)
+
+
+@pytest.fixture
+def bench(kafka, topic, tmp_path, model_store):
+    bench = Bench(kafka, topic, tmp_path, model_store(tmp_path))
+    yield bench
+    bench.store.close()
+
+
+def part(start, end, partition=0):
+    return OffsetRange(partition=partition, start=start, end=end)
+
+
+@pytest.mark.parametrize(
+    ("job", "error", "said"),
+    [
+        ({"ranges": [part(3, 3)]}, NotEnoughDataError, "is empty"),
+        ({"ranges": [part(0, 10**9)]}, InputError, "at most 100000"),
+        ({"ranges": [part(0, TICKS + 1)]}, InputError, f"ends at offset {TICKS}"),
+        ({"ranges": [part(0, 10, partition=9)]}, InputError, "none of number 9"),
+        ({"ranges": [part(0, 100)]}, NotEnoughDataError, r"train\.min_rows asks for 500"),
+        ({"kind": JobKind.INCREMENTAL}, InputError, "no champion to go on from"),
+        ({"params": {"no_such": 1}}, SpecError, "no_such"),
+    ],
+)
+def test_what_cannot_be_done_is_an_error_and_registers_nothing(bench, job, error, said):
+    with pytest.raises(error, match=said):
+        bench.run(bench.lease(**job))
+    assert bench.agent.versions("demo") == []
+
+
+def test_an_empty_topic_and_a_kafka_that_is_away_are_told_apart(bench):
+    with pytest.raises(NotEnoughDataError, match="holds no ticks"):
+        bench.run(bench.lease(bench.pipeline(topic=f"{bench.topic}-empty")))
+    with pytest.raises(KafkaUnavailableError):
+        bench.run(bench.lease(), kafka="127.0.0.1:1")
+
+
+def test_a_job_of_exact_ranges_tells_its_progress_and_uses_just_these(bench, monkeypatch):
+    monkeypatch.setattr("model_ops_manager.jobs.work.PROGRESS_S", 0.0)
+    job, told, tell = bench.lease(ranges=[part(1000, 9000)]), [], bench.store.progress
+    monkeypatch.setattr(bench.store, "progress", lambda job, **how: told.append(how) or tell(job, **how))
+
+    result = bench.run(job)
+
+    assert (result["version"], result["ticks"]) == (1, 8000)
+    assert result["ranges"] == [{"partition": 0, "start": 1000, "end": 9000}]
+    assert bench.agent.versions("demo")[0].tags["tickwise.ranges"] == "0:1000-9000"
+    assert [how["stage"] for how in told] == ["fetch", "train", "train", "train", "train"]
+    assert [how["epoch"] for how in told[2:]] == [0, 1, 2]
+    assert told[2]["train_loss"] is None
+    stored = bench.store.get(job.id)
+    assert (stored.state, stored.progress) == (JobState.RUNNING, {"stage": "register", "ticks": 8000})
+
+
+def test_without_ranges_the_last_span_is_used_and_manual_approval_moves_no_alias(bench):
+    train = {"epochs": 2, "min_rows": 500, "span": "100s"}
+    result = bench.run(bench.lease(bench.pipeline(train=train, gate={"approve": "manual"})))
+
+    assert result["ticks"] == pytest.approx(10_000, rel=0.05)
+    assert result["ranges"] == [{"partition": 0, "start": TICKS - result["ticks"], "end": TICKS}]
+    assert result["decision"]["reason"].startswith("better, awaiting approval")
+    assert bench.agent.champion("demo") is None
+    assert bench.agent.versions("demo")[0].decision["figures"]["passed"]
+
+
+def test_cancelled_at_the_last_moment_registers_nothing(bench):
+    job = bench.lease()
+    with pytest.raises(TrainingCancelledError):
+        bench.run(job, lambda: bench.store.request_cancel(job.id))
+    assert bench.agent.versions("demo") == []
+
+
+def test_an_attempt_that_was_taken_over_does_not_go_on(bench):
+    job = bench.lease()
+    bench.store.give_back(job)
+    assert bench.store.lease("other", 60).attempt == 2
+
+    with pytest.raises(LeaseLostError):
+        bench.run(job)
+
+
+def test_a_champion_made_meanwhile_is_the_new_rival_unless_it_answers_another_question(bench):
+    made = []
+
+    def another_job_is_faster():
+        made.append(bench.run(bench.lease(seed=2)))
+
+    result = bench.run(bench.lease(seed=1), another_job_is_faster)
+
+    assert made[0]["decision"]["promote"]
+    assert result["version"] == 2
+    assert result["decision"]["figures"]["rival"] == "version 1"
+
+    champion = bench.agent.champion("demo").version
+    changed = bench.run(bench.lease(bench.pipeline(features={"use": ["queue_imbalance", "return:1s"]})))
+
+    reason = f"version {champion} answers another question (feature_hash changed); as a first model"
+    assert changed["decision"]["reason"].startswith(reason)
+    assert changed["decision"]["figures"]["rival"] == "the prior"
