@@ -8,7 +8,7 @@ import typer
 from api.cli.output import AsJson, dump, fields, note, say
 from data_io.settings import CommonSettings
 from ml_core.data_processor.plan import FeaturePlan
-from ml_core.errors import SpecError
+from ml_core.errors import SpecError, UnknownPartError
 from ml_core.spec import PipelineSpec, find, format_duration, load_all
 
 app = typer.Typer(no_args_is_help=True, help="Check pipeline files.", pretty_exceptions_enable=False)
@@ -19,27 +19,17 @@ Files = Annotated[list[Path] | None, typer.Argument(help="Pipeline files or fold
 @app.command()
 def check(files: Files = None, as_json: AsJson = False) -> None:
     """Read pipeline files and say what is wrong with each; exit code 2 when something is."""
-    found: dict[str, Path] = {}
     reports: list[dict[str, Any]] = []
     for file in files or [CommonSettings.read().pipelines]:
         try:
-            specs = load_all(file)
-            for spec in specs.values():
-                reports.append(_describe(spec))
-                if spec.name in found:
-                    raise SpecError(f"{file} and {found[spec.name]} both hold a pipeline {spec.name!r}")  # noqa: TRY301
-                found[spec.name] = file
-        except SpecError as error:
+            reports += [_checked(spec) for spec in load_all(file).values()]
+        except (SpecError, UnknownPartError) as error:
             reports.append({"file": str(file), "error": str(error)})
     if as_json:
         dump(reports)
-    for report in reports if not as_json else ():
-        if "error" in report:
-            note(report["error"])
-            continue
-        say(f"{report['name']}: {len(report['features'])} features, window {report['window']}, {report['model']}: fine")
-        for line in report["notes"]:
-            say(f"  note: {line}")
+    else:
+        for report in reports:
+            _tell(report)
     if any("error" in report for report in reports):
         raise typer.Exit(2)
 
@@ -73,3 +63,30 @@ def _describe(spec: PipelineSpec) -> dict[str, Any]:
         "model": spec.model.kind,
         "notes": spec.notes(),
     }
+
+
+def _checked(spec: PipelineSpec) -> dict[str, Any]:
+    """Return the description of a pipeline whose features, model and parameters are known.
+
+    Raises:
+        SpecError, UnknownPartError: One is not. A retry will not help.
+    """
+    report = _describe(spec)
+    try:
+        from ml_core import fit
+    except ModuleNotFoundError:
+        report["notes"].append(
+            "model and params are not checked: torch is not installed (pip install 'tickwise[train]')"
+        )
+    else:
+        fit.check(spec)
+    return report
+
+
+def _tell(report: dict[str, Any]) -> None:
+    if "error" in report:
+        note(report["error"])
+        return
+    say(f"{report['name']}: {len(report['features'])} features, window {report['window']}, {report['model']}: fine")
+    for line in report["notes"]:
+        say(f"  note: {line}")

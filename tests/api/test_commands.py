@@ -1,0 +1,162 @@
+"""The commands jobs, models and pipelines, run as a user runs them; they need no server."""
+
+import json
+import threading
+import time
+
+import pytest
+
+from api.cli import main
+from ml_core.types import JobState
+from model_ops_manager.jobs.store import JobStore
+
+
+@pytest.fixture
+def settings(make_settings, monkeypatch):
+    settings = make_settings()
+    monkeypatch.setenv("TICKWISE_HOME", str(settings.home))
+    monkeypatch.setenv("TICKWISE_PIPELINES", str(settings.pipelines))
+    return settings
+
+
+@pytest.fixture
+def tickwise(capsys):
+    """Return a function that runs a command and returns exit code, stdout and stderr."""
+
+    def run(*words):
+        code = 0
+        try:
+            main([str(word) for word in words])
+        except SystemExit as stop:
+            code = stop.code or 0
+        return code, *capsys.readouterr()
+
+    return run
+
+
+def test_a_job_is_submitted_listed_shown_and_cancelled(settings, tickwise):
+    _, out, _ = tickwise("jobs", "submit", "--pipeline", "demo", "--seed", 3, "--json")
+    job = json.loads(out)
+    _, listed, _ = tickwise("jobs", "list", "--json")
+    _, table, _ = tickwise("jobs", "list", "--state", "queued")
+    _, shown, _ = tickwise("jobs", "show", job["id"])
+    code, cancelled, _ = tickwise("jobs", "cancel", job["id"], "--json")
+
+    assert (job["state"], job["trigger"], job["seed"]) == ("queued", "cli", 3)
+    assert json.loads(listed) == [job]
+    assert job["id"] in table
+    assert "pipeline" in table.splitlines()[0]
+    assert f"id           {job['id']}" in shown
+    assert (code, json.loads(cancelled)["state"]) == (0, "cancelled")
+    assert tickwise("jobs", "list", "--state", "queued")[1] == "no jobs\n"
+
+
+@pytest.mark.parametrize(("state", "expected"), [(JobState.SUCCEEDED, 0), (JobState.FAILED, 4)])
+def test_waiting_ends_with_the_job_and_its_success(settings, tickwise, state, expected):
+    store = JobStore(settings.job_store_url)
+
+    def run_the_job():
+        while (job := store.lease("runner", 30)) is None:
+            time.sleep(0.02)
+        store.progress(job, epoch=1)
+        store.finish(job, state, result={"version": 1}, error="no ticks" if expected else None)
+
+    runner = threading.Thread(target=run_the_job, name="runner of this test")
+    runner.start()
+    code, out, told = tickwise("jobs", "submit", "--pipeline", "demo", "--wait", "--timeout", 20, "--json")
+    runner.join(10)
+    store.close()
+
+    assert code == expected
+    assert json.loads(out)["state"] == str(state)
+    assert "queued" in told or "running" in told
+
+
+def test_waiting_without_a_runner_ends_in_time_and_says_what_is_missing(settings, tickwise):
+    code, _, told = tickwise("jobs", "submit", "--pipeline", "demo", "--wait", "--timeout", 0.2)
+
+    assert code == 3
+    assert "still queued after 0.2 s and goes on; is a runner up (tickwise runner)?" in told
+
+
+def test_unknown_names_are_told_with_the_nearest_one(settings, tickwise):
+    code, _, told = tickwise("jobs", "submit", "--pipeline", "dmeo")
+    assert (code, told) == (2, "tickwise: no pipeline 'dmeo'; did you mean 'demo'?\n")
+
+    code, out, _ = tickwise("jobs", "show", "train-nothing", "--json")
+    assert (code, json.loads(out)["error"]) == (2, "JobNotFoundError")
+
+
+def test_models_are_listed_shown_and_promoted(settings, tickwise):
+    _, listed, _ = tickwise("models", "list", "--json")
+    _, table, _ = tickwise("models", "list", "demo")
+    code, told, _ = tickwise("models", "promote", "demo", 2, "--reason", "a better night's sleep")
+    _, shown, _ = tickwise("models", "show", "demo", 2, "--json")
+    missing, _, why = tickwise("models", "promote", "demo", 9)
+
+    found = {(row["pipeline"], row["version"]): row["champion"] for row in json.loads(listed)}
+    assert found == {("demo", 2): False, ("demo", 1): True, ("windows", 1): True}
+    assert "0.9 (prior 1)" in table
+    assert (code, told) == (0, "version 2 of demo is champion\n")
+    assert json.loads(shown)["champion"] is True
+    assert json.loads(shown)["decision"]["reason"] == "a better night's sleep"
+    assert missing == 2
+    assert "no version 9 of demo" in why
+
+
+def test_a_good_pipeline_file_is_fine_and_its_notes_are_told(settings, tickwise, tmp_path):
+    file = tmp_path / "noted.toml"
+    file.write_text('name = "noted"\n[retrain]\nwhen = ["drift"]\n')
+
+    code, out, _ = tickwise("pipelines", "check", settings.pipelines, file)
+
+    assert code == 0
+    assert "demo: 2 features, window 1, mlp: fine" in out
+    assert "note: retrain.when: 'drift' starts no job in this version" in out
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ('name = "x"\n[features]\nwindw = 3', "features.windw: unknown name; did you mean 'window'?"),
+        ('name = "x"\n[features]\nuse = ["retrun:1s"]', "did you mean 'return'"),
+        ('name = "x"\n[model]\nkind = "mpl"', "did you mean 'mlp'"),
+        ('name = "x"\n[model]\nparams = { hiden = 3 }', "hiden"),
+        ('name = "x"\n[features]\nuse = ["no_such_module:Gap"]', "no_such_module"),
+        ("name = ", "is not valid TOML"),
+    ],
+)
+def test_a_typo_in_a_pipeline_file_is_told_with_the_nearest_name(tickwise, tmp_path, text, words):
+    good, bad = tmp_path / "good.toml", tmp_path / "bad.toml"
+    good.write_text('name = "good"')
+    bad.write_text(text)
+
+    code, out, told = tickwise("pipelines", "check", bad, good)
+    _, as_json, _ = tickwise("pipelines", "check", bad, good, "--json")
+
+    assert code == 2
+    assert words in told
+    assert "good:" in out
+    assert [("error" in report) for report in json.loads(as_json)] == [True, False]
+
+
+def test_a_missing_file_an_empty_folder_and_a_doubled_name_are_told(tickwise, tmp_path):
+    folder = tmp_path / "two"
+    folder.mkdir()
+    empty = tickwise("pipelines", "check", folder)
+    for name in ("a", "b"):
+        (folder / f"{name}.toml").write_text('name = "same"')
+    doubled, missing = tickwise("pipelines", "check", folder), tickwise("pipelines", "check", tmp_path / "none.toml")
+
+    assert (empty[0], doubled[0], missing[0]) == (2, 2, 2)
+    assert "no pipeline file" in empty[2]
+    assert "are both named 'same'" in doubled[2]
+    assert "cannot read the pipeline file" in missing[2]
+
+
+def test_pipelines_are_shown_with_their_defaults(settings, tickwise):
+    _, out, _ = tickwise("pipelines", "show", "windows", "--json")
+    _, text, _ = tickwise("pipelines", "show")
+
+    assert json.loads(out)[0]["spec"]["train"]["batch_size"] == 1024
+    assert text.count("feature_set") == 3
