@@ -18,6 +18,7 @@ from ml_core.data_processor.dataset import Processed, process
 from ml_core.data_processor.features import FeaturePlan
 from ml_core.errors import NotEnoughDataError, SchemaMismatchError
 from ml_core.evaluation import metrics as measure
+from ml_core.evaluation.calibration import stray_factors
 from ml_core.model.build import build
 from ml_core.model.export import export, restated
 from ml_core.model.fitted import FittedModel
@@ -95,11 +96,12 @@ def fit(
     contract = _contract(spec, processed, seed)
     graph = _graph(spec, contract, start, seed)
     report = _train(graph, spec, processed, start, seed, threads, Hooks(progress, cancelled))
+    factors = _calibrate(graph, spec, processed)
     file = export(graph, contract)
     scorer = Scorer(file)
     figures = _figures(scorer, spec, processed, report)
     weights = {name: value.detach().numpy().copy() for name, value in graph.state_dict().items()}
-    model = FittedModel(scorer.contract, file, weights, _report(processed, report))
+    model = FittedModel(scorer.contract, file, weights, _report(processed, report, factors))
     return Fit(restated(model, metrics=figures), processed, figures)
 
 
@@ -198,6 +200,24 @@ def _train(
     return run(graph, batches, validation, loss=loss, settings=settings, seed=seed, hooks=hooks)
 
 
+def _calibrate(graph: ScoringGraph, spec: PipelineSpec, processed: Processed) -> list[float]:
+    """Let the logits stray from the log prior as far as the validation rows bear out; return the factor a horizon."""
+    if spec.label.kind != "direction":
+        return []
+    dataset, chosen_I = processed.dataset, processed.validation_I
+    graph.eval()
+    with torch.no_grad():
+        parts = [
+            graph(torch.from_numpy(dataset.x_MF[dataset.idx_NT[chosen_I[start : start + CHUNK_ROWS]]])).numpy()
+            for start in range(0, len(chosen_I), CHUNK_ROWS)
+        ]
+        shift_O = graph.shift.double().numpy()
+        y_IO = np.concatenate(parts)
+        factor_H = stray_factors(y_IO, shift_O, dataset.y_NH[chosen_I], dataset.weight_N[chosen_I])
+        graph.scale.mul_(torch.from_numpy(np.repeat(factor_H, 3).astype(np.float32)))
+    return [float(factor) for factor in factor_H]
+
+
 def _outputs_of(scorer: Scorer, processed: Processed, indices_I: Int64) -> Float32:
     dataset = processed.dataset
     parts = [
@@ -242,7 +262,7 @@ def _score_figures(score_IH: Float32, return_IH: Float64, spec: PipelineSpec) ->
     return figures
 
 
-def _report(processed: Processed, report: TrainReport) -> dict[str, Any]:
+def _report(processed: Processed, report: TrainReport, factors: list[float]) -> dict[str, Any]:
     def number(value: float) -> float | None:
         return value if math.isfinite(value) else None  # JSON has no NaN
 
@@ -250,7 +270,7 @@ def _report(processed: Processed, report: TrainReport) -> dict[str, Any]:
         {"epoch": p.epoch, "train_loss": number(p.train_loss), "validation_loss": number(p.validation_loss)}
         for p in report.history
     ]
-    return {"epochs": epochs, "processing": processed.report}
+    return {"epochs": epochs, "calibration": factors, "processing": processed.report}
 
 
 def _code_version() -> str:

@@ -14,7 +14,7 @@ from ml_core.types import Float64, Int64
 # Labels of neighbouring rows share ticks. Means of blocks twice as long as a label looks ahead are correlated by about
 # 0.1 where losses move with returns, which widens their spread by a tenth; shorter blocks are correlated by more.
 LOOK_AHEADS_A_BLOCK = 2
-MAX_BLOCKS = 64  # where there is more time, blocks get longer and so take in slower swings too
+MAX_BLOCKS = 64  # where there is more time, neighbours are joined and so take in slower swings too
 _EXACT_BLOCKS = 12  # up to here all 2^B signs are tried
 _DRAWS = 10_000
 
@@ -80,17 +80,17 @@ def needed_blocks(alpha: float) -> int:
 
 
 def block_sums(excess_N: Float64, ts_ns_N: Int64, look_ahead_ns: int) -> Float64:
-    """Return the sums (B,) over blocks of equal time; blocks without rows are left out.
+    """Return the sums (B,) over blocks of equal time in which there were rows; nights and week-ends make none.
 
     Sums, not means: their mean has the sign of the mean over rows, however unevenly rows lie in time.
 
     >>> block_sums(np.array([1.0, 3.0, 5.0]), np.array([0, 1, 100]), 10).tolist()
     [4.0, 5.0]
     """
-    first_ns, last_ns = int(ts_ns_N.min()), int(ts_ns_N.max())
-    width_ns = max(LOOK_AHEADS_A_BLOCK * look_ahead_ns, -(-(last_ns - first_ns + 1) // MAX_BLOCKS))
-    _, block_N = np.unique((ts_ns_N - first_ns) // width_ns, return_inverse=True)
-    return np.bincount(block_N, weights=excess_N).astype(np.float64)
+    width_ns = LOOK_AHEADS_A_BLOCK * look_ahead_ns
+    times_T, time_N = np.unique((ts_ns_N - ts_ns_N.min()) // width_ns, return_inverse=True)
+    joined = -(-len(times_T) // MAX_BLOCKS)
+    return np.bincount(time_N // joined, weights=excess_N).astype(np.float64)
 
 
 def p_value(sums_B: Float64) -> float:

@@ -244,8 +244,8 @@ class Story:
             "model": {"name": PIPELINE, "version": version, "metrics": metrics},
             "model_versions_seen": sorted(counts.versions),
             "tick_to_prediction_ms": {
-                "p50": round(percentile(latencies, 0.5), 1),
-                "p99": round(percentile(latencies, 0.99), 1),
+                "p50": percentile(latencies, 0.5),
+                "p99": percentile(latencies, 0.99),
                 "rate_ticks_per_s": round(rate),
             },
             "api_matches_stream": await asyncio.to_thread(self._compare, stage, counts),
@@ -297,9 +297,9 @@ class Stage:
         ]
 
 
-def percentile(ordered: list[float], share: float) -> float:
-    """Return the value below which ``share`` of the ``ordered`` values lie; NaN for none."""
-    return ordered[min(len(ordered) - 1, int(len(ordered) * share))] if ordered else math.nan
+def percentile(ordered: list[float], share: float) -> float | None:
+    """Return the value below which ``share`` of the ``ordered`` values lie; None for none."""
+    return round(ordered[min(len(ordered) - 1, int(len(ordered) * share))], 1) if ordered else None
 
 
 def free_port() -> int:
