@@ -187,10 +187,9 @@ class MlflowAgent:
             raise self._away(error) from error
 
     def _away(self, error: Exception) -> ModelStoreUnavailableError:
-        parts = urlsplit(self.tracking_uri)  # may hold a password
-        first_line = (str(error) or type(error).__name__).splitlines()[0][:300]
-        where = f"{parts.scheme}://{parts.hostname}" if parts.hostname else self.tracking_uri
-        return ModelStoreUnavailableError(f"the model store {where} did not do as asked: {first_line}")
+        netloc = urlsplit(self.tracking_uri).netloc  # may hold a password, and MLflow's messages repeat it
+        said = f"the model store {self.tracking_uri} did not do as asked: {str(error) or type(error).__name__}"
+        return ModelStoreUnavailableError(said.splitlines()[0][:500].replace(netloc, netloc.rpartition("@")[2]))
 
     def _make_client(self) -> "MlflowClient":
         for key, value in LIMITS.items():

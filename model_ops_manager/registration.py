@@ -33,6 +33,7 @@ with warnings.catch_warnings():
 _SERVED_WITH = ("mlflow", "onnx", "onnxruntime", "numpy")
 _MAX_VALUE = 6000  # characters of a parameter that MLflow stores
 _AWAIT_S = 10
+_DATASET_TRIES = 3
 
 
 def register(
@@ -113,7 +114,14 @@ def _log_run(agent: MlflowAgent, run_id: str, model: FittedModel, params: Mappin
         metrics += [Metric(key, float(value), now_ms, int(epoch["epoch"])) for key, value in figures.items()]
     given = [Param(key, str(value)[:_MAX_VALUE]) for key, value in params.items()]
     client.log_batch(run_id, metrics=metrics, params=given)
-    client.log_inputs(run_id, datasets=[_dataset(model.contract)])
+    for tries_left in reversed(range(_DATASET_TRIES)):
+        try:
+            client.log_inputs(run_id, datasets=[_dataset(model.contract)])
+        except MlflowException:  # MLflow looks before it inserts: of two jobs with equal ranges one may meet the other
+            if not tries_left:
+                raise
+        else:
+            return
 
 
 def _dataset(contract: ModelContract) -> DatasetInput:

@@ -16,6 +16,7 @@ from model_ops_manager.jobs.settings import RunnerSettings
 
 # Cancelled within a second: found out after runner_poll_s (0.5 at most), killed this long after being asked.
 GRACE_S = 0.4
+TEMP_PREFIX = "tickwise-job-"
 _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 
 
@@ -38,7 +39,7 @@ class Child:
         self.why: Why | None = None
         self.started_s = self.leased_s = time.monotonic()  # monotonic, as `asked_s`
         self.asked_s: float | None = None  # when it was told to end
-        self._folder = Path(tempfile.mkdtemp(prefix="tickwise-job-"))
+        self._folder = Path(tempfile.mkdtemp(prefix=TEMP_PREFIX))
         threads = str(settings.job_threads)
         own = {"TMPDIR": str(self._folder), "OMP_NUM_THREADS": threads, "NUMBA_NUM_THREADS": threads}
         try:

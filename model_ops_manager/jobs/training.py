@@ -5,11 +5,13 @@ end means that the runner is gone. SIGTERM ends the process at once, except whil
 """
 
 import os
+import shutil
 import signal
 import sys
+import tempfile
 import threading
 import time
-from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import structlog
@@ -17,6 +19,7 @@ import structlog
 from data_io.logs import configure
 from ml_core.errors import JobStoreUnavailableError, LeaseLostError, TickwiseError, TrainingCancelledError
 from ml_core.types import JobState
+from model_ops_manager.jobs.child import TEMP_PREFIX
 from model_ops_manager.jobs.job import Job
 from model_ops_manager.jobs.settings import RunnerSettings
 from model_ops_manager.jobs.store import FinalState, JobStore
@@ -100,10 +103,13 @@ def _end(_number: int, _frame: object) -> None:
     sys.exit(ENDED_BY_SIGTERM)
 
 
-def _watch_runner(exit_now: Callable[[int], Any] = os._exit) -> None:
+def _watch_runner() -> None:
     while os.read(sys.stdin.fileno(), 1):
         pass
-    exit_now(RUNNER_GONE)  # nobody prolongs the lease any more: another attempt will be made
+    folder = Path(tempfile.gettempdir())
+    if folder.name.startswith(TEMP_PREFIX):  # what the runner would have removed
+        shutil.rmtree(folder, ignore_errors=True)
+    os._exit(RUNNER_GONE)  # nobody prolongs the lease any more: another attempt will be made
 
 
 if __name__ == "__main__":
