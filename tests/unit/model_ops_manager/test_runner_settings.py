@@ -1,0 +1,41 @@
+from pathlib import Path
+
+import pytest
+
+from ml_core.errors import InvalidSettingsError
+from model_ops_manager.jobs.job import new_id
+from model_ops_manager.jobs.settings import RunnerSettings
+
+
+def test_a_child_reads_the_settings_of_its_runner(monkeypatch, tmp_path):
+    given = RunnerSettings.read(
+        kafka="127.0.0.1:7", home=tmp_path / "home", jobs_url="postgresql://u:p@h/d", max_parallel=3, job_memory_mb=99
+    )
+    for name, value in given.environment().items():
+        monkeypatch.setenv(name, value)
+
+    read = RunnerSettings.read()
+
+    assert read.job_store_url == given.job_store_url == "postgresql://u:p@h/d"
+    assert (read.kafka, read.home, read.max_parallel, read.job_memory_mb) == ("127.0.0.1:7", tmp_path / "home", 3, 99)
+    assert read.tracking_uri == given.tracking_uri
+
+
+def test_a_relative_home_is_the_same_folder_for_a_child(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    environment = RunnerSettings.read(home=Path("here")).environment()
+    assert environment["TICKWISE_HOME"] == str(tmp_path / "here")
+    assert environment["TICKWISE_MLFLOW_TRACKING_URI"] == f"sqlite:///{tmp_path / 'here' / 'mlflow.db'}"
+
+
+@pytest.mark.parametrize("name", ["max_parallel", "lease_s", "runner_poll_s", "job_timeout_s", "job_threads"])
+def test_limits_are_checked(name):
+    with pytest.raises(InvalidSettingsError, match=name.upper()):
+        RunnerSettings.read(**{name: 0})
+
+
+def test_ids_sort_as_jobs_were_made():
+    times = [0, 1, 10**6 - 1, 10**6, 1_700_000_000_000_000_000, 1_700_000_000_000_000_001, 2**62]
+    ids = [new_id(now_ns) for now_ns in times]
+    assert ids == sorted(ids)
+    assert {len(each) for each in ids} == {32}
