@@ -1,11 +1,8 @@
 """The job store on the databases it is made for; one set of promises, kept by both."""
 
 import itertools
-import subprocess
-import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import pytest
 from sqlalchemy import create_engine, text
@@ -337,35 +334,18 @@ def test_a_job_given_back_waits_again_unless_it_was_to_be_cancelled(store):
     assert store.give_back(second).state is JobState.CANCELLED
 
 
-USE = """
-import sys
-from ml_core.spec import parse
-from ml_core.types import JobSpec
-from model_ops_manager.jobs.store import JobStore
-sys.stdin.readline()
-for _ in range(3):
-    store = JobStore(sys.argv[1])
-    store.submit(JobSpec(pipeline="demo"), parse({"name": "demo"}))
-    store.close()
-"""
+def test_stores_that_meet_an_empty_database_at_once_make_its_schema_once(url, open_store):
+    gate = threading.Barrier(6)
 
+    def use(_):
+        store = open_store(url)
+        gate.wait(20)
+        return [store.submit(SPEC, PIPELINE).id for _ in range(3)]
 
-def test_processes_that_meet_an_empty_database_make_its_schema_once(url, open_store):
-    root = Path(store_module.__file__).parents[2]
-    processes = [
-        subprocess.Popen([sys.executable, "-c", USE, url], stdin=subprocess.PIPE, stderr=subprocess.PIPE, cwd=root)
-        for _ in range(3)
-    ]
-    ends = []
-    for process in processes:
-        process.stdin.write(b"\n")
-        process.stdin.flush()
-    for process in processes:
-        _, errors = process.communicate(timeout=60)
-        ends.append((process.returncode, errors.decode()))
+    with ThreadPoolExecutor(6) as pool:
+        ids = [job for part in pool.map(use, range(6)) for job in part]
 
-    assert ends == [(0, "")] * 3
-    assert len(open_store(url).list()) == 9
+    assert sorted(ids) == sorted(job.id for job in open_store(url).list())
 
 
 def test_another_schema_is_refused(url, store, open_store):
