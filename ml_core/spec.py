@@ -214,7 +214,11 @@ class PipelineSpec(_Part):
 
     def notes(self) -> list[str]:
         """Return what the file asks for and this version does not do, one line each."""
-        return [f"retrain.when: {word!r} starts no job in this version" for word in ("drift", "decay") if word in self.retrain.when]
+        return [
+            f"retrain.when: {word!r} starts no job in this version"
+            for word in ("drift", "decay")
+            if word in self.retrain.when
+        ]
 
 
 def load(path: Path) -> PipelineSpec:

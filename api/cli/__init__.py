@@ -28,7 +28,9 @@ def main(argv: list[str] | None = None) -> None:
 
     words = sys.argv[1:] if argv is None else argv
     if not words or words[0] in ("-h", "--help"):
-        sys.stdout.write("usage: tickwise NOUN ...\n\n" + "".join(f"  {noun:<10} {text}\n" for noun, text in COMMANDS.items()))
+        sys.stdout.write(
+            "usage: tickwise NOUN ...\n\n" + "".join(f"  {noun:<10} {text}\n" for noun, text in COMMANDS.items())
+        )
         raise SystemExit(0 if words else USAGE)
     if words[0] == "--version":
         from importlib.metadata import version
