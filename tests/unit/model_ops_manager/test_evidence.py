@@ -57,6 +57,12 @@ def test_neither_side_gains_by_its_own_idea_of_flat(models):
     assert ahead["rival_loss"] == pytest.approx(behind["candidate_loss"], rel=1e-12)
 
 
+def test_one_graph_with_two_ideas_of_flat_is_no_better_than_itself(models):
+    same = restated(models[0], dead_zone=WIDE)
+    figures = judge(fit_of(models[0]), SPEC, Champion(1, same.scorer())).figures
+    assert figures["candidate_loss"] == figures["rival_loss"]
+
+
 def test_only_rows_after_the_champions_training_count(models):
     candidate, champion = models
     middle_ns = (ROWS // 2) * (SECOND_NS // 10)
