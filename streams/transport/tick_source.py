@@ -23,7 +23,7 @@ log = structlog.get_logger()
 # How long one wait for new ticks lasts; due checkpoints and swaps of idle partitions are looked for this often.
 POLL_S = 0.05
 # The fetch answers as soon as one byte is there; an idle partition may hold a busy one back for this long.
-FETCH_WAIT_MS = 25
+FETCH_WAIT_MS = 10
 # Takeovers in a row without progress after which the worker gives up instead of spinning.
 MAX_ATTEMPTS = 6
 
