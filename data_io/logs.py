@@ -30,7 +30,7 @@ def configure(*, level: str = "INFO") -> None:
     root.handlers[:] = [handler]
     root.setLevel(level)
     # Their lines at INFO describe every request and task; what matters of them is logged by us.
-    for name in ("aiokafka", "faust", "mode", "alembic", "httpx", "uvicorn.access"):
+    for name in ("aiokafka", "faust", "mode", "alembic", "httpx", "uvicorn.access", "onnxscript", "onnx_ir"):
         logging.getLogger(name).setLevel(logging.WARNING)
     structlog.configure(
         processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],

@@ -101,18 +101,23 @@ class Runner:
             except LeaseLostError:
                 child.end(Why.LEASE)
             else:
-                if job.cancel_requested:
+                if job.cancel_requested and not job.state.is_final:
                     child.end(Why.CANCELLED)
         if child.why is not None:
             log.info("job is ended", action="end-job", job=child.job.id, reason=child.why.value)
 
     def _look(self, child: Child) -> Job:
-        """Return the job as it stands, its lease prolonged when a third of it is over."""
+        """Return the job as it stands, its lease prolonged when a third of it is over.
+
+        Raises:
+            LeaseLostError: Another runner has the job.
+        """
         asked_s = time.monotonic()
-        if asked_s - child.leased_s < self.settings.lease_s / 3:
-            return self.store.get(child.job.id)
-        job = self.store.heartbeat(child.job, self.settings.lease_s)
-        child.leased_s = asked_s
+        job = self.store.get(child.job.id)
+        has_ended = job.state.is_final and job.attempt == child.job.attempt  # and its process will, too
+        if not has_ended and asked_s - child.leased_s > self.settings.lease_s / 3:
+            job = self.store.heartbeat(child.job, self.settings.lease_s)
+            child.leased_s = asked_s
         return job
 
     def _kill_unless_it_registers(self, child: Child) -> None:

@@ -4,6 +4,7 @@ usage: python -m model_ops_manager.jobs.training JOB_ID ATTEMPT, started by a ru
 end means that the runner is gone. SIGTERM ends the process at once, except while a model is being registered.
 """
 
+import logging
 import os
 import shutil
 import signal
@@ -113,4 +114,8 @@ def _watch_runner() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1], int(sys.argv[2])))
+    exit_code = main(sys.argv[1], int(sys.argv[2]))
+    logging.shutdown()
+    os._exit(
+        exit_code
+    )  # all is stored, and taking torch down in order would hold the place of the next job for a second
