@@ -5,6 +5,8 @@ import json
 
 import pytest
 
+from api.job_events import job_events
+from api.routers.jobs import JobOut
 from ml_core.errors import JobStoreUnavailableError
 from ml_core.types import JobState
 
@@ -147,11 +149,13 @@ async def test_an_unknown_job_is_not_found_at_once(client, method, path):
     assert (answer.status_code, answer.json()["code"]) == (404, "job_not_found")
 
 
-async def test_a_watcher_sees_each_state_once_and_the_stream_ends_with_the_job(client):
+async def test_a_watcher_sees_each_state_once_and_the_stream_ends_with_the_job(client, monkeypatch):
     job, store = await submit(client), client.parts.jobs
     watching = asyncio.create_task(client.get(f"/v1/jobs/{job['id']}/events"))
     await until(lambda: client.parts.open_streams == 1)
-    await asyncio.sleep(0.05)  # several looks without a change: no event may come of them
+    looks, get = [], store.get
+    monkeypatch.setattr(store, "get", lambda job_id: looks.append(job_id) or get(job_id))
+    await until(lambda: len(looks) > 3)  # without a change: no event may come of them
     leased = store.lease("runner", 30)
     store.progress(leased, epoch=1)
     store.finish(leased, JobState.FAILED, error="no ticks")
@@ -181,12 +185,16 @@ async def test_a_watcher_that_comes_back_gets_the_newest_state_unless_it_has_it(
 
 async def test_silence_is_filled_with_comments(make_client):
     async with make_client(heartbeat_s=0.02) as client:
-        job = await submit(client)
-        watching = asyncio.create_task(client.get(f"/v1/jobs/{job['id']}/events"))
-        await until(lambda: client.parts.open_streams == 1)
-        await asyncio.sleep(0.2)  # ten heartbeats of silence
-        client.parts.jobs.request_cancel(job["id"])
-        events, comments = events_of((await watching).text)
+        job = client.parts.jobs.get((await submit(client))["id"])
+        answer = job_events(job, client.parts, None, lambda each: JobOut.of(each).model_dump_json())
+        # read piece by piece, because this transport hands over an answer when it has ended
+        pieces, text = answer.body_iterator, ""
+        async with asyncio.timeout(10):
+            while text.count(": ping") < 2:
+                text += (await anext(pieces)).decode()
+        client.parts.jobs.request_cancel(job.id)
+        text += "".join([piece.decode() async for piece in pieces])
+        events, comments = events_of(text)
 
     assert [data["state"] for _, _, data in events] == ["queued", "cancelled"]
     assert len(comments) >= 2
