@@ -70,7 +70,10 @@ def code_of(error: type[Exception]) -> str:
     return re.sub(r"(?<!^)(?=[A-Z])", "_", error.__name__.removesuffix("Error")).lower()
 
 
-def responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
+Responses = dict[int | str, dict[str, Any]]  # of a route, as FastAPI takes them
+
+
+def responses(*statuses: int) -> Responses:
     """Return the OpenAPI entries of the problems that a route may answer, besides the common 401, 422 and 500."""
     return {
         status: {

@@ -7,20 +7,20 @@ from fastapi.responses import PlainTextResponse, Response
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from api.auth import require_token
-from api.errors import responses
+from api.errors import Responses, responses
 from api.parts import PartsOf
 
 router = APIRouter(tags=["health"])
 
-LIVE = {200: {"content": {"text/plain": {"example": "ok"}}}}
-READY = {
+LIVE: Responses = {200: {"content": {"text/plain": {"example": "ok"}}}}
+READY: Responses = {
     200: {"content": {"text/plain": {"example": "[+]jobs ok\n[+]model demo ok\n[+]rows demo ok\nok"}}},
     503: {
         "description": "something that predictions or jobs need does not answer",
         "content": {"text/plain": {"example": "[+]jobs ok\n[-]rows demo: Kafka did not answer\nnot ready"}},
     },
 }
-METRICS = {200: {"content": {"text/plain": {"example": 'tickwise_http_model_version{pipeline="demo"} 3.0'}}}}
+METRICS: Responses = {200: {"content": {"text/plain": {"example": 'tickwise_http_model_version{pipeline="demo"} 3.0'}}}}
 
 
 @router.get("/livez", operation_id="livez", response_class=PlainTextResponse, responses=LIVE)

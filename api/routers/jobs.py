@@ -7,7 +7,7 @@ from fastapi import APIRouter, Depends, Header, Query, Response
 from fastapi.responses import StreamingResponse
 from pydantic import BaseModel, ConfigDict, Field
 
-from api.errors import responses
+from api.errors import Responses, responses
 from api.job_events import EventSlot, job_events
 from api.parts import PartsOf
 from ml_core.errors import InputError, NotEnoughDataError
@@ -163,7 +163,7 @@ def cancel_job(job_id: str, parts: PartsOf) -> JobOut:
     return JobOut.of(parts.jobs.request_cancel(job_id))
 
 
-EVENTS = {
+EVENTS: Responses = {
     200: {
         "description": "one event a change, `done` last; comments while nothing changes",
         "content": {

@@ -8,7 +8,7 @@ from fastapi import APIRouter, Body
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from api import answers
-from api.errors import responses
+from api.errors import Responses, responses
 from api.parts import Parts, PartsOf
 from ml_core.spec import find
 
@@ -87,7 +87,7 @@ ANSWER: dict[str, Any] = {
     "feature_age_s": 0.021,
 }
 NAMELESS = {**ANSWER, "id": None, "symbol": None, "ts": None, "feature_age_s": None}
-ANSWERS = {
+ANSWERS: Responses = {
     200: {
         "content": {
             "application/json": {
