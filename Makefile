@@ -21,7 +21,7 @@ demo: $(READY) ## everything at once on a real Kafka; ARGS="--source FILE_OR_FOL
 	@exec $(BIN)/tickwise demo $(ARGS)
 
 test: $(READY) ## unit, conformance, agent, API and integration tests; ARGS goes to pytest
-	@exec $(BIN)/pytest $(ARGS)
+	@exec $(BIN)/pytest -n 2 --dist loadfile $(ARGS)
 
 lint: lint-style lint-format lint-types lint-imports lint-locks ## style, types, layers, lock files
 
