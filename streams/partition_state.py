@@ -1,5 +1,6 @@
 """Everything one partition remembers: symbols, feature state and window tails of each feature set."""
 
+import hashlib
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 
@@ -63,8 +64,8 @@ class PartitionState:
 
     @property
     def kernels(self) -> dict[str, str]:
-        """Feature set -> hash of its feature schema."""
-        return {name: state.plan.hash for name, state in self.sets.items()}
+        """Feature set -> hash of its feature schema and, where it takes only some symbols, of their names."""
+        return {name: _digest(state.plan) for name, state in self.sets.items()}
 
     def dump(self) -> list[tuple[bytes, bytes]]:
         """Return the blocks that changed since the last dump, and consider them written."""
@@ -77,17 +78,31 @@ class PartitionState:
                 tail.mark_clean()
         return blocks
 
-    def load(self, blocks: Iterable[tuple[bytes, bytes]]) -> None:
-        """Take over the blocks of a checkpoint; blocks of sets and windows that are no longer used are left alone."""
+    def load(self, blocks: Iterable[tuple[bytes, bytes]]) -> set[bytes]:
+        """Take over the blocks of a checkpoint; return the keys of sets and windows that are no longer used.
+
+        Raises:
+            SchemaMismatchError: A block is of another kernel or names its symbols otherwise; the state is half full.
+        """
+        unused: set[bytes] = set()
         for key, data in sorted(blocks, key=lambda block: _order(block[0])):
             name, part, block = key.decode().split("/")
             state = self.sets.get(name)
             if state is None:
-                continue
-            if part == "features":
+                unused.add(key)
+            elif part == "features":
                 state.features.load(int(block), data)
             elif (tail := state.tails.get(int(part.removeprefix("window-")))) is not None:
                 tail.load(int(block), data)
+            else:
+                unused.add(key)
+        return unused
+
+
+def _digest(plan: FeaturePlan) -> str:
+    if plan.symbols is None:
+        return plan.hash
+    return f"{plan.hash}-{hashlib.sha256(repr(sorted(plan.symbols)).encode()).hexdigest()[:16]}"
 
 
 def _order(key: bytes) -> tuple[str, int]:

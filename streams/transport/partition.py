@@ -12,16 +12,19 @@ from aiokafka import TopicPartition
 
 from data_io.topics import predictions as predictions_topic
 from ml_core.data_processor.features import FeaturePlan
-from ml_core.errors import SetupError
+from ml_core.errors import ModelNotFoundError, ModelRefusedError, SchemaMismatchError, SetupError
 from ml_core.spec import PipelineSpec
 from model_ops_manager.champion import Serving
 from streams import metrics
 from streams.partition_state import PartitionState
 from streams.transport.outputs import Outputs
 from streams.transport.published import last_published
-from streams.transport.state_log import Manifest, StateLog
+from streams.transport.state_log import Blocks, Manifest, StateLog
 
 log = structlog.get_logger()
+
+# Reporting label counts is no part of a checkpoint: counts are absolute, so the next report repairs a lost one.
+REPORT_TIMEOUT_S = 5.0
 
 
 class Models(Protocol):
@@ -67,6 +70,7 @@ class Phase(Enum):
     CLAIMING = auto()
     OPEN = auto()
     SWAPPING = auto()
+    CLOSING = auto()
     CLOSED = auto()
 
 
@@ -87,6 +91,7 @@ class Partition:
         self.serving: dict[str, Serving] = {}
         self.outputs = Outputs(shared.bootstrap, number)
         self._log = StateLog(shared.bootstrap, shared.group, self.tp)
+        self._unused: set[bytes] = set()  # keys in the state topic that mean nothing to this state
         self._published_to = -1
         self._committed = -1
         self._next_checkpoint = 0.0
@@ -131,6 +136,7 @@ class Partition:
                     topic=shared.topic,
                 )
             self.position = self.publish_from = first_offset
+            self._unused = set(blocks)
             return
         if manifest.partitions != shared.partitions:
             raise SetupError(
@@ -145,20 +151,53 @@ class Partition:
                 "Use a new group (TICKWISE_GROUP) to go on with what is left."
             )
         self.state = PartitionState(shared.sets, manifest.labelled)
-        if all(manifest.kernels.get(name) == digest for name, digest in self.state.kernels.items()):
-            self.state.load(blocks.items())
-            self.position = self.publish_from = manifest.position
-        else:
-            # Another kernel or another `use`: the old state means nothing to it, so it is computed from the ticks.
-            log.warning("features changed: state is rebuilt from the ticks", action="rebuild", partition=self.number)
-            self.position, self.publish_from = first_offset, manifest.position
-        self._committed = manifest.position
-        for spec in shared.pipelines:
-            version = manifest.models.get(spec.name)
-            if version is not None:
-                self.serving[spec.name] = await shared.models.load(spec.name, version)
+        is_rebuilt = not self._load(manifest, blocks)
+        self.position = first_offset if is_rebuilt else manifest.position
+        self.publish_from = self._committed = manifest.position
         topics = [predictions_topic.name(spec.name) for spec in shared.pipelines]
-        self._published_to = await last_published(shared.bootstrap, topics, self.number)
+        self._published_to = await last_published(shared.bootstrap, topics, shared.topic_id, self.number)
+        if not await self._load_models(manifest) or is_rebuilt:
+            # What is out was scored by features or a model that are gone: it stays, and the champion goes on behind it.
+            self.publish_from = max(manifest.position, self._published_to + 1)
+
+    def _load(self, manifest: Manifest, blocks: Mapping[bytes, bytes]) -> bool:
+        """Return whether the state of the checkpoint was taken over; it stays empty where it has to be rebuilt."""
+        if all(manifest.kernels.get(name) == digest for name, digest in self.state.kernels.items()):
+            try:
+                self._unused = self.state.load(blocks.items())
+            except SchemaMismatchError as error:
+                log.error("state blocks do not fit", action="rebuild", partition=self.number, error=str(error))
+            else:
+                return True
+        # Another kernel or another `use`: the old state means nothing to it, so it is computed from the ticks.
+        log.warning("features changed: state is rebuilt from the ticks", action="rebuild", partition=self.number)
+        self.state = PartitionState(self.shared.sets, manifest.labelled)
+        self._unused = set(blocks)
+        return False
+
+    async def _load_models(self, manifest: Manifest) -> bool:
+        """Load the versions of the checkpoint; return False where one cannot serve any more and the champion does."""
+        all_there = True
+        for spec in self.shared.pipelines:
+            version = manifest.models.get(spec.name)
+            if version is None:
+                continue
+            try:
+                self.serving[spec.name] = await self.shared.models.load(spec.name, version)
+            except (ModelRefusedError, ModelNotFoundError) as error:
+                all_there = False
+                log.warning(
+                    "the version of the checkpoint cannot serve any more",
+                    action="takeover",
+                    partition=self.number,
+                    pipeline=spec.name,
+                    version=version,
+                    error=str(error),
+                )
+                champion = self.shared.models.current(spec.name)
+                if champion is not None:
+                    self.serving[spec.name] = champion
+        return all_there
 
     @property
     def is_open(self) -> bool:
@@ -192,15 +231,16 @@ class Partition:
                 self._commit(*self._snapshot(self.serving)), name=f"checkpoint-{self.number}"
             )
 
-    async def close(self, *, checkpoint: bool, timeout_s: float = 8.0) -> None:
+    async def close(self, *, checkpoint: bool, timeout_s: float = 5.0) -> None:
         """Stop, with a last checkpoint where the memory can be trusted, and leave Kafka within a bound."""
-        trusted = checkpoint and self.phase in (Phase.OPEN, Phase.SWAPPING)
+        trusted = checkpoint and self.phase in (Phase.OPEN, Phase.SWAPPING, Phase.CLOSING)
         self.phase = Phase.CLOSED
         try:
             async with asyncio.timeout(timeout_s):
                 if self._task is not None:
                     await self._task
-                if trusted and self.position != self._committed:
+                # While state is rebuilt, the position lies below what is out: the old checkpoint stays the last one.
+                if trusted and self.position != self._committed and self.position >= self.publish_from:
                     await self._commit(*self._snapshot(self.serving))
         except Exception as error:  # noqa: BLE001 - whatever it is, the next owner starts from the last checkpoint
             log.warning(
@@ -234,7 +274,7 @@ class Partition:
         due = time.monotonic() >= self._next_checkpoint or self._rows_since >= self.shared.checkpoint_rows
         return due and self.position != self._committed and self.position >= self.publish_from
 
-    def _snapshot(self, serving: Mapping[str, Serving]) -> tuple[Manifest, list[tuple[bytes, bytes]]]:
+    def _snapshot(self, serving: Mapping[str, Serving]) -> tuple[Manifest, Blocks]:
         """Return position and changed state as they are between two batches; later batches do not touch the copy."""
         manifest = Manifest(
             topic=self.shared.topic,
@@ -246,9 +286,13 @@ class Partition:
             labelled={name: counter.matured for name, counter in self.state.labelled.items()},
         )
         self._rows_since = 0
-        return manifest, self.state.dump()
+        blocks: Blocks = [*self.state.dump()]
+        # Blocks of a state that was given up would be taken for ours by the next owner.
+        blocks += [(key, None) for key in self._unused.difference(key for key, _ in blocks)]
+        self._unused = set()
+        return manifest, blocks
 
-    async def _commit(self, manifest: Manifest, blocks: list[tuple[bytes, bytes]]) -> None:
+    async def _commit(self, manifest: Manifest, blocks: Blocks) -> None:
         began = time.monotonic()
         await self.outputs.settle()
         await self._log.commit(manifest, blocks)
@@ -256,9 +300,13 @@ class Partition:
         self._next_checkpoint = time.monotonic() + self.shared.checkpoint_s
         metrics.CHECKPOINTS.inc()
         metrics.CHECKPOINT_SECONDS.observe(time.monotonic() - began)
-        await self.shared.on_checkpoint(self.number, manifest)
+        try:
+            async with asyncio.timeout(REPORT_TIMEOUT_S):
+                await self.shared.on_checkpoint(self.number, manifest)
+        except Exception as error:  # noqa: BLE001 - the checkpoint is written, whatever kept the report from going out
+            log.warning("label counts were not reported", action="checkpoint", partition=self.number, error=repr(error))
 
-    async def _swap(self, wanted: dict[str, Serving], manifest: Manifest, blocks: list[tuple[bytes, bytes]]) -> None:
+    async def _swap(self, wanted: dict[str, Serving], manifest: Manifest, blocks: Blocks) -> None:
         """Write the new versions into the manifest, then score with them: a replay swaps at the same offset."""
         await self._commit(manifest, blocks)
         self.serving = wanted

@@ -14,8 +14,12 @@ class _Named(msgspec.Struct):
     id: str
 
 
-async def last_published(bootstrap: str, topics: Sequence[str], partition: int, *, timeout_s: float = 20.0) -> int:
+async def last_published(
+    bootstrap: str, topics: Sequence[str], topic_id: str, partition: int, *, timeout_s: float = 20.0
+) -> int:
     """Return the highest tick offset that names a prediction in ``partition`` of ``topics``; -1 where there is none.
+
+    Only names of ticks in the topic ``topic_id`` count: a topic that was made anew begins at 0 again.
 
     Raises:
         KafkaUnavailableError: Kafka did not answer in time. A retry is safe.
@@ -33,7 +37,8 @@ async def last_published(bootstrap: str, topics: Sequence[str], partition: int, 
                     consumer.seek(tp, ends[tp] - 1)
                     record = await consumer.getone(tp)
                     # topic id, partition, offset, index: the id of the topic may hold dashes, the rest does not
-                    newest = max(newest, int(msgspec.json.decode(record.value, type=_Named).id.rsplit("-", 2)[1]))
+                    topic, _, offset, _ = msgspec.json.decode(record.value, type=_Named).id.rsplit("-", 3)
+                    newest = max(newest, int(offset)) if topic == topic_id else newest
     except (TimeoutError, KafkaError) as error:
         raise KafkaUnavailableError(f"cannot read the end of {', '.join(topics)}: {error!r}") from error
     finally:

@@ -11,6 +11,8 @@ from data_io.kafka_clients import end_producer
 from data_io.topics.admin import TopicSpec, compacted_topic
 from ml_core.errors import KafkaUnavailableError
 
+Blocks = list[tuple[bytes, bytes | None]]  # key and bytes; None deletes the key
+
 MANIFEST_KEY = b"manifest"
 MANIFEST_VERSION = 1
 BATCH_BYTES = 1_000_000
@@ -80,7 +82,7 @@ class StateLog:
         manifest = blocks.pop(MANIFEST_KEY, None)
         return (Manifest.model_validate_json(manifest) if manifest else None), blocks
 
-    async def commit(self, manifest: Manifest, blocks: Sequence[tuple[bytes, bytes]]) -> None:
+    async def commit(self, manifest: Manifest, blocks: Sequence[tuple[bytes, bytes | None]]) -> None:
         """Write ``blocks``, ``manifest`` and the group's offset in one transaction.
 
         Raises:
@@ -103,7 +105,7 @@ class StateLog:
         """Disconnect without committing anything."""
         await end_producer(self._producer)
 
-    def _batches(self, records: Sequence[tuple[bytes, bytes]]) -> Iterator[Awaitable[Awaitable[object]]]:
+    def _batches(self, records: Sequence[tuple[bytes, bytes | None]]) -> Iterator[Awaitable[Awaitable[object]]]:
         batch = self._producer.create_batch()
         for key, value in records:
             if batch.append(key=key, value=value, timestamp=None) is None:

@@ -1,0 +1,122 @@
+"""What a partition makes of a checkpoint, before and after Kafka is asked: no broker is needed for it."""
+
+import asyncio
+from types import SimpleNamespace
+
+import pytest
+
+from ml_core.data_processor.features import FeaturePlan
+from ml_core.errors import ModelRefusedError
+from ml_core.spec import parse
+from streams.transport.partition import Partition, Phase, Shared
+from streams.transport.state_log import Manifest
+
+SPEC = parse({"name": "demo"})
+PLAN = FeaturePlan.from_spec(SPEC)
+OLD, CHAMPION = (SimpleNamespace(version=SimpleNamespace(version=number)) for number in (1, 2))
+
+
+class Models:
+    """A store whose version 1 does not fit any more."""
+
+    def current(self, _pipeline: str):
+        return CHAMPION
+
+    async def load(self, _pipeline: str, version: int):
+        raise ModelRefusedError(f"schema: version {version} was trained on other features")
+
+
+async def reported(_partition, _manifest) -> None:
+    raise ConnectionError("the topic of label counts does not answer")
+
+
+def manifest(**changes) -> Manifest:
+    known = {
+        "topic": "ticks",
+        "topic_id": "id",
+        "partitions": 1,
+        "position": 500,
+        "kernels": {SPEC.feature_set: PLAN.hash},
+        "models": {},
+    }
+    return Manifest(**{**known, **changes})
+
+
+@pytest.fixture
+async def partition(monkeypatch):
+    async def published(*_, **__) -> int:
+        return 519
+
+    monkeypatch.setattr("streams.transport.partition.last_published", published)
+    shared = Shared(
+        "127.0.0.1:1", "group", "ticks", "id", 1, {SPEC.feature_set: (PLAN, [SPEC])}, Models(), on_checkpoint=reported
+    )
+    partition = Partition(shared, 0)
+    yield partition
+    partition.phase = Phase.CLOSED
+    await partition.close(checkpoint=False)
+
+
+def keep_commits(partition) -> list[tuple]:
+    """Keep what a checkpoint would write."""
+    kept: list[tuple] = []
+
+    async def commit(written, blocks) -> None:
+        kept.append((written, blocks))
+
+    partition._log.commit = commit
+    return kept
+
+
+BLOCKS = {f"{SPEC.feature_set}/features/{block}".encode(): b"of another kernel" for block in range(3)}
+
+
+@pytest.mark.parametrize("changes", [{"topic_id": "older"}, {"kernels": {}}, {}])
+async def test_blocks_of_a_state_that_was_given_up_are_deleted_with_the_next_checkpoint(partition, changes) -> None:
+    kept = keep_commits(partition)
+    await partition._restore(manifest(**changes), BLOCKS, first_offset=0)
+    await partition._commit(*partition._snapshot({}))
+    await partition._commit(*partition._snapshot({}))
+
+    assert dict(kept[0][1]) == dict.fromkeys(BLOCKS)
+    assert kept[1][1] == []
+
+
+async def test_while_state_is_rebuilt_no_checkpoint_is_written_and_what_is_out_is_not_written_again(partition) -> None:
+    kept = keep_commits(partition)
+    await partition._restore(manifest(kernels={SPEC.feature_set: "another"}), {}, first_offset=0)
+    partition.phase = Phase.OPEN
+    partition.advance(300, 300)
+    partition.look_around()
+    await partition.close(checkpoint=True)
+
+    assert (partition.position, partition.publish_from) == (300, 520)
+    assert kept == []
+
+
+async def test_a_version_that_cannot_serve_any_more_gives_way_to_the_champion_behind_what_is_out(partition) -> None:
+    await partition._restore(manifest(models={"demo": 1}), {}, first_offset=0)
+
+    assert (partition.serving, partition.position, partition.publish_from) == ({"demo": CHAMPION}, 500, 520)
+
+
+async def test_a_checkpoint_stands_although_its_report_fails(partition) -> None:
+    keep_commits(partition)
+    partition.phase, partition.position = Phase.OPEN, 7
+    partition.serving = {"demo": CHAMPION}
+    partition.look_around()
+    async with asyncio.timeout(5):
+        await partition._task
+    partition.look_around()
+
+    assert partition._committed == 7
+
+
+async def test_the_tail_that_is_out_is_scored_again_by_the_version_that_scored_it(partition) -> None:
+    partition.serving, partition._published_to = {"demo": OLD}, 519
+    partition.position = partition.publish_from = 500
+    assert partition._wanted() is None
+
+    partition.position = 520
+
+    assert partition._wanted() == {"demo": CHAMPION}

@@ -1,0 +1,130 @@
+import numpy as np
+import pytest
+
+from data_io.data_fetcher.sources import open_source
+from data_io.topics import ticks
+from data_io.topics.records import Records
+from ml_core.data_processor import features
+from ml_core.data_processor.features import FeaturePlan
+from ml_core.errors import SchemaMismatchError
+from ml_core.spec import parse
+from ml_core.types import SECOND_NS
+from streams.agents import scoring
+from streams.partition_state import MAX_MARKS, LabelledRows, PartitionState
+
+PARTS = {"label": {"delay": "0ms", "horizons": ["1s"]}}
+SHORT = parse({"name": "short", "features": {"window": 3}, **PARTS})
+LONG = parse({"name": "long", "features": {"window": 8}, **PARTS})
+
+
+def state_of(*pipelines) -> PartitionState:
+    return PartitionState({"basic": (FeaturePlan.from_spec(pipelines[0]), pipelines)}, {})
+
+
+def published(count: int = 3000) -> Records:
+    """The records that a publisher would write for a market of more symbols than one block holds."""
+    found = []
+    for batch in open_source(f"synthetic:symbols=150,ticks={count},rate=2000,seed=5").stream():
+        found += ticks.encode(batch)
+    return Records(list(range(len(found))), *map(list, zip(*found, strict=True)), [()] * len(found))
+
+
+def move(state: PartitionState, records: Records, part: slice):
+    decoded, _ = ticks.TickDecoder().decode(Records(*(column[part] for column in records)), state.symbols)
+    made = features.step(decoded, state.sets["basic"].features)
+    return made, scoring.windows(made, state.sets["basic"])
+
+
+@pytest.fixture
+def records() -> Records:
+    return published()
+
+
+def test_state_that_was_dumped_and_loaded_goes_on_bit_for_bit(records) -> None:
+    original, restored = state_of(SHORT, LONG), state_of(SHORT, LONG)
+    log: dict[bytes, bytes] = {}
+    for start in range(0, 2000, 500):  # each checkpoint writes what changed; the newest block of a key counts
+        move(original, records, slice(start, start + 500))
+        log.update(original.dump())
+
+    assert restored.load(log.items()) == set()
+    (rows, windows), (rows_again, windows_again) = (
+        move(state, records, slice(2000, None)) for state in (original, restored)
+    )
+
+    assert rows_again.x_NF.tobytes() == rows.x_NF.tobytes()
+    assert rows_again.flags_N.tobytes() == rows.flags_N.tobytes()
+    for window, (x_NTF, ready_N) in windows.items():
+        assert windows_again[window][0].tobytes() == x_NTF.tobytes()
+        assert np.array_equal(windows_again[window][1], ready_N)
+    assert restored.symbols.names == original.symbols.names
+
+
+def test_a_second_dump_without_ticks_writes_nothing(records) -> None:
+    state = state_of(SHORT)
+    move(state, records, slice(0, 500))
+
+    assert state.dump() != []
+    assert state.dump() == []
+
+
+def test_blocks_of_a_window_that_is_not_used_any_more_are_named_so_that_they_can_be_deleted(records) -> None:
+    before, after = state_of(SHORT, LONG), state_of(SHORT)
+    move(before, records, slice(0, 1000))
+    blocks = dict(before.dump())
+
+    assert after.load(blocks.items()) == {key for key in blocks if b"/window-8/" in key} != set()
+
+
+def test_blocks_left_by_a_longer_list_of_symbols_do_not_fit(records) -> None:
+    longer, shorter, restored = state_of(SHORT), state_of(SHORT), state_of(SHORT)
+    move(longer, records, slice(0, 3000))
+    move(shorter, records, slice(0, 20))
+
+    with pytest.raises(SchemaMismatchError):
+        restored.load({**dict(longer.dump()), **dict(shorter.dump())}.items())
+
+
+def test_other_symbols_are_another_kernel() -> None:
+    def kernels(symbols):
+        return state_of(parse({"name": "p", "source": {"symbols": symbols}, **PARTS})).kernels
+
+    assert kernels(["A", "B"]) == kernels(["B", "A"])
+    assert kernels(["A", "B"]) != kernels(["A"])
+    assert state_of(SHORT).kernels == {"basic": FeaturePlan.from_spec(SHORT).hash}
+
+
+class Rows:
+    """As much of a batch of rows as counting looks at."""
+
+    def __init__(self, *seconds: float) -> None:
+        self.ts_ns_N = np.array([round(second * SECOND_NS) for second in seconds], np.int64)
+
+    def __len__(self) -> int:
+        return len(self.ts_ns_N)
+
+
+def test_rows_are_counted_once_the_clock_has_passed_their_horizon() -> None:
+    labelled = LabelledRows(SECOND_NS, matured=10)
+    labelled.observe(Rows(1.0, 1.5))
+    labelled.observe(Rows(2.0))
+    assert labelled.matured == 10
+
+    labelled.observe(Rows(2.5))
+    assert labelled.matured == 12
+
+    labelled.observe(Rows())
+    labelled.observe(Rows(9.0))
+    assert labelled.matured == 14
+
+
+def test_waiting_marks_are_bounded_and_no_row_is_lost() -> None:
+    labelled = LabelledRows(10**9 * SECOND_NS)
+    for _ in range(MAX_MARKS + 100):
+        labelled.observe(Rows(1.0))
+    assert len(labelled._pending) == MAX_MARKS
+
+    labelled.observe(Rows(2e9))
+    labelled.observe(Rows(4e9))
+
+    assert labelled.matured == MAX_MARKS + 101
