@@ -14,6 +14,9 @@ from streams import metrics
 from streams.settings import WorkerSettings
 from streams.transport.tick_source import TickSource
 
+# An open partition is asked for ticks all the time, and an empty answer comes within milliseconds.
+SILENT_S = 15.0
+
 
 class _Quiet(WSGIRequestHandler):
     timeout = 5
@@ -40,6 +43,11 @@ class HealthServer:
             found.append("not every assigned partition is open")
         waiting = sum(sample.value for metric in metrics.LAG.collect() for sample in metric.samples)
         still_s = time.monotonic() - self.source.last_progress
+        busy_since, answered_ms = self.source.busy_since, self.source.answered_ms
+        if busy_since is not None and time.monotonic() - busy_since > self.settings.stuck_s:
+            found.append(f"one batch has been at the agents for {time.monotonic() - busy_since:.0f} s")
+        if answered_ms is not None and time.time() - answered_ms / 1000 > SILENT_S:
+            found.append(f"Kafka has not answered for {time.time() - answered_ms / 1000:.0f} s")
         if waiting and still_s > self.settings.stuck_s:
             found.append(f"{waiting:.0f} ticks wait and nothing has moved for {still_s:.0f} s")
         return found

@@ -67,9 +67,11 @@ async def take(
     Positions move past what is returned, so that the next fetch is already under way while this one is processed.
 
     Raises:
-        aiokafka.errors.KafkaError: What the fetcher met, such as ``OffsetOutOfRangeError``.
+        aiokafka.errors.KafkaError: What the fetcher met, such as ``OffsetOutOfRangeError``, or the coordinator, which
+            waits with its next step until it has been told.
     """
     fetcher = consumer._fetcher
+    consumer._coordinator.check_errors()
     with fetcher._subscriptions.fetch_context():
         found = _pop(consumer, ready)
         if not found:
@@ -82,10 +84,18 @@ async def take(
     return found
 
 
+def ended(consumer: AIOKafkaConsumer) -> str | None:
+    """Return the name of the part of ``consumer`` that has died, None while all live; only a new consumer helps."""
+    tasks = {"fetcher": consumer._fetcher._fetch_task, "coordinator": consumer._coordinator._coordination_task}
+    return next((name for name, task in tasks.items() if task.done()), None)
+
+
 def _pop(consumer: AIOKafkaConsumer, ready: Set[TopicPartition]) -> dict[TopicPartition, RawFetch]:
     fetcher = consumer._fetcher
     found: dict[TopicPartition, RawFetch] = {}
     for tp in [tp for tp in fetcher._records if tp in ready]:
+        if found and not isinstance(fetcher._records[tp], aiokafka_fetcher.FetchResult):
+            continue  # raised next time: positions have moved past what is found already
         result = fetcher._records.pop(tp)
         fetcher._notify(fetcher._wait_consume_future)
         if not isinstance(result, aiokafka_fetcher.FetchResult):

@@ -12,7 +12,8 @@ from aiokafka.coordinator.assignors.sticky.sticky_assignor import StickyPartitio
 from aiokafka.errors import KafkaError, OffsetOutOfRangeError
 
 from data_io.kafka_clients import end_consumer
-from ml_core.errors import SetupError, TickwiseError
+from data_io.topics import admin
+from ml_core.errors import KafkaUnavailableError, NotFoundError, SetupError
 from streams import metrics
 from streams.transport import raw_fetch
 from streams.transport.batch_channel import Batch, BatchChannel
@@ -49,6 +50,9 @@ class TickSource(mode.Service, ConsumerRebalanceListener):  # type: ignore[misc]
         self.last_progress = time.monotonic()
         self._attempts: dict[int, tuple[int, int]] = {}  # partition -> (position, takeovers that got no further)
         self._claims: dict[int, asyncio.Task[None]] = {}
+        self.has_joined = False
+        self.busy_since: float | None = None  # when the batch at the agents was handed out
+        self.answered_ms: int | None = None  # when Kafka last answered a fetch
         self._idle = asyncio.Event()
         self._idle.set()
 
@@ -85,6 +89,10 @@ class TickSource(mode.Service, ConsumerRebalanceListener):  # type: ignore[misc]
 
     async def on_partitions_assigned(self, assigned: set[TopicPartition]) -> None:
         """Hold every new partition still and claim it in a task of its own, so that the group does not wait."""
+        if self.should_stop:
+            return
+        self.has_joined = True
+        self.answered_ms = None
         for tp in assigned:
             # A position of some kind keeps the fetcher from asking for the committed one; takeover sets the real one.
             self.consumer.seek(tp, 0)
@@ -93,8 +101,8 @@ class TickSource(mode.Service, ConsumerRebalanceListener):  # type: ignore[misc]
 
     @property
     def all_open(self) -> bool:
-        """True when every assigned partition is processing."""
-        return bool(self.partitions) and all(p.phase in (Phase.OPEN, Phase.SWAPPING) for p in self.partitions.values())
+        """True when the group has given this worker its partitions, possibly none, and all of them are processing."""
+        return self.has_joined and all(p.phase in (Phase.OPEN, Phase.SWAPPING) for p in tuple(self.partitions.values()))
 
     def _claim(self, number: int, delay_s: float = 0.0) -> None:
         partition = self.partitions[number] = Partition(self.shared, number)
@@ -104,6 +112,7 @@ class TickSource(mode.Service, ConsumerRebalanceListener):  # type: ignore[misc]
         tp = partition.tp
         try:
             await asyncio.sleep(delay_s)
+            await self._check_topic()
             async with asyncio.timeout(20.0):
                 beginnings = await self.consumer.beginning_offsets([tp])
             await partition.open(beginnings[tp])
@@ -114,6 +123,16 @@ class TickSource(mode.Service, ConsumerRebalanceListener):  # type: ignore[misc]
         except Exception as error:  # noqa: BLE001 - whatever stopped a takeover, the way out is the same
             metrics.TAKEOVER_FAILURES.inc()
             await self._start_over(partition, error)
+
+    async def _check_topic(self) -> None:
+        """Raise a SetupError where the topic is no longer the one that rows are named after."""
+        shared = self.shared
+        try:
+            found = await admin.describe(shared.bootstrap, shared.topic)
+        except NotFoundError as error:
+            raise SetupError(f"{shared.topic} was deleted while the worker ran") from error
+        if (found.topic_id, found.partitions) != (shared.topic_id, shared.partitions):
+            raise SetupError(f"{shared.topic} was made anew, or widened, while the worker ran: start it again")
 
     async def _start_over(self, partition: Partition, error: Exception) -> None:
         """Throw the partition away and claim it again, unless that has not helped for too long."""
@@ -145,16 +164,18 @@ class TickSource(mode.Service, ConsumerRebalanceListener):  # type: ignore[misc]
 
     async def _close_all(self, *, checkpoint: bool) -> None:
         partitions, self.partitions = list(self.partitions.values()), {}
+        self.has_joined = False
+        metrics.LAG.clear()
         for task in self._claims.values():
             task.cancel()
         await asyncio.gather(*self._claims.values(), return_exceptions=True)
         self._claims.clear()
         # The batch at the agents moves state: it ends before its partition is closed.
         for partition in partitions:
-            if partition.phase is Phase.OPEN:
-                partition.phase = Phase.SWAPPING
+            if partition.phase in (Phase.OPEN, Phase.SWAPPING):
+                partition.phase = Phase.CLOSING
         try:
-            async with asyncio.timeout(10.0):
+            async with asyncio.timeout(4.0):
                 await self._idle.wait()
         except TimeoutError:
             log.warning("a batch did not end in time", action="revoke")
@@ -163,6 +184,13 @@ class TickSource(mode.Service, ConsumerRebalanceListener):  # type: ignore[misc]
 
     @mode.Service.task
     async def _pump(self) -> None:
+        try:
+            await self._pump_until_stopped()
+        except Exception as error:
+            log.exception("the pump of ticks died", action="fetch")
+            self._give_up(error)
+
+    async def _pump_until_stopped(self) -> None:
         while not self.should_stop:
             if not self.channel.has_subscriber:
                 await asyncio.sleep(POLL_S)
@@ -174,6 +202,9 @@ class TickSource(mode.Service, ConsumerRebalanceListener):  # type: ignore[misc]
                 self._give_up(SetupError(f"ticks were deleted by retention before they were read: {error}"))
                 return
             except KafkaError as error:
+                if (part := raw_fetch.ended(self.consumer)) is not None:
+                    self._give_up(KafkaUnavailableError(f"the {part} of the ticks consumer died: {error!r}"))
+                    return
                 log.warning("fetching ticks failed", action="fetch", error=repr(error))
                 await asyncio.sleep(POLL_S)
                 continue
@@ -188,12 +219,18 @@ class TickSource(mode.Service, ConsumerRebalanceListener):  # type: ignore[misc]
                     continue
                 try:
                     partition.look_around()
-                except TickwiseError as error:
+                except Exception as error:  # noqa: BLE001 - whatever a checkpoint met, the partition starts over
                     self._fail(partition, error)
             self._report_lag(ready)
 
     async def _hand_out(self, partition: Partition, batch: Batch) -> None:
+        if batch.fetch.first_offset != partition.position:
+            # A skipped tick would be lost without a trace.
+            skipped = f"ticks come from {batch.fetch.first_offset} on instead of {partition.position}"
+            self._fail(partition, KafkaUnavailableError(skipped))
+            return
         self._idle.clear()
+        self.busy_since = time.monotonic()
         try:
             await self.channel.put(batch)
             before = partition.position
@@ -203,9 +240,12 @@ class TickSource(mode.Service, ConsumerRebalanceListener):  # type: ignore[misc]
         except Exception as error:  # noqa: BLE001 - a batch that cannot be processed stops its partition, uncommitted
             self._fail(partition, error)
         finally:
+            self.busy_since = None
             self._idle.set()
 
     def _fail(self, partition: Partition, error: Exception) -> None:
+        if self.partitions.get(partition.number) is not partition:
+            return  # revoked meanwhile, and closed by who revoked it
         partition.phase = Phase.CLOSED
         task = asyncio.create_task(self._start_over(partition, error), name=f"start-over-{partition.number}")
         self._claims[partition.number] = task
@@ -215,7 +255,11 @@ class TickSource(mode.Service, ConsumerRebalanceListener):  # type: ignore[misc]
             self.consumer.seek(partition.tp, offset)
 
     def _report_lag(self, ready: dict[TopicPartition, Partition]) -> None:
+        assignment = self.consumer.assignment()
         for tp, partition in ready.items():
-            highwater = self.consumer.highwater(tp) if tp in self.consumer.assignment() else None
+            if tp not in assignment or self.partitions.get(tp.partition) is not partition:
+                continue
+            self.answered_ms = max(self.answered_ms or 0, self.consumer.last_poll_timestamp(tp) or 0) or None
+            highwater = self.consumer.highwater(tp)
             if highwater is not None:
                 metrics.LAG.labels(tp.topic, tp.partition).set(max(0, highwater - partition.position))

@@ -5,8 +5,9 @@ from types import SimpleNamespace
 
 import faust
 import pytest
-from aiokafka import TopicPartition
+from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.consumer import fetcher as aiokafka_fetcher
+from aiokafka.consumer.group_coordinator import GroupCoordinator
 from aiokafka.consumer.subscription_state import SubscriptionState
 from aiokafka.errors import OffsetOutOfRangeError
 from aiokafka.record.default_records import DefaultRecordBatchBuilder
@@ -45,7 +46,9 @@ async def consumer():
     subscriptions.subscribe({TP.topic})
     subscriptions.assign_from_subscribed({TP})
     subscriptions.seek(TP, 100)
-    return SimpleNamespace(_fetcher=real, subscriptions=subscriptions)
+    return SimpleNamespace(
+        _fetcher=real, _coordinator=SimpleNamespace(check_errors=lambda: None), subscriptions=subscriptions
+    )
 
 
 def fetched(consumer, raw: bytes, *, position: int, aborted=()):
@@ -97,6 +100,34 @@ async def test_an_error_of_the_fetcher_is_raised(consumer) -> None:
 
     with pytest.raises(OffsetOutOfRangeError):
         await raw_fetch.take(consumer, {TP}, timeout_s=0.01)
+
+
+async def test_an_error_of_one_partition_does_not_lose_what_was_found_of_another(consumer) -> None:
+    other = TopicPartition(TP.topic, 4)
+    consumer.subscriptions.assign_from_subscribed({TP, other})
+    consumer.subscriptions.seek(TP, 100)
+    fetched(consumer, record_batch(100, b"a"), position=100)
+    consumer._fetcher._set_error(other, OffsetOutOfRangeError({other: 7}))
+
+    assert set(await raw_fetch.take(consumer, {TP, other}, timeout_s=0.01)) == {TP}
+    with pytest.raises(OffsetOutOfRangeError):
+        await raw_fetch.take(consumer, {TP, other}, timeout_s=0.01)
+
+
+async def test_the_parts_of_a_consumer_that_can_die_are_watched() -> None:
+    consumer = AIOKafkaConsumer("ticks", bootstrap_servers="127.0.0.1:1", group_id="pinned")
+    client = SimpleNamespace(
+        _loop=asyncio.get_running_loop(), _metadata_max_age_ms=300_000, cluster=consumer._client.cluster
+    )
+    consumer._fetcher = aiokafka_fetcher.Fetcher(client, consumer._subscription)
+    consumer._coordinator = GroupCoordinator(client, consumer._subscription)
+    assert raw_fetch.ended(consumer) is None
+    consumer._coordinator.check_errors()
+
+    await consumer._fetcher.close()
+
+    assert raw_fetch.ended(consumer) == "fetcher"
+    await consumer.stop()
 
 
 async def test_waiting_ends_as_soon_as_records_arrive(consumer) -> None:
