@@ -7,12 +7,14 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 from aiokafka.errors import KafkaError
 
 
-async def end_producer(producer: AIOKafkaProducer, timeout_s: float = 5.0) -> None:
+async def end_producer(producer: AIOKafkaProducer, timeout_s: float = 2.0) -> None:
     """Stop ``producer``; what is not acknowledged in ``timeout_s`` is given up, and its tasks are ended."""
     with suppress(TimeoutError, KafkaError):
         async with asyncio.timeout(timeout_s):
             await producer.stop()
-            return
+            sender = producer._sender.sender_task if producer._sender is not None else None  # noqa: SLF001 - as below
+            if sender is None or sender.done():
+                return  # not so where an earlier stop was interrupted: this one did nothing
     # No public way: an idempotent producer would go on trying for ever. Without connections its requests fail at once.
     with suppress(TimeoutError, KafkaError):
         async with asyncio.timeout(timeout_s):
@@ -22,7 +24,7 @@ async def end_producer(producer: AIOKafkaProducer, timeout_s: float = 5.0) -> No
         batches.clear()
 
 
-async def end_consumer(consumer: AIOKafkaConsumer, timeout_s: float = 5.0) -> None:
+async def end_consumer(consumer: AIOKafkaConsumer, timeout_s: float = 2.0) -> None:
     """Stop ``consumer``; a coordinator that does not hear its farewell in ``timeout_s`` finds out by itself."""
     with suppress(TimeoutError, KafkaError):
         async with asyncio.timeout(timeout_s):

@@ -12,13 +12,14 @@ from data_io.topics import admin, dead_letters, job_requests, label_counts, pred
 from ml_core import spec as pipeline_file
 from ml_core.data_processor import features
 from ml_core.data_processor.features import FeaturePlan
-from ml_core.errors import NotFoundError, SetupError
+from ml_core.errors import KafkaUnavailableError, NotFoundError, SetupError
 from ml_core.spec import PipelineSpec
 from model_ops_manager.champion import must_fit
 from model_ops_manager.jobs.store import JobStore
 from model_ops_manager.mlflow_agent import MlflowAgent
 from streams.agents import learning, retraining, windowing
 from streams.health import HealthServer
+from streams.last_resort import LastResort
 from streams.models import FollowedModels
 from streams.settings import WorkerSettings
 from streams.transport import state_log
@@ -29,21 +30,22 @@ from streams.transport.tick_source import Membership, TickSource
 
 log = structlog.get_logger()
 
-STOP_TIMEOUT_S = 20.0
+# Together below the 20 s after which a process manager may kill.
+SOURCE_STOP_S, APP_STOP_S, LAST_RESORT_S = 12.0, 4.0, 18.0
 
 
 def feature_sets(pipelines: Sequence[PipelineSpec]) -> dict[str, tuple[FeaturePlan, list[PipelineSpec]]]:
     """Group ``pipelines`` by the feature set they read.
 
     Raises:
-        SetupError: Two pipelines give one feature set different features.
+        SetupError: Two pipelines give one feature set different features or different symbols.
         SpecError: A feature is unknown.
     """
     sets: dict[str, tuple[FeaturePlan, list[PipelineSpec]]] = {}
     for spec in pipelines:
         plan = FeaturePlan.from_spec(spec)
         first, members = sets.setdefault(spec.feature_set, (plan, []))
-        if first.hash != plan.hash:
+        if (first.hash, first.symbols) != (plan.hash, plan.symbols):
             raise SetupError(
                 f"pipelines {members[0].name} and {spec.name} share the feature set {spec.feature_set} "
                 "and define it differently"
@@ -83,6 +85,7 @@ class Worker:
         self.topic, self.field_map = source.topic, source.map
         self.group = settings.group or f"tickwise-{self.topic}"
         self.sets = feature_sets(self.pipelines)
+        self.last_resort = LastResort(LAST_RESORT_S)
         for spec in self.pipelines:
             for note in spec.notes():
                 log.warning(note, action="start", pipeline=spec.name)
@@ -95,8 +98,13 @@ class Worker:
             TickwiseError: A partition could not be processed after several tries.
         """
         stop = asyncio.Event()
+
+        def ask_to_stop() -> None:
+            self.last_resort.arm(0)
+            stop.set()
+
         for number in (signal.SIGTERM, signal.SIGINT):
-            asyncio.get_running_loop().add_signal_handler(number, stop.set)
+            asyncio.get_running_loop().add_signal_handler(number, ask_to_stop)
         info = await self._prepare_topics()
         agent = MlflowAgent(self.settings.tracking_uri, self.settings.home)
         store = await asyncio.to_thread(JobStore, self.settings.job_store_url)
@@ -148,8 +156,9 @@ class Worker:
                 await app.start()
                 await source.start()
                 log.info("worker started", action="start", group=self.group, topic=self.topic, pipelines=list(specs))
-                await self._wait(stop, source, background)
+                await self._wait(stop, source, app, background)
             finally:
+                self.last_resort.arm(1)
                 for task in background:
                     task.cancel()
                 await asyncio.gather(*background, return_exceptions=True)
@@ -158,23 +167,35 @@ class Worker:
         if source.fatal.done():
             raise source.fatal.result()
 
-    async def _wait(self, stop: asyncio.Event, source: TickSource, background: Sequence[asyncio.Task[None]]) -> None:
+    async def _wait(
+        self, stop: asyncio.Event, source: TickSource, app: faust.App, background: Sequence[asyncio.Task[None]]
+    ) -> None:
+        """Wait for the signal to stop; raise what ended a part that should have gone on."""
         stopped = asyncio.create_task(stop.wait(), name="stop-signal")
-        watched: list[asyncio.Future[Any]] = [stopped, source.fatal, *background]
+        services = [asyncio.create_task(part.wait_until_stopped(), name=type(part).__name__) for part in (source, app)]
+        watched: list[asyncio.Future[Any]] = [stopped, source.fatal, *services, *background]
         done, _ = await asyncio.wait(watched, return_when=asyncio.FIRST_COMPLETED)
-        stopped.cancel()
+        for task in (stopped, *services):
+            task.cancel()
         for task in background:
             if task in done:
                 task.result()
+        for part, task in zip((source, app), services, strict=True):
+            if task in done:
+                raise KafkaUnavailableError(f"{type(part).__name__} crashed: {part.crash_reason!r}")
 
     async def _stop(self, source: TickSource, app: faust.App) -> None:
         log.info("worker stops", action="stop")
-        for service in (source, app):
-            try:
-                async with asyncio.timeout(STOP_TIMEOUT_S):
-                    await service.stop()
-            except TimeoutError:
-                log.warning("a part did not stop in time", action="stop", part=type(service).__name__)
+        for service, timeout_s in ((source, SOURCE_STOP_S), (app, APP_STOP_S)):
+            part = type(service).__name__
+            stopping = asyncio.create_task(service.stop(), name=f"stop-{part}")
+            # Not asyncio.timeout: a service of mode swallows the cancellation while it waits for its children.
+            await asyncio.wait([stopping], timeout=timeout_s)
+            if not stopping.done():
+                stopping.cancel()
+                log.warning("a part did not stop in time", action="stop", part=part)
+            elif (error := stopping.exception()) is not None:
+                log.warning("a part failed as it stopped", action="stop", part=part, error=repr(error))
 
     async def _prepare_topics(self) -> admin.TopicInfo:
         kafka = self.settings.kafka
@@ -221,4 +242,8 @@ def warm_up() -> None:
 
 def run(settings: WorkerSettings) -> None:
     """Run a worker until it is told to stop; raises as ``Worker.run``."""
-    asyncio.run(Worker(settings).run())
+    worker = Worker(settings)
+    try:
+        asyncio.run(worker.run())
+    finally:
+        worker.last_resort.disarm()

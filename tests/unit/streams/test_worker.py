@@ -1,0 +1,56 @@
+import subprocess
+import sys
+import time
+from types import SimpleNamespace
+
+import pytest
+
+from ml_core.errors import SetupError
+from ml_core.spec import parse
+from streams import metrics
+from streams.health import HealthServer
+from streams.settings import WorkerSettings
+from streams.worker import feature_sets, one_source
+
+
+def test_pipelines_with_one_feature_set_agree_on_features_and_on_symbols() -> None:
+    one, two = (parse({"name": name, "features": {"set": "basic"}}) for name in ("one", "two"))
+    assert feature_sets([one, two])["basic"][1] == [one, two]
+
+    for other in ({"source": {"symbols": ["A"]}}, {"features": {"set": "basic", "use": ["return:1s"]}}):
+        with pytest.raises(SetupError, match="define it differently"):
+            feature_sets([one, parse({"name": "two", "features": {"set": "basic"}, **other})])
+
+
+def test_a_worker_reads_one_topic_through_one_map() -> None:
+    with pytest.raises(SetupError, match="run one worker for each"):
+        one_source([parse({"name": "one"}), parse({"name": "two", "source": {"topic": "other"}})])
+    with pytest.raises(SetupError, match="no pipeline"):
+        one_source([])
+
+
+def problems(**changes) -> list[str]:
+    known = {"fatal": SimpleNamespace(done=lambda: False), "all_open": True, "busy_since": None, "answered_ms": None}
+    source = SimpleNamespace(**{**known, "last_progress": time.monotonic(), **changes})
+    return HealthServer(WorkerSettings(), source).problems()
+
+
+def test_a_worker_is_ready_while_its_parts_move() -> None:
+    assert problems() == []
+    assert problems(busy_since=time.monotonic() - 1, answered_ms=time.time() * 1000) == []
+
+
+def test_a_worker_is_not_ready_when_a_batch_hangs_kafka_is_silent_or_ticks_wait() -> None:
+    assert "at the agents" in problems(busy_since=time.monotonic() - 100)[0]
+    assert "Kafka has not answered" in problems(answered_ms=(time.time() - 100) * 1000)[0]
+    metrics.LAG.labels("ticks", 0).set(5)
+    try:
+        assert "5 ticks wait" in problems(last_progress=time.monotonic() - 100)[0]
+    finally:
+        metrics.LAG.clear()
+
+
+def test_the_last_resort_ends_a_process_that_hangs_with_the_status_given_first() -> None:
+    code = "import time; from streams.last_resort import LastResort; r = LastResort(0.1); r.arm(3); r.arm(4); time.sleep(60)"
+
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=50, check=False).returncode == 3
