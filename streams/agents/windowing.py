@@ -27,6 +27,9 @@ def attach(app: faust.App, channel: BatchChannel, decoder: TickDecoder) -> Any:
                 await process(batch, decoder)
             except Exception as error:  # noqa: BLE001 - the partition stops here, uncommitted, and starts over
                 batch.failed(error)
+            finally:
+                # An agent that is cancelled must not leave the source waiting; after `done` this says nothing.
+                batch.failed(RuntimeError("the agent ended in the middle of a batch"))
 
     return app.agent(channel, name="features.windowing")(windowing)
 
@@ -42,14 +45,14 @@ async def process(batch: Batch, decoder: TickDecoder) -> None:
     for name, state in partition.state.sets.items():
         made = features.step(decoded.ticks, state.features)
         windows = scoring.windows(made, state)
-        for spec in state.pipelines:
-            partition.state.labelled[spec.name].observe(made)
         count += len(made)
         # While state is rebuilt, ticks whose outputs are out already only move it.
         live_N = made.offset_N >= partition.publish_from
         if not live_N.all():
             made = made.select(live_N)
             windows = {window: (x_NTF[live_N], ready_N[live_N]) for window, (x_NTF, ready_N) in windows.items()}
+        for spec in state.pipelines:
+            partition.state.labelled[spec.name].observe(made)
         if len(made):
             await _publish_rows(partition, name, state, made)
             for spec in state.pipelines:

@@ -1,0 +1,159 @@
+"""The windowing agent on real bytes, real state and a real model; only the producer is kept in memory."""
+
+import asyncio
+import json
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from data_io.data_fetcher.sources import open_source
+from data_io.topics import dead_letters, predictions, rows
+from data_io.topics.ticks import TickDecoder
+from ml_core import fit as learning
+from ml_core.errors import CorruptRecordError
+from ml_core.model.runtime import Scorer
+from ml_core.spec import parse
+from model_ops_manager.champion import Serving
+from streams.agents import windowing
+from streams.transport.batch_channel import Batch
+from tests.agents.in_memory import TOPIC, fetch_of, quote, quotes
+
+LETTERS = dead_letters.name(TOPIC)
+
+
+async def run(partition, fetch) -> tuple[int, int]:
+    batch = Batch(partition, fetch)
+    await windowing.process(batch, TickDecoder())
+    return await batch.ended
+
+
+def offsets(partition, spec) -> list[int]:
+    made = [rows.decode(value).rows for _, value, _ in partition.outputs.of(rows.name(spec.feature_set))]
+    return [offset for each in made for offset in each.offset_N.tolist()]
+
+
+async def test_every_tick_makes_one_row_named_after_it(partition, spec) -> None:
+    assert await run(partition, fetch_of(quotes(50), first_offset=100)) == (150, 50)
+    assert offsets(partition, spec) == list(range(100, 150))
+
+
+async def test_rows_do_not_depend_on_how_ticks_are_batched(partition, spec) -> None:
+    values = quotes(40)
+    await run(partition, fetch_of(values))
+    whole = [rows.decode(record[1]).rows for record in partition.outputs.of(rows.name(spec.feature_set))]
+    other = SimpleNamespace(**{**vars(partition), "outputs": type(partition.outputs)(), "state": fresh(partition)})
+    for start in range(0, 40, 7):
+        await run(other, fetch_of(values[start : start + 7], first_offset=start))
+    parts = [rows.decode(record[1]).rows for record in other.outputs.of(rows.name(spec.feature_set))]
+
+    for column in ("x_NF", "mid_N", "flags_N", "ts_ns_N"):
+        assert (
+            np.concatenate([getattr(each, column) for each in whole]).tobytes()
+            == np.concatenate([getattr(each, column) for each in parts]).tobytes()
+        )
+
+
+def fresh(partition):
+    sets = {name: (state.plan, state.pipelines) for name, state in partition.state.sets.items()}
+    return type(partition.state)(sets, {})
+
+
+async def test_what_is_refused_becomes_dead_letters_in_order_and_byte_for_byte(partition, spec) -> None:
+    good, bad = quotes(2), [b"{", None, quote(1, bid=-1.0)]
+
+    await run(partition, fetch_of([good[0], bad[0], bad[1], good[1], bad[2]], first_offset=7))
+
+    letters = partition.outputs.of(LETTERS)
+    assert [value for _, value, _ in letters] == bad
+    assert [dict(headers)["tickwise.dlq.offset"] for *_, headers in letters] == [b"8", b"9", b"11"]
+    assert all(headers[0] == ("trace", b"\x00\xff") for *_, headers in letters)
+    assert offsets(partition, spec) == [7, 10]
+
+
+async def test_below_publish_from_ticks_move_state_and_nothing_goes_out(partition, spec) -> None:
+    partition.publish_from = 5
+
+    await run(partition, fetch_of([*quotes(3), b"{", *quotes(4, start_s=1_700_000_100), b"{"]))
+
+    assert offsets(partition, spec) == [5, 6, 7]
+    assert [dict(headers)["tickwise.dlq.offset"] for *_, headers in partition.outputs.of(LETTERS)] == [b"8"]
+
+
+async def test_rows_whose_label_was_counted_before_a_rebuild_are_not_counted_again(partition, spec) -> None:
+    partition.publish_from = 30
+    partition.state.labelled[spec.name].matured = 29
+
+    await run(partition, fetch_of(quotes(40)))
+    await run(partition, fetch_of(quotes(1, start_s=1_700_000_100), first_offset=40))
+
+    assert partition.state.labelled[spec.name].matured == 29 + 10  # the last row waits for its label
+
+
+async def test_a_batch_that_cannot_be_read_ends_as_failed_and_publishes_nothing(partition) -> None:
+    fetch = fetch_of(quotes(3))
+    damaged = fetch._replace(raw=fetch.raw[:-1] + bytes([fetch.raw[-1] ^ 1]))
+    batch = Batch(partition, damaged)
+
+    await feed(batch)
+
+    with pytest.raises(CorruptRecordError):
+        await batch.ended
+    assert partition.outputs.sent == []
+
+
+async def test_an_agent_that_is_cancelled_in_a_batch_ends_it_as_failed(partition) -> None:
+    entered = asyncio.Event()
+
+    async def never(*_) -> None:
+        entered.set()
+        await asyncio.Event().wait()
+
+    partition.outputs.send = never
+    batch = Batch(partition, fetch_of(quotes(3)))
+    running = asyncio.create_task(feed(batch))
+    await asyncio.wait_for(entered.wait(), 5)
+    running.cancel()
+
+    with pytest.raises(RuntimeError, match="the agent ended"):
+        await asyncio.wait_for(batch.ended, 5)
+
+
+async def feed(batch: Batch) -> None:
+    """Run the agent's own loop on one batch."""
+    agents = []
+    app = SimpleNamespace(agent=lambda _channel, name: agents.append)  # takes what `attach` registers
+
+    async def stream():
+        yield batch
+
+    windowing.attach(app, None, TickDecoder())
+    await agents[0](stream())
+
+
+@pytest.fixture(scope="module")
+def scorer() -> Scorer:
+    spec = parse(
+        {"name": "demo", "label": {"delay": "0ms", "horizons": ["1s"]}, "train": {"epochs": 1, "min_rows": 200}}
+    )
+    frame = open_source("synthetic:symbols=3,ticks=3000,rate=50,seed=1").fetch()
+    return Scorer(learning.fit(frame, spec).model.onnx)
+
+
+async def test_each_row_gets_one_prediction_and_those_not_to_be_trusted_abstain(partition, spec, scorer) -> None:
+    partition.serving = {spec.name: Serving(SimpleNamespace(version=3), scorer)}
+
+    await run(partition, fetch_of(quotes(400)))
+
+    found = [json.loads(value) for _, value, _ in partition.outputs.of(predictions.name(spec.name))]
+    assert [each["id"] for each in found] == [f"Topic-id-2-{offset}-0" for offset in range(400)]
+    assert {each["version"] for each in found} == {3}
+    assert {(each["status"], each["reason"]) for each in found} == {("ok", None), ("abstained", "warm_up")}
+    assert all((each["score"] is None) == (each["status"] == "abstained") for each in found)
+
+
+async def test_without_a_model_rows_go_out_and_predictions_do_not(partition, spec) -> None:
+    await run(partition, fetch_of(quotes(5)))
+
+    assert partition.outputs.of(predictions.name(spec.name)) == []
+    assert len(offsets(partition, spec)) == 5
