@@ -116,6 +116,5 @@ def _watch_runner() -> None:
 if __name__ == "__main__":
     exit_code = main(sys.argv[1], int(sys.argv[2]))
     logging.shutdown()
-    os._exit(
-        exit_code
-    )  # all is stored, and taking torch down in order would hold the place of the next job for a second
+    # All is stored; to take torch down in order would hold the place of the next job for a second.
+    os._exit(exit_code)
