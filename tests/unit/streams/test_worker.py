@@ -51,6 +51,13 @@ def test_a_worker_is_not_ready_when_a_batch_hangs_kafka_is_silent_or_ticks_wait(
 
 
 def test_the_last_resort_ends_a_process_that_hangs_with_the_status_given_first() -> None:
-    code = "import time; from streams.last_resort import LastResort; r = LastResort(0.1); r.arm(3); r.arm(4); time.sleep(60)"
+    code = """
+import time
+from streams.last_resort import LastResort
+resort = LastResort(0.1)
+resort.arm(3)
+resort.arm(4)
+time.sleep(60)
+"""
 
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=50, check=False).returncode == 3
