@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Self
 
 from pydantic import AliasChoices, Field, SecretStr, ValidationError
+from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from ml_core.errors import InvalidSettingsError, nearest
@@ -45,10 +46,15 @@ class CommonSettings(BaseSettings):
         try:
             return cls(**{key: value for key, value in given.items() if value is not None})  # type: ignore[arg-type]  # checked by pydantic
         except ValidationError as error:
-            lines = "; ".join(
-                f"{PREFIX}{'.'.join(map(str, d['loc'])).upper()}: {d['msg']}" for d in error.errors(include_input=False)
-            )
-            raise InvalidSettingsError(lines) from None
+            lines = (_explain(detail) for detail in error.errors(include_url=False, include_input=False))
+            raise InvalidSettingsError("; ".join(lines)) from None
+
+
+def _explain(detail: ErrorDetails) -> str:
+    """Return the variable and what is wrong with it; a rule between two variables names them itself."""
+    place = ".".join(map(str, detail["loc"])).upper()
+    message = detail["msg"].removeprefix("Value error, ")
+    return f"{place if place.startswith(PREFIX) else PREFIX + place}: {message}" if place else message
 
 
 def check_names(*classes: type[CommonSettings]) -> None:

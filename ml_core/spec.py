@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -63,6 +64,21 @@ _AsText = (BeforeValidator(parse_duration), PlainSerializer(format_duration))
 DurationNs = Annotated[int, *_AsText, Field(gt=0)]
 
 
+def _time_path(text: str) -> str:
+    if re.fullmatch(r"\$[^:]*(:(ns|us|ms|s))?", text) is None:
+        raise ValueError(f"{text!r} is not a JSON path with a unit of ns, us, ms or s, such as '$.T:ms'")
+    return text
+
+
+def _trigger(text: str) -> str:
+    if re.fullmatch(r"every \S+|rows [1-9]\d*|drift|decay", text) is None:
+        hint = nearest(text.partition(" ")[0], ("every", "rows", "drift", "decay"))
+        raise ValueError(f"{text!r} is not 'every <duration>', 'rows <count>', 'drift' or 'decay'{hint}")
+    if text.startswith("every "):
+        parse_duration(text.removeprefix("every "))
+    return text
+
+
 class _Part(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -73,7 +89,7 @@ class FieldMap(_Part):
     ``type``, where it is missing, follows from the fields present: bid and ask make a quote, price and size a trade.
     """
 
-    ts: str = Field(pattern=r"^\$[^:]*(:(ns|us|ms|s))?$")
+    ts: Annotated[str, AfterValidator(_time_path)]
     symbol: str = Field(pattern=r"^\$")
     type: str | None = None
     price: str | None = None
@@ -148,7 +164,7 @@ class Train(_Part):
 class Retrain(_Part):
     """When a job is started by itself: ``every <duration>``, ``rows <count>``, ``drift``, ``decay``."""
 
-    when: tuple[Annotated[str, Field(pattern=r"^(every \S+|rows [1-9]\d*|drift|decay)$")], ...] = ()
+    when: tuple[Annotated[str, AfterValidator(_trigger)], ...] = ()
     kind: Literal["batch", "incremental"] = "batch"
     cooldown: DurationNs = 60 * 10**9
 
@@ -161,11 +177,6 @@ class Retrain(_Part):
     def rows(self) -> int | None:
         """How many new labelled rows start a job; None where they do not."""
         return next((int(w.split()[1]) for w in self.when if w.startswith("rows ")), None)
-
-    @model_validator(mode="after")
-    def _durations_parse(self) -> Self:
-        _ = self.every_ns
-        return self
 
 
 class Gate(_Part):
@@ -229,7 +240,7 @@ def load(path: Path) -> PipelineSpec:
             the place and the nearest valid name. A retry will not help.
     """
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")  # some editors put a byte order mark first
     except (OSError, UnicodeDecodeError) as error:
         raise SpecError(f"cannot read the pipeline file {path}: {error}") from error
     try:
@@ -239,18 +250,27 @@ def load(path: Path) -> PipelineSpec:
     return parse(data, folder=path.resolve().parent, name=str(path))
 
 
+def files_of(path: Path) -> list[Path]:
+    """Return the pipeline files that ``path`` stands for: itself, or every ``*.toml`` of a folder, sorted.
+
+    Raises:
+        SpecError: The folder has none. A retry will not help.
+    """
+    files = sorted(path.glob("*.toml")) if path.is_dir() else [path]
+    if not files:
+        raise SpecError(f"no pipeline file (*.toml) in the folder {path}")
+    return files
+
+
 def load_all(path: Path) -> dict[str, PipelineSpec]:
     """Return the pipelines of ``path`` by name: one TOML file, or every ``*.toml`` of a folder.
 
     Raises:
         SpecError: As ``load``; also when there is no file, or two files give one name.
     """
-    files = sorted(path.glob("*.toml")) if path.is_dir() else [path]
-    if not files:
-        raise SpecError(f"no pipeline file (*.toml) in the folder {path}")
     found: dict[str, PipelineSpec] = {}
     places: dict[str, Path] = {}
-    for file in files:
+    for file in files_of(path):
         spec = load(file)
         if spec.name in found:
             raise SpecError(f"{file} and {places[spec.name]} are both named {spec.name!r}; names must differ")

@@ -167,7 +167,7 @@ class MlflowAgent:
         """Return the client, made on first use."""
         with self._lock:
             if self._made is None:
-                with self.errors("no model store"):
+                with self.errors(f"no model store of the kind {urlsplit(self.tracking_uri).scheme!r} is known"):
                     self._made = self._make_client()
             return self._made
 

@@ -9,7 +9,7 @@ from api.cli.output import AsJson, dump, fields, note, say
 from data_io.settings import CommonSettings
 from ml_core.data_processor.plan import FeaturePlan
 from ml_core.errors import SpecError, UnknownPartError
-from ml_core.spec import PipelineSpec, find, format_duration, load_all
+from ml_core.spec import PipelineSpec, files_of, find, format_duration, load, load_all
 
 app = typer.Typer(no_args_is_help=True, help="Check pipeline files.", pretty_exceptions_enable=False)
 
@@ -21,10 +21,7 @@ def check(files: Files = None, as_json: AsJson = False) -> None:
     """Read pipeline files and say what is wrong with each; exit code 2 when something is."""
     reports: list[dict[str, Any]] = []
     for file in files or [CommonSettings.read().pipelines]:
-        try:
-            reports += [_checked(spec) for spec in load_all(file).values()]
-        except (SpecError, UnknownPartError) as error:
-            reports.append({"file": str(file), "error": str(error)})
+        reports += _reports(file)
     if as_json:
         dump(reports)
     else:
@@ -63,6 +60,27 @@ def _describe(spec: PipelineSpec) -> dict[str, Any]:
         "model": spec.model.kind,
         "notes": spec.notes(),
     }
+
+
+def _reports(place: Path) -> list[dict[str, Any]]:
+    """Return one report a file of ``place``, and one more where two files give one name."""
+    try:
+        files = files_of(place)
+    except SpecError as error:
+        return [{"file": str(place), "error": str(error)}]
+    reports: list[dict[str, Any]] = []
+    for file in files:
+        try:
+            reports.append(_checked(load(file)))
+        except (SpecError, UnknownPartError) as error:
+            told = str(error) if str(file) in str(error) else f"{file}: {error}"
+            reports.append({"file": str(file), "error": told})
+    if not any("error" in report for report in reports):
+        try:
+            load_all(place)
+        except SpecError as error:
+            reports.append({"file": str(place), "error": str(error)})
+    return reports
 
 
 def _checked(spec: PipelineSpec) -> dict[str, Any]:

@@ -140,6 +140,22 @@ def test_a_typo_in_a_pipeline_file_is_told_with_the_nearest_name(tickwise, tmp_p
     assert [("error" in report) for report in json.loads(as_json)] == [True, False]
 
 
+def test_every_file_of_a_folder_is_told_with_what_is_wrong_with_it(tickwise, tmp_path):
+    for name, text in {
+        "a": 'name = "a"\n[model]\nkind = "mpl"',
+        "b": 'name = "b"',
+        "c": 'name = "c"\n[retrian]',
+    }.items():
+        (tmp_path / f"{name}.toml").write_text(text)
+
+    code, out, told = tickwise("pipelines", "check", tmp_path)
+
+    assert code == 2
+    assert "b: " in out
+    assert f"{tmp_path / 'a.toml'}: model.kind: 'mpl' is not known; did you mean 'mlp'?" in told
+    assert "did you mean 'retrain'?" in told
+
+
 def test_a_missing_file_an_empty_folder_and_a_doubled_name_are_told(tickwise, tmp_path):
     folder = tmp_path / "two"
     folder.mkdir()
