@@ -122,7 +122,7 @@ class Worker:
 
         async def report_labelled(partition: int, manifest: Manifest) -> None:
             for name, labelled in manifest.labelled.items():
-                key, value = label_counts.encode(label_counts.LabelCount(name, partition, labelled))
+                key, value = label_counts.encode(label_counts.LabelCount(name, manifest.topic_id, partition, labelled))
                 await counts.send(key=key, value=value)
 
         shared = Shared(

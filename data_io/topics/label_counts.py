@@ -11,6 +11,7 @@ class LabelCount(msgspec.Struct, frozen=True):
     """Rows of one partition whose label has matured since the first tick."""
 
     pipeline: str
+    topic_id: str  # of the ticks
     partition: int
     labelled: int
 

@@ -19,7 +19,7 @@ class Totals:
 
     def __init__(self) -> None:
         """Start with nothing seen."""
-        self._counts: dict[str, dict[int, int]] = defaultdict(dict)
+        self._counts: dict[tuple[str, str], dict[int, int]] = defaultdict(dict)
 
     def step(self, count: label_counts.LabelCount, every: int) -> int:
         """Take in ``count`` and return how many times ``every`` rows are full.
@@ -27,12 +27,12 @@ class Totals:
         Counts are absolute and never shrink, so a repeated or late one changes nothing.
 
         >>> totals = Totals()
-        >>> totals.step(label_counts.LabelCount(pipeline="p", partition=0, labelled=90), 100)
+        >>> totals.step(label_counts.LabelCount(pipeline="p", topic_id="t", partition=0, labelled=90), 100)
         0
-        >>> totals.step(label_counts.LabelCount(pipeline="p", partition=1, labelled=120), 100)
+        >>> totals.step(label_counts.LabelCount(pipeline="p", topic_id="t", partition=1, labelled=120), 100)
         2
         """
-        counts = self._counts[count.pipeline]
+        counts = self._counts[count.pipeline, count.topic_id]
         counts[count.partition] = max(count.labelled, counts.get(count.partition, 0))
         return sum(counts.values()) // every
 
@@ -41,7 +41,7 @@ def attach(app: faust.App, trigger: Trigger) -> Any:
     """Register the agent and return it."""
     topic = app.topic(label_counts.NAME, key_type=bytes, value_type=bytes, key_serializer="raw", value_serializer="raw")
     totals = Totals()
-    started: dict[str, int] = {}
+    started: dict[str, str] = {}  # pipeline -> idempotency key of the last job
 
     async def learning(stream: Any) -> None:
         async for value in stream:
@@ -50,12 +50,12 @@ def attach(app: faust.App, trigger: Trigger) -> Any:
             if count is None or spec is None or spec.retrain.rows is None:
                 continue
             full = totals.step(count, spec.retrain.rows)
-            if full <= started.get(spec.name, 0):
+            key = f"rows:{count.topic_id}:{spec.retrain.rows}:{full}"
+            if not full or started.get(spec.name) == key:
                 continue
             try:
-                key = f"rows:{spec.retrain.rows}:{full}"
                 if await asyncio.to_thread(trigger.start, spec.name, "rows", key) is not None:
-                    started[spec.name] = full
+                    started[spec.name] = key
             except TickwiseError as error:
                 log.error(
                     "job for new rows was not started", action="trigger", pipeline=count.pipeline, error=str(error)

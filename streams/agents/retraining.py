@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import faust
@@ -10,12 +11,14 @@ import structlog
 from pydantic import ValidationError
 
 from data_io.topics import dead_letters, job_requests
-from ml_core.errors import NotFoundError, TickwiseError
+from ml_core.errors import DependencyError, NotFoundError, TickwiseError
 from ml_core.spec import PipelineSpec
 from ml_core.types import SECOND_NS, JobSpec, JobState
 from model_ops_manager.jobs.store import JobStore
 
 log = structlog.get_logger()
+
+LONGEST_PAUSE_S = 30.0  # between two tries while the job store is away
 
 
 class Trigger:
@@ -72,6 +75,18 @@ async def run_schedule(trigger: Trigger, pipeline: str, every_ns: int) -> None:
             log.error("scheduled job was not started", action="trigger", pipeline=pipeline, error=str(error))
 
 
+async def until_answered(submit: Callable[[], str]) -> str:
+    """Return what ``submit`` returns, asking again while the store does not answer; the request waits in its topic."""
+    pause_s = 1.0
+    while True:
+        try:
+            return await asyncio.to_thread(submit)
+        except DependencyError as error:
+            log.warning("job request waits for the store", action="trigger", error=str(error))
+            await asyncio.sleep(pause_s)
+            pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
+
+
 def attach(app: faust.App, trigger: Trigger) -> Any:
     """Register the agent that reads job requests, and return it."""
     topic = app.topic(job_requests.NAME, key_type=bytes, value_type=bytes, key_serializer="raw", value_serializer="raw")
@@ -82,7 +97,9 @@ def attach(app: faust.App, trigger: Trigger) -> Any:
             message = event.message
             try:
                 job = JobSpec.model_validate_json(event.value or b"").model_copy(update={"trigger": "request"})
-                job_id = await asyncio.to_thread(trigger.submit, job, f"request:{message.partition}:{message.offset}")
+                # The time of arrival tells apart requests of a topic that was deleted and made anew.
+                key = f"request:{message.partition}:{message.offset}:{message.timestamp:.3f}"
+                job_id = await until_answered(partial(trigger.submit, job, key))
                 log.info("job requested", action="trigger", pipeline=job.pipeline, trigger="request", job=job_id)
             except (ValidationError, TickwiseError) as error:
                 reason = "bad_request" if isinstance(error, ValidationError) else type(error).__name__
@@ -90,8 +107,9 @@ def attach(app: faust.App, trigger: Trigger) -> Any:
                 headers = dead_letters.headers(
                     reason, str(error)[:500], message.topic, message.partition, message.offset
                 )
-                await rejected.send(
+                sent = await rejected.send(
                     key=event.key, value=event.value, headers=dict([*(message.headers or ()), *headers])
                 )
+                await sent
 
     return app.agent(topic, name="jobs.retraining")(retraining)

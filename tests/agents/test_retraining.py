@@ -1,12 +1,14 @@
 """The trigger on a real job store in SQLite, with a clock of its own."""
 
+import asyncio
+
 import pytest
 
-from ml_core.errors import NotFoundError
+from ml_core.errors import JobStoreUnavailableError, NotFoundError
 from ml_core.spec import parse
 from ml_core.types import SECOND_NS, JobSpec, JobState
 from model_ops_manager.jobs.store import JobStore
-from streams.agents.retraining import Trigger
+from streams.agents.retraining import Trigger, until_answered
 
 PIPELINE = parse({"name": "demo", "retrain": {"when": ["rows 100"], "cooldown": "60s", "kind": "incremental"}})
 
@@ -77,3 +79,22 @@ def test_a_pipeline_that_this_worker_does_not_run_is_refused_by_name(trigger, st
     with pytest.raises(NotFoundError, match=r"'demmo'.*known: demo"):
         trigger.submit(JobSpec(pipeline="demmo"), "request:0:1")
     assert store.list() == []
+
+
+async def test_a_request_waits_while_the_job_store_is_away(monkeypatch) -> None:
+    answers = iter([JobStoreUnavailableError("away"), JobStoreUnavailableError("away"), "train-1"])
+    pauses: list[float] = []
+
+    def submit() -> str:
+        answer = next(answers)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    async def pause(seconds: float) -> None:
+        pauses.append(seconds)
+
+    monkeypatch.setattr(asyncio, "sleep", pause)
+
+    assert await until_answered(submit) == "train-1"
+    assert pauses == [1.0, 2.0]
