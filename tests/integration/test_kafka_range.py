@@ -1,9 +1,10 @@
+import asyncio
 import json
 
 import numpy as np
 import pandas as pd
 import pytest
-from aiokafka import AIOKafkaProducer, TopicPartition
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, RecordsToDelete
 
 from data_io.data_fetcher.kafka_range import Fetched, fetch_ranges, newest_ranges, within_span
@@ -77,10 +78,23 @@ async def test_what_is_no_tick_is_counted_by_reason_and_its_neighbours_are_read(
     assert fetched.rejected["not_positive:price"] == 1
 
 
+async def until_stable(kafka: str, topic: str, offset: int) -> None:
+    tp = TopicPartition(topic, 0)
+    consumer = AIOKafkaConsumer(bootstrap_servers=kafka, isolation_level="read_committed")
+    await consumer.start()
+    try:
+        async with asyncio.timeout(30):
+            while (await consumer.end_offsets([tp]))[tp] < offset:  # noqa: ASYNC110 - Kafka tells nobody
+                await asyncio.sleep(0.02)
+    finally:
+        await consumer.stop()
+
+
 @pytest.mark.integration
 async def test_ticks_of_aborted_transactions_are_left_out_and_markers_are_no_holes(kafka, topic, send, unique):
     await send([tick(10)])
     await send([tick(11), tick(12)], transactional_id=f"aborts-{unique}", commit=False)  # marker at 3
+    await until_stable(kafka, topic, 4)  # Kafka answers before it has written the marker
     await send([tick(14)], transactional_id=f"commits-{unique}")  # marker at 5
 
     fetched = await fetch_ranges(kafka, topic, [part(0, 6)], DECODER)
