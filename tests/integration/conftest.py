@@ -3,13 +3,14 @@
 import os
 import secrets
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from model_ops_manager.mlflow_agent import MlflowAgent
 from streams.local_kafka import broker
+from tests.integration.worker_lab import WorkerLab
 
 
 @pytest.fixture(scope="session")
@@ -39,3 +40,14 @@ def model_store(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Path], Ml
         return MlflowAgent(f"sqlite:///{home / 'mlflow.db'}", home)
 
     return make
+
+
+@pytest.fixture
+async def lab(kafka, unique, tmp_path) -> AsyncIterator[WorkerLab]:
+    """A topic of ticks and whatever workers the test starts on it."""
+    lab = WorkerLab(kafka, unique, tmp_path)
+    await lab.create_topic()
+    try:
+        yield lab
+    finally:
+        lab.stop_all()

@@ -14,7 +14,7 @@ from data_io.topics import admin
 from ml_core.types import TickBatch
 from model_ops_manager.mlflow_agent import MlflowAgent
 from tests.api.model_lab import make_model
-from tests.integration.worker_lab import WorkerLab, stop
+from tests.integration.worker_lab import stop
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(240)]
 
@@ -35,16 +35,6 @@ class Part:
             columns = [column[max(self.start - at, 0) : max(self.end - at, 0)] for column in batch[:-1]]
             at += len(batch)
             yield TickBatch(*columns, symbols=batch.symbols)
-
-
-@pytest.fixture
-async def lab(kafka, unique, tmp_path):
-    lab = WorkerLab(kafka, unique, tmp_path)
-    await lab.create_topic()
-    try:
-        yield lab
-    finally:
-        lab.stop_all()
 
 
 @asynccontextmanager

@@ -13,19 +13,9 @@ from model_ops_manager.jobs.settings import RunnerSettings
 from model_ops_manager.jobs.store import JobStore
 from model_ops_manager.jobs.work import Work
 from model_ops_manager.mlflow_agent import MlflowAgent
-from tests.integration.worker_lab import WorkerLab, stop
+from tests.integration.worker_lab import stop
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(180)]
-
-
-@pytest.fixture
-async def lab(kafka, unique, tmp_path):
-    lab = WorkerLab(kafka, unique, tmp_path)
-    await lab.create_topic()
-    try:
-        yield lab
-    finally:
-        lab.stop_all()
 
 
 @pytest.fixture

@@ -4,21 +4,11 @@ import json
 
 import pytest
 
-from tests.integration.worker_lab import WorkerLab, stop
+from tests.integration.worker_lab import stop
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(180)]
 
 SOURCE = "synthetic:symbols=12,ticks={ticks},rate=500,seed=3"
-
-
-@pytest.fixture
-async def lab(kafka, unique, tmp_path):
-    lab = WorkerLab(kafka, unique, tmp_path)
-    await lab.create_topic()
-    try:
-        yield lab
-    finally:
-        lab.stop_all()
 
 
 def tick(symbol: str = "ACME", **changes) -> bytes:

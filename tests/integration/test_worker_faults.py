@@ -16,16 +16,6 @@ SOURCE = "synthetic:symbols=6,ticks={ticks},rate=500,seed={seed}"
 STOP_S = 20
 
 
-@pytest.fixture
-async def lab(kafka, unique, tmp_path):
-    lab = WorkerLab(kafka, unique, tmp_path)
-    await lab.create_topic()
-    try:
-        yield lab
-    finally:
-        lab.stop_all()
-
-
 def brokers() -> set[int]:
     """Process ids of the brokers that this process has started: children of its children."""
     parents = {}

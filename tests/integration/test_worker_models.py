@@ -8,7 +8,7 @@ from ml_core.model.export import restated
 from ml_core.spec import PipelineSpec
 from model_ops_manager.mlflow_agent import MlflowAgent
 from model_ops_manager.registration import register
-from tests.integration.worker_lab import WorkerLab, stop
+from tests.integration.worker_lab import stop
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(240)]
 
@@ -20,16 +20,6 @@ PARTS = {"label": {"horizons": ["1s"]}, "train": {"epochs": 2, "min_rows": 500},
 def fitted() -> learning.FittedModel:
     spec = PipelineSpec.model_validate({"name": "fitted", **PARTS})
     return learning.fit(open_source(SOURCE.format(ticks=8_000, seed=1)).fetch(), spec).model
-
-
-@pytest.fixture
-async def lab(kafka, unique, tmp_path):
-    lab = WorkerLab(kafka, unique, tmp_path)
-    await lab.create_topic()
-    try:
-        yield lab
-    finally:
-        lab.stop_all()
 
 
 @pytest.fixture
