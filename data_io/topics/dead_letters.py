@@ -7,6 +7,8 @@ from data_io.topics.admin import DAY_MS, TopicSpec, log_topic
 from data_io.topics.records import Header, Records, Reject
 
 _PREFIX = "tickwise.dlq."
+# Compressed batches can hold records that no broker takes uncompressed; of those the beginning is kept.
+MAX_VALUE_BYTES = 3_500_000
 
 
 def name(topic: str) -> str:
@@ -52,9 +54,12 @@ def encode(
         topic: Where the record came from.
         partition: Where the record came from.
     """
-    at = reject.position
+    at, value = reject.position, records.value[reject.position]
     added = headers(reject.reason, reject.detail, topic, partition, records.offset[at], reject.index)
-    return records.key[at], records.value[at], [*records.headers[at], *added]
+    if value is not None and len(value) > MAX_VALUE_BYTES:
+        added.append((_PREFIX + "cut-from", str(len(value)).encode()))
+        value = value[:MAX_VALUE_BYTES]
+    return records.key[at], value, [*records.headers[at], *added]
 
 
 @cache

@@ -33,3 +33,13 @@ def test_a_detail_that_has_no_utf8_is_escaped() -> None:
     records = Records([0], [None], [b""], [()])
     _, _, headers = dead_letters.encode(Reject(0, 0, "bad_symbol", "\ud800"), records, "t", 0)
     assert dict(headers)["tickwise.dlq.detail"] == b"\\ud800"
+
+
+def test_a_value_that_no_broker_would_take_is_cut_and_says_so() -> None:
+    value = b"x" * (dead_letters.MAX_VALUE_BYTES + 1)
+    records = Records([0], [None], [value], [()])
+
+    _, kept, headers = dead_letters.encode(Reject(0, 0, "too_large", "too large"), records, "t", 0)
+
+    assert kept == value[:-1]
+    assert dict(headers)["tickwise.dlq.cut-from"] == b"3500001"
