@@ -43,9 +43,10 @@ def model_store(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Path], Ml
 
 
 @pytest.fixture
-async def lab(kafka, unique, tmp_path) -> AsyncIterator[WorkerLab]:
+async def lab(kafka, unique, tmp_path, model_store) -> AsyncIterator[WorkerLab]:
     """A topic of ticks and whatever workers the test starts on it."""
     lab = WorkerLab(kafka, unique, tmp_path)
+    model_store(lab.home)
     await lab.create_topic()
     try:
         yield lab
