@@ -1,0 +1,109 @@
+"""How fast a contender works off a topic that is there already: ticks a second, CPU, memory.
+
+Rates come from the broker's own stamps of the predictions, in the steady part of the run.
+"""
+
+import asyncio
+import time
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from aiokafka import AIOKafkaConsumer
+
+from tests.benchmarks.arena import Arena, Run, Ticks
+from tests.benchmarks.fetching import Stamp
+
+START_S = 120.0  # to import, compile, join the group and write a first prediction
+POLL_S = 0.1
+STALL_S = 30.0  # no new predictions for so long, and not done: it hangs
+# The steady part: without caches and compilers warming up, and without the last partition's end.
+SKIPPED, LONGEST_SKIP_S, KEPT = 0.2, 4.0, 0.95
+
+
+class Drain(NamedTuple):
+    """One run."""
+
+    ticks_per_s: float
+    cpu_s_per_million: float
+    rss_mb: float  # the largest seen
+    predictions: int  # all of them checked
+    start_s: float  # from the start of the process to its first prediction
+
+
+class _Sample(NamedTuple):
+    at_s: float
+    count: int
+    cpu_s: float
+
+
+async def drain(arena: Arena, name: str, form: str, given: Ticks, *, longest_s: float) -> Drain:
+    """Run a contender on ``given`` for at most ``longest_s`` from its first prediction on, and check its output.
+
+    Raises:
+        MissingContenderError: It cannot be run here.
+        WrongOutputError: Its output is not what it must be.
+        RuntimeError: It ended by itself, or stopped writing.
+    """
+    async with arena.run(name, form, given) as run:
+        samples, rss_mb, start_s = await _watched(arena, run, given.count, longest_s)
+    stamps = await arena.judged(run.out_topic, given)
+    await arena.clear(run)
+    first_ms, last_ms = _steady(stamps)
+    counted = sum(stamp.records for stamp in stamps if first_ms < stamp.time_ms <= last_ms)
+    return Drain(
+        ticks_per_s=counted / (last_ms - first_ms) * 1e3,
+        cpu_s_per_million=_cpu_s_per_million(samples),
+        rss_mb=rss_mb,
+        predictions=sum(stamp.records for stamp in stamps),
+        start_s=start_s,
+    )
+
+
+async def _watched(arena: Arena, run: Run, total: int, longest_s: float) -> tuple[list[_Sample], float, float]:
+    consumer = AIOKafkaConsumer(bootstrap_servers=arena.bootstrap)
+    await consumer.start()
+    began = time.monotonic()
+    samples: list[_Sample] = []
+    rss_bytes, grown = 0, began + START_S - STALL_S
+    try:
+        while True:
+            run.process.check()
+            count = await arena.ends(consumer, run.out_topic)
+            usage, now = run.process.usage(), time.monotonic()
+            rss_bytes = max(rss_bytes, usage.rss_bytes)
+            if count and (not samples or count > samples[-1].count):
+                grown = now
+                samples.append(_Sample(now, count, usage.cpu_s))
+            if samples and (count >= total or now - samples[0].at_s > longest_s):
+                return samples, rss_bytes / 1e6, samples[0].at_s - began
+            if now - grown > STALL_S:
+                raise RuntimeError(f"no more than {count} of {total} predictions came:\n{run.process.tail()}")
+            await asyncio.sleep(POLL_S)
+    finally:
+        await consumer.stop()
+
+
+def _steady(stamps: Sequence[Stamp]) -> tuple[int, int]:
+    """Return the times, ms, between which the contender works evenly."""
+    total, seen = sum(stamp.records for stamp in stamps), 0
+    first_ms = last_ms = stamps[0].time_ms
+    for stamp in stamps:
+        seen += stamp.records
+        if seen <= SKIPPED * total and stamp.time_ms - stamps[0].time_ms <= LONGEST_SKIP_S * 1000:
+            first_ms = stamp.time_ms
+        last_ms = stamp.time_ms
+        if seen >= KEPT * total:
+            break
+    if last_ms <= first_ms:
+        raise RuntimeError(f"{total} predictions in {len(stamps)} batches are too few to measure a rate")
+    return first_ms, last_ms
+
+
+def _cpu_s_per_million(samples: Sequence[_Sample]) -> float:
+    first, last = samples[0], samples[-1]
+    until = first.at_s + LONGEST_SKIP_S
+    begin = next(s for s in samples if s.count >= SKIPPED * last.count or s.at_s >= until)
+    end = next(s for s in samples if s.count >= KEPT * last.count)
+    if end.count <= begin.count:
+        begin, end = first, last
+    return (end.cpu_s - begin.cpu_s) / (end.count - begin.count) * 1e6
