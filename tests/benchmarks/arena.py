@@ -16,6 +16,7 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
 
 from data_io.topics import admin, predictions, rows, ticks
+from ml_core.data_processor.plan import FeaturePlan
 from ml_core.spec import PipelineSpec, load
 from streams.local_kafka import broker
 from streams.transport import state_log
@@ -176,8 +177,13 @@ def model_home() -> Path:
     """Return the folder with the benchmark's model and model store, made on first use."""
     here = Path(__file__).parent
     parts = [here / name for name in ("pipeline.toml", "model.py", "workload.py")]
-    parts += [ROOT / "requirements.lock", *sorted((ROOT / "ml_core").rglob("*.py"))]
-    digest = hashlib.sha256(b"".join(path.read_bytes() for path in parts)).hexdigest()[:12]
+    parts += [
+        ROOT / "requirements.lock",
+        ROOT / "ml_core" / "contract.py",
+        *sorted((ROOT / "ml_core/model").glob("*.py")),
+    ]
+    plan = FeaturePlan.from_spec(load(PIPELINE)).hash
+    digest = hashlib.sha256(b"".join([plan.encode(), *(path.read_bytes() for path in parts)])).hexdigest()[:12]
     home = environments.CACHE / f"model-{digest}"
     if not (home / ".ready").is_file():
         home.mkdir(parents=True, exist_ok=True)

@@ -48,9 +48,14 @@ class Contender:
         """Process id."""
         return self._process.pid
 
+    @property
+    def has_ended(self) -> bool:
+        """True once the process is gone."""
+        return self._process.poll() is not None
+
     def check(self) -> None:
         """Raise where the process has ended by itself."""
-        if self._process.poll() is not None:
+        if self.has_ended:
             raise RuntimeError(f"the contender ended with {self._process.returncode}:\n{self.tail()}")
 
     def tail(self) -> str:
@@ -63,7 +68,7 @@ class Contender:
 
     def stop(self) -> int:
         """Ask it to stop and return its exit code; what does not stop in time is killed, with all of its session."""
-        if self._process.poll() is None:
+        if not self.has_ended:
             self._process.send_signal(signal.SIGTERM)
         try:
             return self._process.wait(STOP_S)

@@ -1,98 +1,121 @@
-"""A stock Faust app that does the windowing work: one event a tick, the same decoder, kernel and output topic.
+"""A stock Faust app: one event a tick as its documentation writes it, or many with `take_events` and bytes.
 
-usage: python -m tests.benchmarks.contenders.stock_faust BOOTSTRAP TICKS_TOPIC GROUP FEATURE_SET PARTITIONS
+usage: python -m tests.benchmarks.contenders.stock_faust \
+    BOOTSTRAP TICKS_TOPIC TOPIC_ID OUT_TOPIC GROUP MODEL_ONNX PARTITIONS [idiomatic|best]
 """
 
 import asyncio
 import signal
 import sys
 import tempfile
+from collections import defaultdict
 from pathlib import Path
+from typing import Any
 
 import faust
-import numpy as np
 
-from data_io.topics import rows as rows_topic
-from data_io.topics.tick_json import read_native
-from ml_core.data_processor import features, kernels
-from ml_core.data_processor.features import FeaturePlan, FeatureState
-from ml_core.spec import PipelineSpec
-from ml_core.types import RowBatch, SymbolTable
+from tests.benchmarks.contenders.bulk_output import BulkOutput
+from tests.benchmarks.contenders.steps import COMMIT_S, ManyTicks, Model, OneTick, Task, new_state, warm_up
 
-# Rows are written as Arrow batches of this many, as the worker does it: a record a row would cost stock Faust far more.
-ROWS_A_RECORD = 512
-ROW_DTYPES = (np.int64, np.int32, np.int32, np.int64, np.float64, np.float64, np.float32, np.uint8)
+TAKE, WITHIN_S = 2_000, 0.05
+_NAN = float("nan")
 
 
-class Partition:
-    """Feature state and unwritten rows of one partition; a tick costs one call of the kernel and no allocation."""
+class Tick(faust.Record, serializer="json"):
+    """A trade or a quote."""
 
-    def __init__(self, number: int, plan: FeaturePlan) -> None:
-        self.number, self.plan = number, plan
-        self.state = FeatureState(plan, SymbolTable())
-        self.tick = kernels.Ticks(*(np.zeros(1, dtype) for _, dtype in kernels.TICK_DTYPES))
-        rates = len(plan.compiled.program.rate_D)
-        self.scratch = kernels.Scratch(np.empty(rates), np.empty(kernels.IMPULSES))
-        self.row = kernels.Rows(
-            x_NF=np.empty((1, len(plan.names)), np.float32),
-            mid_N=np.empty(1),
-            spread_N=np.empty(1),
-            flags_N=np.empty(1, np.uint8),
-            tick_N=np.empty(1, np.int64),
-            accepted_N=np.zeros(1, np.bool_),
-        )
-        self.rows: list[tuple] = []
-
-    def step(self, offset: int, value: bytes) -> None:
-        """Decode one record and keep its row."""
-        tick = read_native(value)
-        symbol = self.state.symbols.add(tick.symbol)
-        fields = (tick.kind, symbol, tick.ts_ns, *tick[3:])
-        for column, field in zip(self.tick, fields, strict=True):
-            column[0] = field
-        row = self.row
-        if kernels.run(self.tick, self.plan.compiled.program, self.state.memory(), row, self.scratch):
-            about = (offset, 0, symbol, tick.ts_ns, row.mid_N[0], row.spread_N[0])
-            self.rows.append((*about, row.x_NF[0].copy(), row.flags_N[0]))
-
-    def take(self) -> RowBatch:
-        """Return the rows kept so far, as a batch, and forget them."""
-        by_column = zip(zip(*self.rows, strict=True), ROW_DTYPES, strict=True)
-        columns = [np.array(column, dtype) for column, dtype in by_column]
-        self.rows.clear()
-        return RowBatch(*columns, symbols=self.state.symbols.names)
+    type: str
+    symbol: str
+    ts: int
+    price: float = _NAN
+    size: float = _NAN
+    side: str | None = None
+    bid: float = _NAN
+    ask: float = _NAN
+    bid_size: float = _NAN
+    ask_size: float = _NAN
+    seq: int = -1
 
 
-async def main(bootstrap: str, topic: str, group: str, feature_set: str, partitions: int) -> None:
-    plan = FeaturePlan.from_spec(PipelineSpec(name=feature_set))
-    features.warm_up()
-    owned = {p: Partition(p, plan) for p in range(partitions)}
+class Prediction(faust.Record, serializer="json", include_metadata=False):
+    """What is written for a tick."""
+
+    id: str
+    symbol: str
+    ts: int
+    horizon: str
+    score: float | None
+    model: str
+    version: int
+    status: str
+    reason: str | None
+
+
+def idiomatic(app: faust.App, task: Task) -> None:
+    """An agent that takes one event at a time, with models and JSON by Faust."""
+    ticks = app.topic(task.ticks_topic, value_type=Tick)
+    predictions = app.topic(task.out_topic, value_type=Prediction)
+    step, states = OneTick(Model(task.model)), [new_state() for _ in range(int(task.partitions))]
+
+    async def predict(stream: Any) -> None:
+        async for event in stream.events():
+            message, tick = event.message, event.value
+            score, reason = step(states[message.partition], tick)
+            made = Prediction(
+                id=f"{task.topic_id}-{message.partition}-{message.offset}-0",
+                symbol=tick.symbol,
+                ts=tick.ts,
+                horizon="10s",
+                score=score,
+                model="bench",
+                version=1,
+                status="abstained" if reason else "ok",
+                reason=reason,
+            )
+            await predictions.send(key=tick.symbol, value=made, partition=message.partition)
+
+    app.agent(ticks)(predict)
+
+
+def best(app: faust.App, task: Task) -> None:
+    """An agent that takes many events at a time as bytes, and writes whole batches past Faust's producer."""
+    ticks = app.topic(task.ticks_topic, key_serializer="raw", value_serializer="raw", value_type=bytes)
+    model, output = Model(task.model), BulkOutput(task.bootstrap, task.out_topic)
+    steps = [ManyTicks(model, task.topic_id, partition) for partition in range(int(task.partitions))]
+
+    async def predict(stream: Any) -> None:
+        await output.start()
+        try:
+            async for events in stream.take_events(TAKE, within=WITHIN_S):
+                found: dict[int, tuple[list[int], list[bytes]]] = defaultdict(lambda: ([], []))
+                for event in events:
+                    offsets, values = found[event.message.partition]
+                    offsets.append(event.message.offset)
+                    values.append(event.value)
+                for partition, (offsets, values) in found.items():
+                    await output.send(partition, steps[partition](offsets, values))
+                # Faust takes the events for done, and commits them, once the next ones are asked for
+                await output.settle()
+        finally:
+            await output.stop()
+
+    app.agent(ticks)(predict)
+
+
+async def main(task: Task) -> None:
     app = faust.App(
-        group,
-        broker=f"kafka://{bootstrap}",
+        task.group,
+        broker=f"kafka://{task.bootstrap}",
         store="memory://",
         web_enabled=False,
         topic_disable_leader=True,
         datadir=Path(tempfile.mkdtemp()),
         consumer_auto_offset_reset="earliest",
+        broker_commit_interval=COMMIT_S,
+        producer_acks=-1,
         loop=asyncio.get_running_loop(),
     )
-    ticks = app.topic(topic, key_type=bytes, value_type=bytes, key_serializer="raw", value_serializer="raw")
-    out = app.topic(rows_topic.name(feature_set), key_serializer="raw", value_serializer="raw")
-
-    async def publish(partition: Partition) -> None:
-        encoded = rows_topic.encode(partition.take(), plan.names, plan.hash, features.KERNEL_VERSION)
-        for key, value, headers in encoded:
-            await out.send(key=key, value=value, headers=dict(headers), partition=partition.number)
-
-    async def windowing(stream) -> None:
-        async for event in stream.events():
-            partition = owned[event.message.partition]
-            partition.step(event.message.offset, event.value)
-            if len(partition.rows) >= ROWS_A_RECORD:
-                await publish(partition)
-
-    app.agent(ticks, name="windowing")(windowing)
+    {"idiomatic": idiomatic, "best": best}[task.form](app, task)
     stop = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
     await app.start()
@@ -101,4 +124,5 @@ async def main(bootstrap: str, topic: str, group: str, feature_set: str, partiti
 
 
 if __name__ == "__main__":
-    asyncio.run(main(*sys.argv[1:5], int(sys.argv[5])))
+    warm_up()
+    asyncio.run(main(Task(*sys.argv[1:])))
