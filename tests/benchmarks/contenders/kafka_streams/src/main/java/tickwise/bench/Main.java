@@ -1,0 +1,72 @@
+package tickwise.bench;
+
+import java.nio.file.Files;
+import java.nio.file.Path;
+import java.time.Duration;
+import java.util.Properties;
+import java.util.concurrent.CountDownLatch;
+import org.apache.kafka.clients.consumer.ConsumerConfig;
+import org.apache.kafka.streams.KafkaStreams;
+import org.apache.kafka.streams.StreamsConfig;
+import org.apache.kafka.streams.errors.StreamsUncaughtExceptionHandler.StreamThreadExceptionResponse;
+import sun.misc.Signal;
+
+/** Runs one form until SIGTERM: BOOTSTRAP TICKS_TOPIC TOPIC_ID OUT_TOPIC GROUP MODEL_ONNX PARTITIONS [FORM]. */
+public final class Main {
+    private Main() {}
+
+    public static void main(String[] words) throws Exception {
+        Arguments arguments = new Arguments(
+                words[0], words[1], words[2], words[3], words[4], words[5], Integer.parseInt(words[6]));
+        String form = words.length > 7 ? words[7] : "best";
+        CountDownLatch end = new CountDownLatch(1);
+        Signal.handle(new Signal("TERM"), signal -> end.countDown());
+        Path folder = Files.createTempDirectory("contender-");
+        boolean failed;
+        try (Model model = new Model(arguments.model());
+                KafkaStreams streams = switch (form) {
+                    case "idiomatic" -> idiomatic(arguments, model, folder);
+                    case "best" -> best(arguments, model, folder);
+                    default -> throw new IllegalArgumentException("no form " + form);
+                }) {
+            boolean[] died = {false};
+            streams.setUncaughtExceptionHandler(error -> {
+                error.printStackTrace();
+                died[0] = true;
+                end.countDown();
+                return StreamThreadExceptionResponse.SHUTDOWN_CLIENT;
+            });
+            streams.start();
+            end.await();
+            streams.close(Duration.ofSeconds(15));
+            streams.cleanUp();
+            failed = died[0];
+        }
+        Files.deleteIfExists(folder);
+        System.exit(failed ? 1 : 0);
+    }
+
+    private static KafkaStreams idiomatic(Arguments arguments, Model model, Path folder) {
+        Properties settings = settings(arguments, folder);
+        Idiomatic.configure(settings);
+        return new KafkaStreams(Idiomatic.topology(arguments, model), settings);
+    }
+
+    private static KafkaStreams best(Arguments arguments, Model model, Path folder) {
+        Properties settings = settings(arguments, folder);
+        Best.configure(settings);
+        HeldOffsets held = new HeldOffsets(arguments.partitions());
+        return new KafkaStreams(Best.topology(arguments, model, held), settings, new HoldingClients(held));
+    }
+
+    private static Properties settings(Arguments arguments, Path folder) {
+        Properties settings = new Properties();
+        settings.put(StreamsConfig.APPLICATION_ID_CONFIG, arguments.group());
+        settings.put(StreamsConfig.BOOTSTRAP_SERVERS_CONFIG, arguments.bootstrap());
+        settings.put(StreamsConfig.STATE_DIR_CONFIG, folder.toString());
+        settings.put(StreamsConfig.NUM_STREAM_THREADS_CONFIG, 1);
+        settings.put(StreamsConfig.COMMIT_INTERVAL_MS_CONFIG, 5000);
+        settings.put(StreamsConfig.consumerPrefix(ConsumerConfig.AUTO_OFFSET_RESET_CONFIG), "earliest");
+        return settings;
+    }
+}
