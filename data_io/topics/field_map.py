@@ -8,6 +8,7 @@ import msgspec
 from msgspec import Struct
 
 from data_io.topics.tick_json import check_text, decode_field, split_object
+from data_io.topics.tick_plan import mapped_plan
 from data_io.topics.tick_rules import FIELDS, BadTickError, Tick, check
 from ml_core.errors import SpecError
 from ml_core.spec import FieldMap
@@ -40,6 +41,7 @@ class MappedReader:
         self._side_is_maker = split.get("side", (None, ""))[1] == "maker"
         self._optional = frozenset(FIELDS) - given.keys()
         self._decode, self._get = _typed(self._in_value)
+        self.plan = mapped_plan(self._paths, ts_unit=self._unit_ns, is_maker=self._side_is_maker)
 
     def __call__(self, key: bytes | None, value: bytes | None) -> Tick:
         """Return the tick of one record.

@@ -3,6 +3,7 @@
 import numpy as np
 
 from data_io.topics.tick_kernel import SymbolArrays, insert
+from data_io.topics.tick_rules import MAX_SYMBOL_BYTES
 from ml_core.types import SymbolTable
 
 _FEWEST_SLOTS = 1024
@@ -23,10 +24,12 @@ class SymbolIndex:
         new = [_plain(name) for name in symbols.names[known:]]
         old = self._arrays
         length_M = np.concatenate([old.text_len_M, np.array([len(text) for text in new], np.int32)])
+        room_M = -(-length_M.astype(np.int64) // 8) * 8
+        texts = b"".join(text.ljust(-(-len(text) // 8) * 8, b"\0") for text in new)
         arrays = SymbolArrays(
             slot_S=old.slot_S,
-            text=np.concatenate([old.text, np.frombuffer(b"".join(new), np.uint8)]),
-            text_at_M=np.cumsum(length_M, dtype=np.int64) - length_M,
+            text=np.concatenate([old.text, np.frombuffer(texts, np.uint8)]),
+            text_at_M=np.cumsum(room_M) - room_M,
             text_len_M=length_M,
         )
         if 2 * total > len(old.slot_S):
@@ -39,7 +42,8 @@ class SymbolIndex:
 
 def _plain(name: str) -> bytes:
     """Return the bytes of ``name``, or none: the kernel reads no other symbols than plain ASCII ones."""
-    return name.encode() if name.isascii() and name.isprintable() and not set(name) & set(' "\\') else b""
+    is_plain = name.isascii() and name.isprintable() and not set(name) & set(' "\\')
+    return name.encode() if is_plain and len(name) <= MAX_SYMBOL_BYTES else b""
 
 
 def _empty(slots: int) -> SymbolArrays:

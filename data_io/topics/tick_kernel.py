@@ -1,305 +1,175 @@
-"""Parses ticks of the native JSON format in place, without an object a tick; what it takes, it takes exactly.
+"""Parses ticks from JSON in place, without an object a tick; what it takes, it takes exactly.
 
-It knows one plain way to write a tick: ASCII without escapes, no containers, no field twice, a symbol it knows.
-Whatever else it meets it leaves to the exact decoder, record by record, so that only one place judges what is wrong.
+A plan says which keys lead to which fields: those of the native format, or those of a user's map. Records of one
+producer differ in their values only, so the first of a kind is read by the rules of JSON and its layout is kept: the
+bytes between the values. What follows is compared with those bytes, 8 at a time, and only its values are read.
 
-The kernels work on addresses: handing an array from one to the next counts references, which costs as much as parsing.
-Every read of ``_byte`` stands behind a comparison with the end of the value. All kernels of a call chain stand in one
-file, because numba's cache does not notice a change in another one.
+It knows one plain way to write a tick: ASCII without escapes, no known field twice, a symbol it knows. Whatever else
+it meets it leaves to the exact decoder, record by record, so that only one place judges what is wrong.
 
-Shapes: N records, S slots of the hash table, M symbols, 11 fields.
+Shapes: N records, S slots of the hash table, M symbols, O objects, K keys, L layouts, 11 fields.
 """
 
+import zlib
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numba
 import numpy as np
-from llvmlite import ir  # type: ignore[import-untyped]  # ships no types
-from numba import types
-from numba.extending import intrinsic
 
-from data_io.topics.decimals import LARGEST_POWER, POWERS_OF_FIVE, SMALLEST_POWER
+from data_io.topics import json_scan
+from data_io.topics.json_scan import (
+    FALS,
+    LOW_32,
+    LOW_40,
+    LOW_48,
+    LOW_56,
+    NULL,
+    SLACK,
+    SPACES,
+    TRUE,
+    byte_at,
+    decimal,
+    inlined,
+    integer,
+    kernel,
+    load,
+    low,
+    packed,
+    quote,
+    skip,
+    space,
+    value_place,
+)
 from data_io.topics.record_walk import Places
 from data_io.topics.tick_json import MAX_VALUE_BYTES
-from data_io.topics.tick_rules import MAX_INT64, MAX_SYMBOL_BYTES
-from ml_core.types import Bool, Int32, Int64, UInt8
+from data_io.topics.tick_rules import MAX_SYMBOL_BYTES
+from ml_core.types import Bool, Int8, Int32, Int64, UInt8
 
-# Numbers of the fields, which are also the rows of what the kernel fills; those below 6 are bits of a float64.
+# Numbers of the fields; those below 6 are bits of a float64.
 PRICE, SIZE, BID, ASK, BID_SIZE, ASK_SIZE, TYPE, SYMBOL, TS, SIDE, SEQ = range(11)
-_UNKNOWN = 11
-_ALWAYS = 1 << TYPE | 1 << SYMBOL | 1 << TS
+_MAKER, _SKIP = 11, 12  # further kinds of values: whether the buyer was the maker, and what nobody asked for
+FIRST_OBJECT = 16  # of what a key leads to: fields below, objects from here on
+MAX_KEYS = 62  # one bit of an int64 a key
 # Bounds the search for a symbol when someone sends symbols with colliding hashes; those are left to the exact decoder.
 MAX_PROBES = 64
+# A producer writes a few kinds of messages; one that mixes more pays for reading each by the rules.
+LAYOUTS = 8
+LAYOUT_BYTES, LAYOUT_VALUES = 2048, 64  # of one layout; a longer one is read by the rules every time
 
-_kernel = numba.njit(cache=True, nogil=True)
+_TRADE, _QUOTE, _BUY, _SELL = map(packed, ('"trade"', '"quote"', '"buy"', '"sell"'))
+_HASH_PRIME = np.uint64(0x9E3779B97F4A7C15)
+_OF_A_TRADE, _OF_A_QUOTE = 1 << PRICE | 1 << SIZE, 1 << BID | 1 << ASK | 1 << BID_SIZE | 1 << ASK_SIZE
+_NAN_BITS = np.array([np.nan]).view(np.int64)[0]
 
 
 class SymbolArrays(NamedTuple):
     """A hash table from the bytes of a symbol to its index, with open addressing."""
 
     slot_S: Int32  # index of a symbol, -1: free; S is a power of two
-    text: UInt8  # the bytes of all symbols, one after the other
+    text: UInt8  # the bytes of all symbols, each from a multiple of 8 on and with a 0 behind it at least
     text_at_M: Int64  # where the bytes of a symbol begin
     text_len_M: Int32  # 0: this symbol is not in the table
+
+
+class Plan(NamedTuple):
+    """Where the fields of a tick lie; object 0 is the outermost."""
+
+    first_key_O: Int64  # and one more: the keys of object o are first_key_O[o] to first_key_O[o + 1]
+    parent_O: Int64
+    text: UInt8  # the keys, one after the other
+    text_at_K: Int64
+    text_len_K: Int64
+    leads_to_K: Int64  # a field, or FIRST_OBJECT + an object
+    given: int  # a bit a field: it has a key, so a tick of its kind must have it
+    ts_unit: int  # ns
+    ts_most: int  # units that fit 64 bits as ns
+    is_lenient: bool  # numbers may be text, a side may have any case
+    is_maker: bool  # the field of the side says whether the buyer was the maker
+    symbol_is_key: bool  # of the record
 
 
 class Parsed(NamedTuple):
     """Ticks as the kernel has read them."""
 
     taken_N: Bool  # False: left to the exact decoder, and the values mean nothing
-    value_FN: Int64  # [field, record]
+    kind_N: Int8
+    symbol_N: Int32
+    ts_ns_N: Int64
+    side_N: Int8
+    seq_N: Int64
+    bits_FN: Int64  # [field, record], of the float64 of the fields below 6
 
 
-def parse(data: bytes, places: Places, symbols: SymbolArrays) -> Parsed:
-    """Return the ticks in the values of the records at ``places`` of ``data``."""
-    n = len(places.offset_N)
-    parsed = Parsed(np.empty(n, np.bool_), np.empty((11, n), np.int64))
-    address = np.frombuffer(data, np.uint8).ctypes.data if data else 0
-    _parse(address, places.value_at_N, places.value_len_N, places.typed_N, symbols, *parsed)
-    return parsed
+class Layouts(NamedTuple):
+    """The layouts met so far."""
+
+    text_LC: UInt8  # the bytes between the values, each piece filled up to a multiple of 8
+    step_LV: Int64  # a piece's length and the kind of the value behind it: length * 16 + kind
+    count_L: Int64  # pieces; 0: no layout
+    seen_L: Int64  # a bit a field
+    kind_L: Int64  # trade or quote
 
 
-@intrinsic
-def _byte(_context: Any, _address: Any) -> Any:
-    """Return the byte at an address."""
-
-    def load(_context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
-        return builder.load(builder.inttoptr(arguments[0], _BYTE_POINTER))
-
-    return types.uint8(types.int64), load
-
-
-_BYTE_POINTER = ir.IntType(8).as_pointer()
-
-
-def _packed(word: str) -> np.uint64:
-    return np.uint64(int.from_bytes(word.encode(), "big"))
-
-
-_NUMBERS = tuple(map(_packed, ("price", "size", "bid", "ask", "bid_size", "ask_size")))
-_TYPE, _SYMBOL, _TS, _SIDE, _SEQ = map(_packed, ("type", "symbol", "ts", "side", "seq"))
-_TRADE, _QUOTE, _BUY, _SELL = map(_packed, ("trade", "quote", "buy", "sell"))
-_TRUE, _FALSE, _NULL = map(_packed, ("true", "false", "null"))
-_NAN_BITS = np.array([np.nan]).view(np.int64)[0]
-_LOW_32 = np.uint64(0xFFFFFFFF)
-_ALL_64 = np.uint64(0xFFFFFFFFFFFFFFFF)
-_MANTISSA_TOP = np.uint64(1 << 52)
-_FNV_START, _FNV_PRIME = np.uint64(14695981039346656037), np.uint64(1099511628211)
-
-
-@_kernel
-def _product(x: Any, y: Any) -> tuple[Any, Any]:
-    """Return the high and low 64 bits of a product of two uint64."""
-    half = numba.uint64(32)
-    x_high, x_low, y_high, y_low = x >> half, x & _LOW_32, y >> half, y & _LOW_32
-    low, middle = x_low * y_low, x_high * y_low
-    cross = (low >> half) + (middle & _LOW_32) + x_low * y_high
-    return x_high * y_high + (middle >> half) + (cross >> half), (cross << half) | (low & _LOW_32)
-
-
-@_kernel
-def _float_bits(digits: Any, power: int) -> Any:
-    """Return the bits of the float64 nearest to ``digits * 10 ** power``; 0 where it is 0 or not certain.
-
-    Source: Daniel Lemire, "Number parsing at a gigabyte per second", 2021, https://arxiv.org/abs/2101.11408.
-    """
-    nothing, one = numba.uint64(0), numba.uint64(1)
-    if digits == nothing or power < SMALLEST_POWER or power > LARGEST_POWER:
-        return nothing
-    zeros = 0  # leading ones
-    width = 32
-    while width:
-        if digits >> numba.uint64(64 - width) == nothing:
-            digits <<= numba.uint64(width)
-            zeros += width
-        width >>= 1
-    high, low = _product(digits, POWERS_OF_FIVE[power - SMALLEST_POWER, 0])
-    if high & numba.uint64(0x1FF) == numba.uint64(0x1FF):  # the bits below the 55 that count could still carry
-        more, _ = _product(digits, POWERS_OF_FIVE[power - SMALLEST_POWER, 1])
-        low += more
-        if more > low:
-            high += one
-        if low == _ALL_64:
-            return nothing
-    top = high >> numba.uint64(63)
-    shift = top + numba.uint64(9)
-    mantissa = high >> shift
-    # 217706 / 2 ** 16 is log2(10) to the precision that this range of powers needs
-    exponent = ((217706 * power) >> 16) + 63 + numba.int64(top) - zeros + 1023
-    if exponent <= 0 or exponent >= 2046:
-        return nothing
-    is_tie = low <= one and -4 <= power <= 23 and mantissa & numba.uint64(3) == one and mantissa << shift == high
-    if not is_tie:
-        mantissa += mantissa & one
-    mantissa >>= one
-    if mantissa >= _MANTISSA_TOP << one:
-        mantissa, exponent = _MANTISSA_TOP, exponent + 1
-    return numba.uint64(exponent) << numba.uint64(52) | mantissa & ~_MANTISSA_TOP
-
-
-@_kernel
-def _digits(at: int, end: int, value: Any, count: int) -> tuple[Any, int, int]:
-    """Append the digits at ``at`` to ``value``; return it, its digits without leading zeros, and the place behind."""
-    zero = numba.uint64(0)
-    while at < end and 48 <= _byte(at) <= 57:
-        value = value * numba.uint64(10) + numba.uint64(_byte(at) - 48)
-        if value != zero:
-            count += 1
-        at += 1
-    return value, count, at
-
-
-@_kernel
-def _decimal(at: int, end: int) -> tuple[Any, int]:
-    """Return the bits of a JSON number without a sign (0: not certain) and the place behind it (-1: none)."""
-    zero = numba.uint64(0)
-    start = at
-    value, count, at = _digits(at, end, zero, 0)
-    if at == start or (_byte(start) == 48 and at > start + 1):
-        return zero, -1
-    power = 0
-    if at < end and _byte(at) == 46:
-        start = at + 1
-        value, count, at = _digits(start, end, value, count)
-        power = start - at
-        if power == 0:
-            return zero, -1
-    if at < end and (_byte(at) | 32) == 101:  # e
-        at += 1
-        sign = 1
-        if at < end and (_byte(at) == 43 or _byte(at) == 45):
-            sign = 44 - numba.int64(_byte(at))
-            at += 1
-        start = at
-        exponent, _, at = _digits(at, end, zero, 0)
-        if at == start or at > start + 4:
-            return zero, -1
-        power += sign * numba.int64(exponent)
-    # 19 digits fit 64 bits
-    return (_float_bits(value, power) if count <= 19 else zero), at
-
-
-@_kernel
-def _integer(at: int, end: int) -> Any:
-    """Return an integer of ``[0, 2**63)`` and the place behind it; place -1 where there is none."""
-    start = at
-    value, count, at = _digits(at, end, numba.uint64(0), 0)
-    if at == start or (_byte(start) == 48 and at > start + 1) or count > 19 or value > numba.uint64(MAX_INT64):
-        return 0, -1
-    return numba.int64(value), at
-
-
-@_kernel
-def _space(at: int, end: int) -> int:
-    while at < end and (_byte(at) == 32 or _byte(at) == 10 or _byte(at) == 13 or _byte(at) == 9):
-        at += 1
-    return at
-
-
-@_kernel
-def _word(at: int, end: int) -> tuple[Any, int]:
-    """Return a string packed into 64 bits (0: more than 8 bytes) and the place behind its quote (-1: not plain)."""
-    packed, start = numba.uint64(0), at
-    while at < end:
-        byte = _byte(at)
-        if byte == 34:
-            return (packed if at - start <= 8 else numba.uint64(0)), at + 1
-        if byte < 32 or byte > 126 or byte == 92:
-            break
-        packed = packed << numba.uint64(8) | numba.uint64(byte)
-        at += 1
-    return numba.uint64(0), -1
-
-
-@_kernel
-def _literal(at: int, end: int) -> tuple[Any, int]:
-    """Return lower-case letters packed into 64 bits and the place behind them."""
-    packed, start = numba.uint64(0), at
-    while at < end and 97 <= _byte(at) <= 122 and at - start < 8:
-        packed = packed << numba.uint64(8) | numba.uint64(_byte(at))
-        at += 1
-    return packed, at
-
-
-@_kernel
-def _skip(at: int, end: int) -> int:
-    """Return the place behind a value that nobody asked for; -1 where it is no plain scalar."""
-    if _byte(at) == 34:
-        _, behind = _word(at + 1, end)
-        return int(behind)
-    packed, behind = _literal(at, end)
-    if packed in (_TRUE, _FALSE, _NULL):
-        return int(behind)
-    if _byte(at) == 45:
-        at += 1
-    start = at
-    _, _, at = _digits(at, end, numba.uint64(0), 0)
-    if at == start or (_byte(start) == 48 and at > start + 1):
-        return -1
-    if at < end and _byte(at) == 46:
-        start = at + 1
-        _, _, at = _digits(start, end, numba.uint64(0), 0)
-        if at == start:
-            return -1
-    return at
-
-
-@_kernel
-def _side(at: int, end: int) -> Any:
+@inlined
+def _side(at: int, end: int, is_lenient: bool) -> Any:
     """Return a side and the place behind it (-1: none)."""
-    byte = _byte(at)
-    if byte == 34:
-        word, at = _word(at + 1, end)
-        if word == _BUY:
-            return 1, at
-        return -1, (at if word == _SELL else -1)
+    byte = byte_at(at)
     if 48 <= byte <= 49:
         return byte - 48, at + 1
-    if byte == 45 and at + 1 < end and _byte(at + 1) == 49:
-        return -1, at + 2
-    word, at = _literal(at, end)
-    return 0, (at if word == _NULL else -1)
+    if byte == 45:
+        return -1, (at + 2 if byte_at(at + 1) == 49 else -1)
+    word = load(at)
+    if is_lenient:
+        word |= SPACES  # lower case; a quote is unchanged, and of all bytes only letters become letters
+    if word & LOW_40 == _BUY and byte_at(at + 4) == 34 == byte:
+        return 1, at + 5
+    return -1, (at + 6 if word & LOW_48 == _SELL and byte_at(at + 5) == 34 == byte else -1)
 
 
-@_kernel
-def _hash(at: int, end: int) -> Any:
-    value = _FNV_START
-    for i in range(at, end):
-        value = (value ^ numba.uint64(_byte(i))) * _FNV_PRIME
-    return value ^ value >> numba.uint64(32)
+@inlined
+def _hash(at: int, length: int) -> Any:
+    value = _HASH_PRIME
+    while length > 0:
+        value = (value ^ low(load(at), min(length, 8))) * _HASH_PRIME
+        value ^= value >> numba.uint64(32)
+        at, length = at + 8, length - 8
+    return value * _HASH_PRIME >> numba.uint64(32)
 
 
-@_kernel
-def _is_equal(at: int, other: int, length: int) -> bool:
-    for i in range(length):  # noqa: SIM110 - compiled without generators
-        if _byte(at + i) != _byte(other + i):
-            return False
-    return True
-
-
-@_kernel
-def _find_symbol(at: int, end: int, symbols: Any) -> int:
-    """Return the index of the symbol that is the bytes ``[at, end)``; -1 where it is not in the table."""
+@inlined
+def _find_symbol(at: int, length: int, symbols: Any) -> Any:
+    """Return the index of the symbol that stands at ``at``; -1 where it is not in the table."""
     last = symbols.slot_S.shape[0] - 1
-    place = numba.int64(_hash(at, end) & numba.uint64(last))
+    place = numba.int64(_hash(at, length) & numba.uint64(last))
     for _ in range(MAX_PROBES):
-        index = symbols.slot_S[place]
+        index = numba.int64(symbols.slot_S[place])
         if index < 0:
             return -1
         text_at = symbols.text.ctypes.data + symbols.text_at_M[index]
-        if symbols.text_len_M[index] == end - at and _is_equal(at, text_at, end - at):
-            return int(index)
+        if symbols.text_len_M[index] == length and _is_equal(at, text_at, length):
+            return index
         place = (place + 1) & last
     return -1
 
 
-@_kernel
+@inlined
+def _is_equal(at: int, text_at: int, length: int) -> Any:
+    """Return whether ``length`` bytes, at least one, are equal."""
+    while length > 8:
+        if load(at) != load(text_at):
+            return False
+        at, text_at, length = at + 8, text_at + 8, length - 8
+    return low(load(at) ^ load(text_at), length) == numba.uint64(0)
+
+
+@kernel
 def insert(symbols: Any, first: int) -> None:
     """Put the symbols from ``first`` on into their slots; one that finds no slot within MAX_PROBES stays out."""
     last = symbols.slot_S.shape[0] - 1
     for index in range(first, symbols.text_at_M.shape[0]):
-        at, length = symbols.text.ctypes.data + symbols.text_at_M[index], symbols.text_len_M[index]
-        place = numba.int64(_hash(at, at + length) & numba.uint64(last))
+        length = numba.int64(symbols.text_len_M[index])
+        place = numba.int64(_hash(symbols.text.ctypes.data + symbols.text_at_M[index], length) & numba.uint64(last))
         for _ in range(MAX_PROBES):
             if length == 0:
                 break
@@ -309,127 +179,256 @@ def insert(symbols: Any, first: int) -> None:
             place = (place + 1) & last
 
 
-@_kernel
-def _field(key: Any) -> int:
-    """Return the number of the field that is called ``key``."""
-    for i in range(6):
-        if key == _NUMBERS[i]:
-            return i
-    if key == _TYPE:
-        return TYPE
-    if key == _SYMBOL:
-        return SYMBOL
-    if key == _TS:
-        return TS
-    if key == _SIDE:
-        return SIDE
-    return SEQ if key == _SEQ else _UNKNOWN
+@inlined
+def _value(kind: int, at: int, end: int, plan: Any, symbols: Any, value_F: Any) -> Any:
+    """Read a value of ``kind`` into ``value_F``; return the place behind it, -1 where it is not plain.
 
-
-@_kernel
-def _value_place(at: int, end: int) -> int:
-    """Return where the value behind a key begins; -1 where there is no colon or no value."""
-    if at < 0:
-        return -1
-    at = _space(at, end)
-    if at >= end or _byte(at) != 58:
-        return -1
-    at = _space(at + 1, end)
-    return at if at < end else -1
-
-
-@_kernel
-def _value(field: int, at: int, end: int) -> Any:  # noqa: PLR0911 - one a kind of value
-    """Return the value of ``field`` and the place behind it (-1: not plain); of a symbol its length."""
-    if field < 6:
-        bits, at = _decimal(at, end)
-        return numba.int64(bits), at
-    if field == TS:
-        return _integer(at, end)
-    if field == SIDE:
-        return _side(at, end)
-    if field == SEQ:
-        word, behind = _literal(at, end)
-        return (-1, behind) if word == _NULL else _integer(at, end)
-    if field == _UNKNOWN:
-        return 0, _skip(at, end)
-    if _byte(at) != 34:
-        return 0, -1
-    word, behind = _word(at + 1, end)
-    if field == SYMBOL:
-        return behind - at - 2, behind
-    return (0 if word == _TRADE else (1 if word == _QUOTE else -1)), behind
-
-
-@_kernel
-def _fields(at: int, end: int, value_FN: Any, n: int) -> tuple[int, int]:
-    """Read the fields of the object in ``[at, end)`` into column ``n``.
-
-    Returns:
-        A set of bits, one a field, or -1 where the object is not plain; and where the symbol stands.
+    Text is read between its quotes, but for a side. A symbol that is not in the table becomes -1.
     """
-    at = _space(at, end)
-    if at >= end or _byte(at) != 123:
-        return -1, 0
-    seen, symbol_at, byte = 0, 0, 44
-    while byte == 44:
-        at = _space(at + 1, end)
-        if at >= end or _byte(at) != 34:
-            return -1, 0
-        key, at = _word(at + 1, end)
-        at = _value_place(at, end)
-        if at < 0:
-            return -1, 0
-        field = _field(key)
-        if field == SYMBOL:
-            symbol_at = at + 1
-        value, at = _value(field, at, end)
-        if at < 0 or (field != _UNKNOWN and seen >> field & 1):
-            return -1, 0
-        if field != _UNKNOWN:
-            value_FN[field, n] = value
-        seen |= 1 << field
-        at = _space(at, end)
-        if at >= end:
-            return -1, 0
-        byte = _byte(at)
-    return (seen if byte == 125 and _space(at + 1, end) == end else -1), symbol_at
+    if kind < 6:
+        value_F[kind], at = decimal(at, end)
+    elif kind == _SKIP:
+        at = skip(at, end)
+    elif kind == SYMBOL:
+        start = at
+        at = quote(at, end)
+        value_F[SYMBOL] = _find_symbol(start, at - start, symbols) if 0 < at - start <= MAX_SYMBOL_BYTES else -1
+    elif kind == TS:
+        value, at = integer(at, end)
+        value_F[TS] = value * plan.ts_unit if value <= plan.ts_most else 0
+    elif kind == SEQ:
+        value_F[SEQ], at = integer(at, end)
+    elif kind == SIDE:
+        value_F[SIDE], at = _side(at, end, plan.is_lenient)
+    else:
+        word = load(at) & LOW_32  # the buyer was the maker, so the seller took
+        is_maker = word == TRUE
+        value_F[SIDE] = -1 if is_maker else 1
+        at = at + 4 if is_maker else (at + 5 if word == FALS and byte_at(at + 4) == 101 else -1)
+    return at
 
 
-@_kernel
-def _is_valid(value_FN: Any, n: int) -> bool:
-    """Return whether column ``n`` is a valid tick but for its symbol; what does not apply to its kind is cleared."""
-    kind = value_FN[TYPE, n]
-    if kind < 0 or value_FN[TS, n] <= 0:
-        return False
-    first, behind = (PRICE, BID) if kind == 0 else (BID, TYPE)
-    for field in range(6):
-        if field < first or field >= behind:
-            value_FN[field, n] = _NAN_BITS
-        elif value_FN[field, n] == 0:
+@inlined
+def _follow(at: int, end: int, layout: int, layouts: Any, plan: Any, symbols: Any, value_F: Any) -> Any:
+    """Read the values of an object if it is written as ``layout``; return whether it is."""
+    text_at = layouts.text_LC.ctypes.data + layout * LAYOUT_BYTES
+    last = layouts.count_L[layout] - 1
+    for i in range(last + 1):
+        step = layouts.step_LV[layout, i]
+        length = step >> 4
+        if length > end - at or not _is_equal(at, text_at, length):
             return False
-    if kind == 0:
-        return True
-    value_FN[SIDE, n] = 0
-    # Positive floats are ordered as their bits are.
-    return bool(value_FN[ASK, n] >= value_FN[BID, n])
+        at += length
+        text_at += length + 7 & -8
+        if i < last:
+            at = _value(step & 15, at, end, plan, symbols, value_F)
+            if at < 0:
+                return False
+    return at == end
 
 
-@_kernel
-def _parse(address: int, at_N: Any, length_N: Any, typed_N: Any, symbols: Any, taken_N: Any, value_FN: Any) -> None:
-    for n in range(at_N.shape[0]):
-        taken_N[n] = False
-        length = length_N[n]
-        if typed_N[n] or length <= 0 or length > MAX_VALUE_BYTES:
+@kernel
+def _keep(layouts: Any, layout: int, pieces: int, used: int, at: int, behind: int, kind: int) -> int:
+    """Append the text of ``[at, behind)`` to a layout; return its length so far, LAYOUT_BYTES where it is full."""
+    length = behind - at
+    if pieces >= LAYOUT_VALUES or used + length + 8 > LAYOUT_BYTES:
+        return LAYOUT_BYTES
+    for i in range(length):
+        layouts.text_LC[layout, used + i] = byte_at(at + i)
+    layouts.step_LV[layout, pieces] = length << 4 | kind
+    return used + (length + 7 & -8)
+
+
+@kernel
+def _key(at: int, length: int, parent: int, plan: Any) -> int:
+    """Return the number of the key ``[at, at + length)`` of an object; -1 where no field is found through it."""
+    for k in range(plan.first_key_O[parent], plan.first_key_O[parent + 1]):
+        if plan.text_len_K[k] == length and _is_equal(at, plan.text.ctypes.data + plan.text_at_K[k], length):
+            return k
+    return -1
+
+
+@kernel
+def _is_null(at: int) -> Any:
+    return load(at) & LOW_32 == NULL
+
+
+@kernel
+def _learn(at: int, end: int, layout: int, layouts: Any, plan: Any, symbols: Any, value_F: Any) -> Any:  # noqa: PLR0911, PLR0912, PLR0915 - one loop, without recursion
+    """Read an object by the rules of JSON and keep its layout; return whether all of it is plain."""
+    piece_at = at
+    layouts.count_L[layout] = 0
+    pieces, used, parent = 0, 0, 0
+    seen, met, tick_kind = 0, 0, -1
+    at = space(at, end)
+    if at >= end or byte_at(at) != 123:
+        return False
+    is_first = True
+    while parent >= 0:
+        at = space(at + is_first, end)
+        if at >= end:
+            return False
+        byte = byte_at(at)
+        if byte == 125:
+            at += 1
+            parent = plan.parent_O[parent]
+            is_first = False
             continue
-        for field in range(6):
-            value_FN[field, n] = 0
-        value_FN[SIDE, n], value_FN[SEQ, n] = 0, -1
-        at = address + at_N[n]
-        seen, symbol_at = _fields(at, at + length, value_FN, n)
-        if seen < 0 or seen & _ALWAYS != _ALWAYS or not _is_valid(value_FN, n):
+        if not is_first:
+            if byte != 44:
+                return False
+            at = space(at + 1, end)
+            if at >= end:
+                return False
+            byte = byte_at(at)
+        is_first = False
+        if byte != 34:
+            return False
+        key_at = at + 1
+        at = quote(key_at, end)
+        k = _key(key_at, at - key_at, parent, plan)
+        at = value_place(at, end)
+        if at < 0:
+            return False
+        kind = _SKIP
+        if k >= 0:
+            if met >> k & 1:
+                return False
+            met |= 1 << k
+            kind = plan.leads_to_K[k]
+        byte = byte_at(at)
+        if kind >= FIRST_OBJECT:
+            if byte != 123:
+                return False
+            parent, is_first = kind - FIRST_OBJECT, True
             continue
-        length = value_FN[SYMBOL, n]
-        if 0 < length <= MAX_SYMBOL_BYTES:
-            value_FN[SYMBOL, n] = _find_symbol(symbol_at, symbol_at + length, symbols)
-            taken_N[n] = value_FN[SYMBOL, n] >= 0
+        if kind == TYPE:
+            word = load(at)
+            if word & LOW_56 != _TRADE and word & LOW_56 != _QUOTE:
+                return False
+            tick_kind = numba.int64(word & LOW_56 == _QUOTE)
+            at += 7
+            seen |= 1 << TYPE
+            continue
+        if kind not in (_SKIP, SYMBOL) and _is_null(at) and (plan.is_lenient or kind in (SIDE, SEQ)):
+            at += 4
+            continue
+        is_text = byte == 34 and kind not in (_SKIP, SIDE)
+        if (is_text and kind != SYMBOL and not plan.is_lenient) or (kind == SYMBOL and not is_text):
+            return False
+        at += is_text
+        if kind != _SKIP:
+            seen |= 1 << kind
+        if kind == SIDE and plan.is_maker:
+            kind = _MAKER
+        used = _keep(layouts, layout, pieces, used, piece_at, at, kind)
+        pieces += 1
+        piece_at = at = _value(kind, at, end, plan, symbols, value_F)
+        if at < 0 or at >= end:
+            return False
+        if is_text:
+            if byte_at(at) != 34:
+                return False
+            at += 1
+    if space(at, end) != end:
+        return False
+    used = _keep(layouts, layout, pieces, used, piece_at, end, 0)
+    layouts.count_L[layout] = pieces + 1 if used < LAYOUT_BYTES else 0
+    return _note_kind(layouts, layout, seen, tick_kind, plan)
+
+
+@kernel
+def _note_kind(layouts: Any, layout: int, seen: int, tick_kind: int, plan: Any) -> Any:
+    """Note which fields a layout has and which kind of tick they make; return whether they make one."""
+    given = plan.given
+    if not given >> TYPE & 1:
+        is_quote = seen >> BID & seen >> ASK & 1
+        if not is_quote and not seen >> PRICE & seen >> SIZE & 1:
+            is_quote = not given >> PRICE & 1
+        tick_kind = numba.int64(is_quote)
+    needed = given & (1 << TS | 1 << SYMBOL)
+    needed |= given & (_OF_A_TRADE if tick_kind == 0 else _OF_A_QUOTE)
+    layouts.seen_L[layout], layouts.kind_L[layout] = seen, tick_kind
+    return tick_kind >= 0 and seen & needed == needed
+
+
+@inlined
+def _take(n: int, layout: int, layouts: Any, value_F: Any, out: Any) -> Any:
+    """Write the values of a tick as row ``n``; return whether they are valid."""
+    seen, kind = layouts.seen_L[layout], layouts.kind_L[layout]
+    applies = seen & (_OF_A_TRADE if kind == 0 else _OF_A_QUOTE)
+    is_valid = value_F[SYMBOL] >= 0 and value_F[TS] > 0
+    for field in range(6):
+        bits = value_F[field] if applies >> field & 1 else _NAN_BITS
+        is_valid &= bits != 0  # 0 stands for 0 and for what is not certain
+        out.bits_FN[field, n] = bits
+    if applies >> BID & applies >> ASK & 1:
+        is_valid &= value_F[ASK] >= value_F[BID]  # positive floats are ordered as their bits are
+    out.kind_N[n] = kind
+    out.symbol_N[n] = value_F[SYMBOL]
+    out.ts_ns_N[n] = value_F[TS]
+    out.side_N[n] = value_F[SIDE] if kind == 0 and seen >> SIDE & 1 else 0
+    out.seq_N[n] = value_F[SEQ] if seen >> SEQ & 1 else -1
+    return is_valid
+
+
+def _compiled(_version: int) -> Any:
+    """Return the outermost kernel. Numba's cache notices the version, but not a change in another file."""
+
+    @kernel
+    def parse_all(address_2: Any, places: Any, plan: Any, symbols: Any, layouts: Any, value_F: Any, out: Any) -> int:
+        recent, spare = 0, 0
+        total = places.value_at_N.shape[0]
+        for n in range(total):
+            out.taken_N[n] = False
+            length = places.value_len_N[n]
+            if places.typed_N[n] or length <= 0 or length > MAX_VALUE_BYTES:
+                continue
+            address = address_2[numba.int64(n == total - 1)]
+            at = address + places.value_at_N[n]
+            layout = -1
+            for i in range(LAYOUTS):
+                tried = (recent + i) % LAYOUTS
+                if layouts.count_L[tried] and _follow(at, at + length, tried, layouts, plan, symbols, value_F):
+                    layout = tried
+                    break
+            if layout < 0:
+                if not _learn(at, at + length, spare, layouts, plan, symbols, value_F):
+                    layouts.count_L[spare] = 0
+                    continue
+                layout = spare
+                if layouts.count_L[spare]:
+                    spare = (spare + 1) % LAYOUTS
+            recent = layout
+            if plan.symbol_is_key:
+                key_len = places.key_len_N[n]
+                known = 0 < key_len <= MAX_SYMBOL_BYTES
+                value_F[SYMBOL] = _find_symbol(address + places.key_at_N[n], key_len, symbols) if known else -1
+            out.taken_N[n] = _take(n, layout, layouts, value_F, out)
+        return _version
+
+    return parse_all
+
+
+_parse = _compiled(zlib.crc32(Path(json_scan.__file__).read_bytes()))
+
+
+def parse(data: bytes | memoryview, places: Places, plan: Plan, symbols: SymbolArrays) -> Parsed:
+    """Return the ticks in the values of the records at ``places`` of ``data``."""
+    n = len(places.offset_N)
+    out = Parsed(
+        np.empty(n, np.bool_), np.empty(n, np.int8), np.empty(n, np.int32), np.empty(n, np.int64),
+        np.empty(n, np.int8), np.empty(n, np.int64), np.empty((6, n), np.int64),
+    )  # fmt: skip
+    whole = np.frombuffer(data, np.uint8)
+    # A load could reach past the end of the data only from the last record, which is copied: behind the value of any
+    # other one lie its count of headers and a record, which has 7 bytes at least.
+    at = int(min(places.key_at_N[-1], places.value_at_N[-1])) if n else 0
+    tail = np.concatenate([whole[at:], np.zeros(SLACK, np.uint8)])
+    layouts = Layouts(
+        np.empty((LAYOUTS, LAYOUT_BYTES), np.uint8), np.empty((LAYOUTS, LAYOUT_VALUES), np.int64),
+        np.zeros(LAYOUTS, np.int64), np.zeros(LAYOUTS, np.int64), np.zeros(LAYOUTS, np.int64),
+    )  # fmt: skip
+    address_2 = np.array([whole.ctypes.data, tail.ctypes.data - at])
+    _parse(address_2, places, plan, symbols, layouts, np.zeros(SEQ + 1, np.int64), out)
+    return out

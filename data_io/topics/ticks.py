@@ -14,7 +14,8 @@ from data_io.topics.raw_records import FoundRecords, RawFetch, find
 from data_io.topics.records import Records, Reject
 from data_io.topics.symbol_index import SymbolIndex
 from data_io.topics.tick_json import read_native
-from data_io.topics.tick_kernel import Parsed, parse
+from data_io.topics.tick_kernel import Parsed, Plan, parse
+from data_io.topics.tick_plan import native_plan
 from data_io.topics.tick_rules import BadTickError, Tick, check, check_symbol
 from ml_core.spec import FieldMap
 from ml_core.types import SymbolTable, TickBatch, TickKind
@@ -46,10 +47,11 @@ class TickDecoder:
         Raises:
             SpecError: A path of the map is not understood.
         """
-        self._read: Callable[[bytes | None, bytes | None], Tick] = (
-            MappedReader(field_map) if field_map else _read_native
-        )
-        self._is_native = field_map is None
+        self._read: Callable[[bytes | None, bytes | None], Tick] = _read_native
+        self._plan: Plan | None = native_plan()
+        if field_map:
+            self._read = reader = MappedReader(field_map)
+            self._plan = reader.plan
         self._indices: WeakKeyDictionary[SymbolTable, SymbolIndex] = WeakKeyDictionary()
 
     def decode_fetch(self, fetch: RawFetch, symbols: SymbolTable) -> Decoded:
@@ -59,11 +61,11 @@ class TickDecoder:
             CorruptRecordError: A record batch is damaged. Fetching again is safe.
         """
         found = find(fetch)
-        if not self._is_native:
+        if self._plan is None:
             records = found.take(range(len(found.places.offset_N)))
             return Decoded(*self.decode(records, symbols), records, found.next_offset)
         index = self._indices.setdefault(symbols, SymbolIndex())
-        parsed = parse(found.data, found.places, index.follow(symbols))
+        parsed = parse(found.data, found.places, self._plan, index.follow(symbols))
         records = found.take(np.flatnonzero(~parsed.taken_N))
         exact, rejects = self.decode(records, symbols)
         return Decoded(_joined(found, parsed, exact, symbols), rejects, records, found.next_offset)
@@ -149,21 +151,21 @@ def _index(symbol: str, symbols: SymbolTable) -> int:
 
 def _joined(found: FoundRecords, parsed: Parsed, exact: TickBatch, symbols: SymbolTable) -> TickBatch:
     """Return the ticks of the kernel and those of the exact decoder in the order of the log."""
-    value_FN, number_FN = parsed.value_FN, parsed.value_FN.view(np.float64)
+    number_FN = parsed.bits_FN.view(np.float64)
     fast = TickBatch(
         offset_N=found.places.offset_N,
         index_N=np.zeros(len(parsed.taken_N), np.int32),
-        kind_N=value_FN[tick_kernel.TYPE].astype(np.int8),
-        symbol_N=value_FN[tick_kernel.SYMBOL].astype(np.int32),
-        ts_ns_N=value_FN[tick_kernel.TS],
+        kind_N=parsed.kind_N,
+        symbol_N=parsed.symbol_N,
+        ts_ns_N=parsed.ts_ns_N,
         price_N=number_FN[tick_kernel.PRICE],
         size_N=number_FN[tick_kernel.SIZE],
-        side_N=value_FN[tick_kernel.SIDE].astype(np.int8),
+        side_N=parsed.side_N,
         bid_N=number_FN[tick_kernel.BID],
         ask_N=number_FN[tick_kernel.ASK],
         bid_size_N=number_FN[tick_kernel.BID_SIZE],
         ask_size_N=number_FN[tick_kernel.ASK_SIZE],
-        seq_N=value_FN[tick_kernel.SEQ],
+        seq_N=parsed.seq_N,
         symbols=symbols.names,
     )
     if parsed.taken_N.all():
