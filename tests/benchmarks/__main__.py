@@ -1,78 +1,65 @@
-"""The benchmark's command line; `make bench` and `tickwise bench` call it.
+"""The benchmark's command line; `make bench` calls it with `short`, `tickwise bench` with `full`.
 
-usage: python -m tests.benchmarks throughput [--contenders NAME ...] [--forms idiomatic best] [--runs N]
+Everything runs on a Kafka started for it, on one core; the contender has the other. The last line on standard output
+is JSON. The exit code is 1 where a contender failed or its output was wrong.
 """
 
 import argparse
 import asyncio
 import json
-import statistics
 import sys
 import tempfile
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from tests.benchmarks.arena import Arena
-from tests.benchmarks.contenders.registry import CONTENDERS, variants
-from tests.benchmarks.drain import Drain, drain
-from tests.benchmarks.environments import MissingContenderError
+from tests.benchmarks.contenders.registry import CONTENDERS
+from tests.benchmarks.report import summary
+from tests.benchmarks.suite import Plan, Suite
 
-PASS_TICKS = 1_000_000
-
-
-async def throughput(arena: Arena, given: argparse.Namespace) -> dict[str, Any]:
-    """Drain the topic with each contender in turn."""
-    ticks = await arena.filled(arena.work(PASS_TICKS), given.passes)
-    found: dict[str, list[Drain]] = {}
-    notes: dict[str, str] = {}
-    wanted = [(name, form) for name, form in variants(given.contenders) if not form or form in given.forms]
-    for turn in range(given.runs):
-        for name, form in wanted:
-            label = f"{name} {form}".strip()
-            if label in notes:
-                continue
-            try:
-                run = await drain(arena, name, form, ticks, longest_s=given.seconds)
-            except MissingContenderError as error:
-                notes[label] = str(error)
-                say(f"{label} is left out: {error}")
-                continue
-            found.setdefault(label, []).append(run)
-            say(
-                f"run {turn + 1} of {given.runs}: {label:<22} {run.ticks_per_s:>12,.0f} ticks/s "
-                f"{run.cpu_s_per_million:>8.2f} CPU s/M {run.rss_mb:>6.0f} MB  {run.predictions:,} checked"
-            )
-    return {label: _summary(runs) for label, runs in found.items()} | ({"left_out": notes} if notes else {})
+ALL = tuple(CONTENDERS)
+PLANS = {
+    "short": Plan(runs=3, passes=8, seconds=6.0, loop_s=6.0, contenders=ALL, forms=("best",), is_full=False),
+    "full": Plan(
+        runs=5, passes=10, seconds=19.0, loop_s=20.0, contenders=ALL, forms=("idiomatic", "best"), is_full=True
+    ),
+}
+PARTS = {
+    "throughput": Suite.throughput,
+    "latency": Suite.latencies,
+    "growth": Suite.growth,
+    "http": Suite.http,
+}
 
 
-def _summary(runs: Sequence[Drain]) -> dict[str, Any]:
-    return {
-        name: {"median": round(statistics.median(values), 3), "range": [round(min(values), 3), round(max(values), 3)]}
-        for name in Drain._fields
-        if (values := [getattr(run, name) for run in runs])
-    }
-
-
-def say(text: str) -> None:
-    """Tell how it goes; standard output is for the result."""
-    sys.stderr.write(text + "\n")
+async def measure(arena: Arena, plan: Plan, part: str | None) -> Suite:
+    """Run all of ``plan``, or one part of it."""
+    suite = Suite(arena, plan)
+    await (suite.all() if part is None else PARTS[part](suite))
+    return suite
 
 
 def main() -> None:
-    """Run what is asked for; the last line on standard output is JSON."""
+    """Run what is asked for."""
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks", description=(__doc__ or "").splitlines()[0])
-    modes = parser.add_subparsers(dest="mode", required=True)
-    mode = modes.add_parser("throughput", help="drain a topic")
-    mode.add_argument("--contenders", nargs="+", choices=CONTENDERS, default=list(CONTENDERS))
-    mode.add_argument("--forms", nargs="+", default=["idiomatic", "best"])
-    mode.add_argument("--runs", type=int, default=5)
-    mode.add_argument("--passes", type=int, default=8, help="of a million ticks")
-    mode.add_argument("--seconds", type=float, default=19.0, help="after which a contender is stopped")
+    parser.add_argument("mode", choices=[*PLANS, *PARTS], help="a whole benchmark, or one part of the full one")
+    parser.add_argument("--contenders", nargs="+", choices=ALL, help="default: all")
+    parser.add_argument("--forms", nargs="+", choices=("idiomatic", "best"))
+    parser.add_argument("--runs", type=int)
+    parser.add_argument("--passes", type=int, help="of a million ticks")
+    parser.add_argument("--seconds", type=float, help="after which a drain is cut")
+    parser.add_argument("--page", type=Path, help="folder for a page with plots, and for the result as JSON")
     given = parser.parse_args()
+    changes = {name: value for name, value in vars(given).items() if name in Plan._fields and value is not None}
+    plan = PLANS.get(given.mode, PLANS["full"])._replace(**changes)
     with tempfile.TemporaryDirectory(prefix="tickwise-bench-") as folder, Arena.opened(Path(folder)) as arena:
-        result = asyncio.run(throughput(arena, given))
+        suite = asyncio.run(measure(arena, plan, given.mode if given.mode in PARTS else None))
+    result = summary(suite, " ".join(["python -m tests.benchmarks", *sys.argv[1:]]))
+    if given.page:
+        from tests.benchmarks.page import write
+
+        sys.stderr.write(f"{write(result, given.page)}\n")
     sys.stdout.write(json.dumps(result) + "\n")
+    sys.exit(1 if suite.failed else 0)
 
 
 if __name__ == "__main__":

@@ -52,7 +52,6 @@ class Run(NamedTuple):
 
     process: Contender
     out_topic: str
-    group: str
 
 
 class Arena:
@@ -103,7 +102,7 @@ class Arena:
 
     @asynccontextmanager
     async def run(self, name: str, form: str, given: Ticks, *, exactly_once: bool = False) -> AsyncIterator[Run]:
-        """Start a contender on ``given``; at the end it is stopped.
+        """Start a contender on ``given``; at the end it is stopped and what it wrote is deleted.
 
         Raises:
             MissingContenderError: It cannot be run here.
@@ -120,9 +119,10 @@ class Arena:
         environment = self._worker(group, given.topic, exactly_once=exactly_once) if is_ours else {}
         process = Contender(command, environment, self.folder / f"{group}.log")
         try:
-            yield Run(process, out, group)
+            yield Run(process, out)
         finally:
             await asyncio.to_thread(process.stop)
+            await self.delete(out, rows.name(self.spec.name), state_log.name(group))
 
     def _worker(self, group: str, topic: str, *, exactly_once: bool) -> Mapping[str, str]:
         pipeline = self.folder / f"{group}.toml"
@@ -137,16 +137,20 @@ class Arena:
             **delivery,
         }
 
-    async def judged(self, out_topic: str, given: Ticks) -> list[Stamp]:
-        """Check all of a contender's output and return the stamps of its batches, ascending.
+    async def judged(self, run: Run, given: Ticks) -> list[Stamp]:
+        """Stop a contender, check all of its output and return the stamps of its batches, ascending.
 
         Raises:
             WrongOutputError: A prediction is not the one it must be.
+            RuntimeError: It did not stop as asked.
         """
+        code = await asyncio.to_thread(run.process.stop)
+        if code != 0:
+            raise RuntimeError(f"asked to stop, the contender ended with {code}:\n{run.process.tail()}")
         found: list[Stamp] = []
         for partition, expected in enumerate(given.expected):
             judge = Judge(expected, topic_id=given.topic_id, partition=partition, spec=self.spec)
-            async for records, stamps in fetches(self.bootstrap, out_topic, partition):
+            async for records, stamps in fetches(self.bootstrap, run.out_topic, partition):
                 await asyncio.to_thread(judge.take, records)
                 found += stamps
         return sorted(found)
@@ -154,10 +158,6 @@ class Arena:
     async def ends(self, consumer: AIOKafkaConsumer, topic: str) -> int:
         """Return how many offsets of ``topic`` are taken, over all partitions."""
         return sum((await consumer.end_offsets([TopicPartition(topic, p) for p in range(PARTITIONS)])).values())
-
-    async def clear(self, run: Run) -> None:
-        """Delete what a run has left in Kafka."""
-        await self.delete(run.out_topic, rows.name(self.spec.name), state_log.name(run.group))
 
     async def delete(self, *names: str) -> None:
         """Delete those of the topics that exist, and wait until they are gone."""

@@ -46,8 +46,7 @@ async def drain(arena: Arena, name: str, form: str, given: Ticks, *, longest_s: 
     """
     async with arena.run(name, form, given) as run:
         samples, rss_mb, start_s = await _watched(arena, run, given.count, longest_s)
-    stamps = await arena.judged(run.out_topic, given)
-    await arena.clear(run)
+        stamps = await arena.judged(run, given)
     first_ms, last_ms = _steady(stamps)
     counted = sum(stamp.records for stamp in stamps if first_ms < stamp.time_ms <= last_ms)
     return Drain(

@@ -1,6 +1,7 @@
 """Environments of the contenders that need other packages than tickwise: made in `.bench` on first use."""
 
 import hashlib
+import importlib
 import shutil
 import subprocess
 import sys
@@ -10,7 +11,7 @@ from pathlib import Path
 
 HERE = Path(__file__).parent / "contenders"
 CACHE = Path(__file__).parents[2] / ".bench"
-INSTALL_S, BUILD_S = 600, 600
+INSTALL_S = 600
 
 
 class MissingContenderError(Exception):
@@ -38,31 +39,22 @@ def python(name: str) -> Path:
     return interpreter
 
 
-def jar_command() -> Sequence[str]:
-    """Return how the Kafka Streams contender is started, its jar built by Maven where that has not been done.
+def java_command(name: str) -> Sequence[str]:
+    """Return how a contender in Java is started, built by its own ``build.py`` where that has not been done.
 
     Raises:
-        MissingContenderError: The contender is not in this checkout, or Java or Maven is missing.
+        MissingContenderError: The contender is not in this checkout, or what it is built with is missing.
     """
-    source = HERE / "kafka_streams"
-    if not (source / "pom.xml").is_file():
-        raise MissingContenderError("kafka_streams is not in this checkout")
-    java, maven = shutil.which("java"), shutil.which("mvn")
-    if java is None or maven is None:
-        raise MissingContenderError("kafka_streams needs Java 17 and Maven")
-    files = sorted(path for path in source.rglob("*") if path.is_file() and "target" not in path.parts)
-    digest = hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()[:12]
-    folder = CACHE / f"kafka_streams-{digest}"
-    if not (folder / ".ready").is_file():
-        shutil.rmtree(folder, ignore_errors=True)
-        shutil.copytree(source, folder, ignore=shutil.ignore_patterns("target"))
-        sys.stderr.write(f"building kafka_streams in {folder} (once)\n")
-        _run([maven, "-q", "-B", "-f", str(folder / "pom.xml"), "package"], "the jar of kafka_streams", BUILD_S)
-        (folder / ".ready").touch()
-    jars = [path for path in (folder / "target").glob("*.jar") if not path.name.startswith("original-")]
-    if len(jars) != 1:
-        raise MissingContenderError(f"building kafka_streams left {len(jars)} jars in {folder / 'target'}, not one")
-    return [java, "-jar", str(jars[0])]
+    if not (HERE / name / "build.py").is_file():
+        raise MissingContenderError(f"{name} is not in this checkout")
+    build = importlib.import_module(f"tests.benchmarks.contenders.{name}.build")
+    if (missing := build.missing()) is not None:
+        raise MissingContenderError(missing)
+    try:
+        words: Sequence[str] = build.command(build.build(CACHE))
+    except subprocess.CalledProcessError as error:
+        raise MissingContenderError(f"{name} cannot be built: {str(error.output).strip()[-500:]}") from error
+    return words
 
 
 def _run(command: Sequence[str], what: str, timeout_s: float) -> None:

@@ -58,7 +58,7 @@ class Load(NamedTuple):
         return self.lag_growth < GROWTH and self.sent_rate > 0.98 * self.rate
 
 
-class _Schedule(NamedTuple):
+class Schedule(NamedTuple):
     slots: Slots
     path: Path
     warm: int  # slots sent before, at full speed
@@ -69,7 +69,7 @@ class _Schedule(NamedTuple):
         return int(_counts(self.slots, first, count).sum())
 
 
-def schedule(arena: Arena, work: Workload, rate: float, seconds: float) -> _Schedule:
+def schedule(arena: Arena, work: Workload, rate: float, seconds: float) -> Schedule:
     """Return how to send ``rate`` ticks a second for ``seconds``, after what fills the state of the symbols."""
     ticks_a_slot = max(1, round(rate * SLOT_S))
     if rate * SLOT_S > LARGE_SLOT_TICKS / 10:
@@ -80,7 +80,7 @@ def schedule(arena: Arena, work: Workload, rate: float, seconds: float) -> _Sche
         slots.save(path)
     warm_ticks = int(np.searchsorted(work.ticks.ts_ns_N, work.ticks.ts_ns_N[0] + 45 * 10**9))
     slot_s = ticks_a_slot / rate
-    return _Schedule(slots, path, -(-warm_ticks // ticks_a_slot), round(seconds / slot_s), slot_s)
+    return Schedule(slots, path, -(-warm_ticks // ticks_a_slot), round(seconds / slot_s), slot_s)
 
 
 async def latency(
@@ -105,12 +105,11 @@ async def latency(
         )  # fmt: skip
         try:
             await _until("the reader", lambda: "ready" in reader.tail(), reader)
-            report = await _driven(arena, given, plan, plan.warm, plan.count, plan.slot_s)
+            report = await driven(arena, given, plan, plan.warm, plan.count, plan.slot_s)
             await _until("the predictions", result.is_file, reader, timeout_s=seconds + 2 * CATCH_UP_S)
         finally:
             await asyncio.to_thread(reader.stop)
-    await arena.judged(run.out_topic, given)
-    await arena.clear(run)
+        await arena.judged(run, given)
     await arena.delete(given.topic)
     with np.load(result) as found:
         age_ms_N, missing = _ages(plan, report["began_ns"], found)
@@ -124,11 +123,10 @@ async def load(arena: Arena, name: str, form: str, work: Workload, *, rate: floa
     given = await arena.create(work, 1 + (plan.warm + plan.count) // len(plan.slots))
     async with arena.run(name, form, given) as run:
         await _warm(arena, run, given, plan)
-        driving = asyncio.create_task(_driven(arena, given, plan, plan.warm, plan.count, plan.slot_s), name="drive")
+        driving = asyncio.create_task(driven(arena, given, plan, plan.warm, plan.count, plan.slot_s), name="drive")
         at_s, lags = await _lags(arena, run, given, driving)
         report = await driving
-    await arena.judged(run.out_topic, given)
-    await arena.clear(run)
+        await arena.judged(run, given)
     await arena.delete(given.topic)
     half = len(lags) // 2
     growth = float(np.polyfit(at_s[half:], lags[half:], 1)[0])
@@ -136,9 +134,9 @@ async def load(arena: Arena, name: str, form: str, work: Workload, *, rate: floa
     return Load(rate, plan.ticks(plan.warm, plan.count) / span_s, growth / rate, int(max(lags[half:])))
 
 
-async def _warm(arena: Arena, run: Run, given: Ticks, plan: _Schedule) -> None:
+async def _warm(arena: Arena, run: Run, given: Ticks, plan: Schedule) -> None:
     """Fill the state of the symbols and wait until the contender is through."""
-    await _driven(arena, given, plan, 0, plan.warm, 0.0)
+    await driven(arena, given, plan, 0, plan.warm, 0.0)
     wanted = plan.ticks(0, plan.warm)
     consumer = AIOKafkaConsumer(bootstrap_servers=arena.bootstrap)
     await consumer.start()
@@ -174,7 +172,7 @@ async def _lags(
     return at_s, lags
 
 
-async def _driven(arena: Arena, given: Ticks, plan: _Schedule, first: int, count: int, slot_s: float) -> dict[str, Any]:
+async def driven(arena: Arena, given: Ticks, plan: Schedule, first: int, count: int, slot_s: float) -> dict[str, Any]:
     """Send slots by a process of its own and return its report."""
     report = arena.folder / f"sent-{given.topic}-{first}.json"
     driver = _start(arena, "driver", plan.path, arena.bootstrap, given.topic, first, count, slot_s, report)
@@ -203,7 +201,7 @@ async def _until(what: str, condition: Callable[[], bool], process: Contender, *
         await asyncio.sleep(0.05)
 
 
-def _ages(plan: _Schedule, began_ns: int, found: Any) -> tuple[Float64, int]:
+def _ages(plan: Schedule, began_ns: int, found: Any) -> tuple[Float64, int]:
     """Return the age of each prediction when it was read, ms, and how many did not come."""
     before_P = _counts(plan.slots, 0, plan.warm).sum(axis=0)
     counts_JP = _counts(plan.slots, plan.warm, plan.count)

@@ -48,7 +48,7 @@ CONTENDERS: Mapping[str, Kind] = {
     "plain_loop": Kind(("best",), _own("plain_loop")),
     "quixstreams": Kind(_FORMS, _with_environment("quixstreams")),
     "bytewax": Kind(_FORMS, _with_environment("bytewax")),
-    "kafka_streams": Kind(_FORMS, environments.jar_command),
+    "kafka_streams": Kind(_FORMS, lambda: environments.java_command("kafka_streams")),
 }
 
 
