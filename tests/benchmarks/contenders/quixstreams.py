@@ -1,0 +1,125 @@
+"""quixstreams: a StreamingDataFrame, a tick at a time; and its own consumer and producer, a batch at a time.
+
+usage: python -m tests.benchmarks.contenders.quixstreams \
+    BOOTSTRAP TICKS_TOPIC TOPIC_ID OUT_TOPIC GROUP MODEL_ONNX PARTITIONS [idiomatic|best]
+"""
+
+import signal
+import sys
+import time
+from itertools import groupby
+from typing import Any
+
+import confluent_kafka
+from confluent_kafka import KafkaException, Message, TopicPartition
+from quixstreams import Application, message_context
+from quixstreams.kafka import Consumer, Producer
+
+from ml_core.data_processor import features
+from tests.benchmarks.contenders.quixstreams_bytewax_steps import (
+    BATCH,
+    CONSUMER,
+    POLL_S,
+    PRODUCER,
+    Arguments,
+    BatchStep,
+    Model,
+    Outbox,
+    Partition,
+    TickStep,
+    tune_collector,
+)
+
+COMMIT_S = 5.0
+
+
+def idiomatic(given: Arguments) -> None:
+    """A StreamingDataFrame as the documentation writes it: JSON in, ``apply``, JSON out, checkpoints of the engine."""
+    app = application(given, {}, {"acks": "all"})
+    ticks = app.topic(given.ticks_topic, value_deserializer="json", key_deserializer="bytes")
+    predictions = app.topic(given.out_topic, value_serializer="json", key_serializer="bytes")
+    step = TickStep(given.topic_id, Model(given.model))
+    partitions = {number: Partition(number) for number in range(int(given.partitions))}
+
+    def predict(tick: dict[str, Any]) -> dict[str, Any]:
+        context = message_context()
+        return step(partitions[context.partition], context.offset, tick)
+
+    app.dataframe(ticks).apply(predict).to_topic(predictions)
+    app.run()
+
+
+class OpenProducer(Producer):
+    """The producer of quixstreams with the client below it, whose batch call it does not pass on."""
+
+    @property
+    def client(self) -> confluent_kafka.Producer:
+        return self._producer
+
+
+class Loop:
+    """Batches from the consumer to the producer, and offsets committed behind what is acknowledged."""
+
+    def __init__(self, given: Arguments, consumer: Consumer) -> None:
+        self._topic, self._consumer = given.ticks_topic, consumer
+        self._outbox = Outbox(OpenProducer(given.bootstrap, extra_config=PRODUCER).client, given.out_topic)
+        self._step = BatchStep(given.topic_id, Model(given.model))
+        self._partitions = {number: Partition(number) for number in range(int(given.partitions))}
+        self._next: dict[int, int] = {}  # offsets to commit
+        self.running = True
+
+    def run(self) -> None:
+        """Work until told to stop."""
+        due = time.monotonic() + COMMIT_S
+        while self.running:
+            for number, records in groupby(self._consumer.consume(BATCH, POLL_S), Message.partition):
+                self._process(number, list(records))
+            if time.monotonic() >= due:
+                self.commit()
+                due = time.monotonic() + COMMIT_S
+        self.commit()
+
+    def _process(self, number: int, records: list[Message]) -> None:
+        for error in filter(None, map(Message.error, records)):
+            raise KafkaException(error)
+        offsets, values = list(map(Message.offset, records)), list(map(Message.value, records))
+        self._outbox.send(self._step(self._partitions[number], offsets, values))
+        self._next[number] = offsets[-1] + 1
+
+    def commit(self, *_: object) -> None:
+        """Commit what has been processed, once all of its predictions are acknowledged."""
+        self._outbox.settle()
+        if self._next:
+            offsets = [TopicPartition(self._topic, number, offset) for number, offset in self._next.items()]
+            self._consumer.commit(offsets=offsets, asynchronous=False)
+            self._next.clear()
+
+
+def best(given: Arguments) -> None:
+    """The consumer and producer that an Application hands out, because a StreamingDataFrame takes records singly."""
+    with application(given, CONSUMER, {}).get_consumer(auto_commit_enable=False) as consumer:
+        loop = Loop(given, consumer)
+        tune_collector()
+        signal.signal(signal.SIGTERM, lambda *_: setattr(loop, "running", False))
+        consumer.subscribe([given.ticks_topic], on_revoke=loop.commit)
+        loop.run()
+
+
+def application(given: Arguments, consumer: dict[str, Any], producer: dict[str, Any]) -> Application:
+    """Return the application that both forms start from."""
+    return Application(
+        given.bootstrap,
+        consumer_group=given.group,
+        auto_offset_reset="earliest",
+        commit_interval=COMMIT_S,
+        auto_create_topics=False,
+        consumer_extra_config=consumer,
+        producer_extra_config=producer,
+        loglevel="WARNING",
+    )
+
+
+if __name__ == "__main__":
+    arguments = Arguments(*sys.argv[1:])
+    features.warm_up()
+    {"idiomatic": idiomatic, "best": best}[arguments.form](arguments)
