@@ -44,8 +44,8 @@ format: $(READY) ## rewrite the style where that is safe
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/ruff format .
 
-bench: $(READY) ## ticks/s of the windowing path beside a stock Faust agent; the last line is JSON
-	@exec $(BIN)/python -m tests.benchmarks.windowing $(ARGS)
+bench: $(READY) ## the whole path beside other engines, short; the last line is JSON (full: tickwise bench)
+	@exec $(BIN)/python -m tests.benchmarks short $(ARGS)
 
 # One resolution: the images take their versions from the lock that the tests run with.
 COMPILE := uv pip compile --universal --python-version 3.11 --generate-hashes --quiet \

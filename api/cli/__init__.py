@@ -15,6 +15,7 @@ COMMANDS = {
     "jobs": "submit, list, watch and cancel jobs",
     "models": "list models, move the champion",
     "pipelines": "check pipeline files",
+    "bench": "measure every contender on the same work (in a checkout)",
 }
 USAGE = 2
 

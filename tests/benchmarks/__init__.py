@@ -1,1 +1,1 @@
-"""Benchmarks: ratios measured in one run; `make bench` runs them."""
+"""The whole path beside other engines: `make bench` measures it in short, `tickwise bench` in full."""

@@ -25,9 +25,9 @@ START_S = 120.0
 SETTLE_S = 1.0  # at the start of the schedule, left out
 CATCH_UP_S = 10.0  # how long predictions may stay away before the reader gives up
 LAG_EVERY_S = 0.1
-# Longer slots at rates where a request a millisecond would keep Kafka's core busy with nothing but requests.
-SLOT_S = 0.001
-LARGE_SLOT_TICKS = 2_000
+# Shorter ones would keep Kafka's core busy with nothing but requests; Kafka's own producers wait 5 ms for more.
+SLOT_S, BUSY_SLOT_S = 0.002, 0.01
+BUSY_RATE = 100_000
 # Lag that grows by less than this share of what is offered does not grow: it moves with the contender's batches.
 GROWTH = 0.005
 
@@ -71,9 +71,7 @@ class Schedule(NamedTuple):
 
 def schedule(arena: Arena, work: Workload, rate: float, seconds: float) -> Schedule:
     """Return how to send ``rate`` ticks a second for ``seconds``, after what fills the state of the symbols."""
-    ticks_a_slot = max(1, round(rate * SLOT_S))
-    if rate * SLOT_S > LARGE_SLOT_TICKS / 10:
-        ticks_a_slot = round(rate / 100)
+    ticks_a_slot = max(1, round(rate * (SLOT_S if rate <= BUSY_RATE else BUSY_SLOT_S)))
     slots = pack(work, ticks_a_slot)
     path = arena.folder / f"slots-{ticks_a_slot}.npz"
     if not path.is_file():

@@ -1,1 +1,1 @@
-"""What tickwise is measured against, each in its idiomatic form."""
+"""What tickwise is measured against, each in its idiomatic and in its best form, and how each is started."""
