@@ -11,14 +11,15 @@ from data_io.topics import tick_arrow, tick_kernel
 from data_io.topics.admin import TopicSpec, log_topic
 from data_io.topics.field_map import MappedReader
 from data_io.topics.raw_records import FoundRecords, RawFetch, find
-from data_io.topics.records import Records, Reject
+from data_io.topics.records import Records, Reject, no_records
 from data_io.topics.symbol_index import SymbolIndex
+from data_io.topics.tick_columns import TickColumns
 from data_io.topics.tick_json import read_native
 from data_io.topics.tick_kernel import Parsed, Plan, parse
 from data_io.topics.tick_plan import native_plan
-from data_io.topics.tick_rules import BadTickError, Tick, check, check_symbol
+from data_io.topics.tick_rules import BadTickError, Tick, check
 from ml_core.spec import FieldMap
-from ml_core.types import SymbolTable, TickBatch, TickKind
+from ml_core.types import Bool, SymbolTable, TickBatch, TickKind
 
 NAME = "market.ticks.v1"
 MAX_REJECTS_A_RECORD = 8
@@ -66,34 +67,28 @@ class TickDecoder:
             return Decoded(*self.decode(records, symbols), records, found.next_offset)
         index = self._indices.setdefault(symbols, SymbolIndex())
         parsed = parse(found.data, found.places, self._plan, index.follow(symbols))
+        taken = _taken(found, parsed, symbols)
+        if parsed.taken_N.all():
+            return Decoded(taken, [], no_records(), found.next_offset)
         records = found.take(np.flatnonzero(~parsed.taken_N))
         exact, rejects = self.decode(records, symbols)
-        return Decoded(_joined(found, parsed, exact, symbols), rejects, records, found.next_offset)
+        ticks = _joined(taken, parsed.taken_N, exact) if parsed.taken_N.any() else exact
+        return Decoded(ticks, rejects, records, found.next_offset)
 
     def decode(self, records: Records, symbols: SymbolTable) -> tuple[TickBatch, list[Reject]]:
         """Return the ticks of ``records`` in order, and what was refused; new symbols are added to ``symbols``."""
-        rows: list[tuple[int, int, int, Tick]] = []
+        ticks = TickColumns(symbols)
         rejects: list[Reject] = []
         for position, (offset, key, value, headers) in enumerate(zip(*records, strict=True)):
             try:
                 if headers and tick_arrow.is_arrow(headers):
-                    found = tick_arrow.read_rows(value)
+                    bad = _add_arrow(ticks, offset, tick_arrow.read(value))
+                    rejects += _bounded([Reject(position, row, error.reason, error.detail) for row, error in bad])
                 else:
-                    tick = self._read(key, value)
-                    rows.append((offset, 0, _index(tick.symbol, symbols), tick))
-                    continue
+                    ticks.add(offset, 0, self._read(key, value))
             except BadTickError as error:
                 rejects.append(Reject(position, 0, error.reason, error.detail))
-                continue
-            bad: list[Reject] = []
-            for index, fields in enumerate(found):
-                try:
-                    tick = check(fields)
-                    rows.append((offset, index, _index(tick.symbol, symbols), tick))
-                except BadTickError as error:
-                    bad.append(Reject(position, index, error.reason, error.detail))
-            rejects += _bounded(bad)
-        return _batch(rows, symbols), rejects
+        return ticks.batch(), rejects
 
 
 def encode(batch: TickBatch) -> list[tuple[bytes, bytes]]:
@@ -130,6 +125,25 @@ def _read_native(_key: bytes | None, value: bytes | None) -> Tick:
     return read_native(value)
 
 
+def _add_arrow(
+    ticks: TickColumns, offset: int, batches: list[tick_arrow.ArrowTicks | tick_arrow.Rows]
+) -> list[tuple[int, BadTickError]]:
+    """Add what the batches of one record hold; return the rows that are refused, in order."""
+    first, bad = 0, []
+    for batch in batches:
+        if isinstance(batch, tick_arrow.ArrowTicks):
+            bad += ticks.add_columns(offset, first, batch)
+            first += len(batch.is_valid_N)
+            continue
+        for row, fields in enumerate(batch, first):
+            try:
+                ticks.add(offset, row, check(fields))
+            except BadTickError as error:
+                bad.append((row, error))
+        first += len(batch)
+    return bad
+
+
 def _bounded(bad: list[Reject]) -> list[Reject]:
     """Return the rejects of one record, those past a bound as one: each makes a dead letter with the whole record."""
     kept, more = bad[:MAX_REJECTS_A_RECORD], bad[MAX_REJECTS_A_RECORD:]
@@ -138,21 +152,10 @@ def _bounded(bad: list[Reject]) -> list[Reject]:
     return [*kept, more[0]._replace(reason="more_rows", detail=f"{len(more)} more rows of this record are refused")]
 
 
-def _index(symbol: str, symbols: SymbolTable) -> int:
-    known = symbols.index.get(symbol)
-    if known is not None:
-        return known
-    check_symbol(symbol)
-    added = symbols.add(symbol)
-    if added < 0:
-        raise BadTickError("symbols_full", f"{symbol!r} would be symbol {symbols.limit + 1} of this partition")
-    return added
-
-
-def _joined(found: FoundRecords, parsed: Parsed, exact: TickBatch, symbols: SymbolTable) -> TickBatch:
-    """Return the ticks of the kernel and those of the exact decoder in the order of the log."""
+def _taken(found: FoundRecords, parsed: Parsed, symbols: SymbolTable) -> TickBatch:
+    """Return what the kernel has read, with rows that mean nothing where it has left a record."""
     number_FN = parsed.bits_FN.view(np.float64)
-    fast = TickBatch(
+    return TickBatch(
         offset_N=found.places.offset_N,
         index_N=np.zeros(len(parsed.taken_N), np.int32),
         kind_N=parsed.kind_N,
@@ -168,34 +171,15 @@ def _joined(found: FoundRecords, parsed: Parsed, exact: TickBatch, symbols: Symb
         seq_N=parsed.seq_N,
         symbols=symbols.names,
     )
-    if parsed.taken_N.all():
-        return fast
-    *fast_columns, _ = fast
+
+
+def _joined(taken: TickBatch, is_taken_N: Bool, exact: TickBatch) -> TickBatch:
+    """Return the ticks of the kernel and those of the exact decoder in the order of the log."""
+    *taken_columns, symbols = taken
     *exact_columns, _ = exact
-    offset_N = np.concatenate([fast.offset_N[parsed.taken_N], exact.offset_N])
-    order = np.argsort(offset_N, kind="stable")  # ticks of one record have one offset and stay in its order
-    pairs: Any = zip(fast_columns, exact_columns, strict=True)
-    columns: list[Any] = [np.concatenate([a[parsed.taken_N], b])[order] for a, b in pairs]
-    columns.append(symbols.names)
+    pairs: Any = zip(taken_columns, exact_columns, strict=True)
+    columns: list[Any] = [np.concatenate([a[is_taken_N], b]) for a, b in pairs]
+    order = np.argsort(columns[0], kind="stable")  # ticks of one record have one offset and stay in its order
+    columns = [column[order] for column in columns]
+    columns.append(symbols)
     return TickBatch(*columns)
-
-
-def _batch(rows: list[tuple[int, int, int, Tick]], symbols: SymbolTable) -> TickBatch:
-    ticks = list(zip(*(row[3] for row in rows), strict=True)) or [()] * len(Tick._fields)
-    kind, _, ts_ns, price, size, side, bid, ask, bid_size, ask_size, seq = ticks
-    return TickBatch(
-        offset_N=np.array([row[0] for row in rows], np.int64),
-        index_N=np.array([row[1] for row in rows], np.int32),
-        kind_N=np.array(kind, np.int8),
-        symbol_N=np.array([row[2] for row in rows], np.int32),
-        ts_ns_N=np.array(ts_ns, np.int64),
-        price_N=np.array(price, np.float64),
-        size_N=np.array(size, np.float64),
-        side_N=np.array(side, np.int8),
-        bid_N=np.array(bid, np.float64),
-        ask_N=np.array(ask, np.float64),
-        bid_size_N=np.array(bid_size, np.float64),
-        ask_size_N=np.array(ask_size, np.float64),
-        seq_N=np.array(seq, np.int64),
-        symbols=symbols.names,
-    )
