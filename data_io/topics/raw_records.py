@@ -9,8 +9,8 @@ from typing import NamedTuple
 
 import numpy as np
 from aiokafka import codec
-from aiokafka.record.util import calc_crc32c
 
+from data_io.topics.crc32c import crc32c
 from data_io.topics.record_walk import MIN_RECORD_BYTES, Batches, Places, find_records, read_headers
 from data_io.topics.records import Records
 from ml_core.errors import CorruptRecordError
@@ -124,7 +124,7 @@ def _whole_batches(raw: bytes) -> Iterator[_Batch]:
             raise CorruptRecordError(
                 f"offset {base} is in message format {magic}; only format 2 (Kafka 0.11 and later) is read"
             )
-        if end < at + _HEADER.size or span < 0 or count < 0 or calc_crc32c(view[at + _CRC_END : end]) != crc:
+        if end < at + _HEADER.size or span < 0 or count < 0 or crc32c(view[at + _CRC_END : end]) != crc:
             raise CorruptRecordError(f"the record batch at offset {base} fails its checksum")
         yield _Batch(base, span, count, attributes, producer_id, at + _HEADER.size, end)
         at = end

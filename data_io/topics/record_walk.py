@@ -1,7 +1,6 @@
 """Finds the records in the bytes of v2 record batches, without an object per record.
 
 Source: Kafka's message format, https://kafka.apache.org/documentation/#messageformat. Shapes: B batches, N records.
-All kernels of a call chain stand in one file: numba's cache does not notice a change in another one.
 """
 
 from typing import Any, NamedTuple
@@ -9,6 +8,7 @@ from typing import Any, NamedTuple
 import numba
 import numpy as np
 
+from data_io.topics.json_scan import byte_at, inlined, kernel
 from ml_core.types import Int32, Int64, UInt8
 
 # length, attributes, time delta, offset delta, key length, value length, header count: one byte each at least
@@ -74,12 +74,12 @@ def _varint_of(data: bytes, at: int) -> tuple[int, int]:
             return (value >> 1) ^ -(value & 1), at
 
 
-@numba.njit(cache=True, nogil=True)
-def _varint(a: Any, at: int, end: int) -> tuple[int, int]:
+@inlined
+def _varint(at: int, end: int) -> Any:
     """Return a zigzag varint and the place behind it; place -1 where it is cut, too long, or ``at`` was -1 already."""
     value, shift = numba.uint64(0), numba.uint64(0)
     while 0 <= at < end and shift < 64:
-        byte = a[at]
+        byte = byte_at(at)
         at += 1
         value |= numba.uint64(byte & 127) << shift
         shift += numba.uint64(7)
@@ -88,76 +88,76 @@ def _varint(a: Any, at: int, end: int) -> tuple[int, int]:
     return 0, -1
 
 
-@numba.njit(cache=True, nogil=True)
-def _bytes(a: Any, at: int, end: int) -> tuple[int, int, int]:
+@inlined
+def _bytes(at: int, end: int) -> Any:
     """Return length (-1: null) and place of a byte string, and the place behind it; places -1 where it does not fit."""
-    length, at = _varint(a, at, end)
+    length, at = _varint(at, end)
     if at < 0 or length < -1 or length > end - at:
         return 0, -1, -1
     return length, at, at + max(length, 0)
 
 
-@numba.njit(cache=True, nogil=True)
-def _is_named(a: Any, at: int, length: int, name: Any) -> bool:
+@kernel
+def _is_named(at: int, length: int, name: Any) -> bool:
     if length != name.shape[0]:
         return False
     for i in range(length):
-        byte = a[at + i]
+        byte = byte_at(at + i)
         if (byte | 32 if 65 <= byte <= 90 else byte) != name[i]:  # 65 to 90: A to Z
             return False
     return True
 
 
-@numba.njit(cache=True, nogil=True)
-def _headers(a: Any, at: int, end: int, count: int, content_type: Any) -> tuple[int, int]:
+@kernel
+def _headers(at: int, end: int, count: int, content_type: Any) -> tuple[int, int]:
     """Return the place behind ``count`` headers (-1: malformed) and whether one is named ``content_type``."""
     typed = 0
     for _ in range(count):
-        name_len, name_at, at = _bytes(a, at, end)
+        name_len, name_at, at = _bytes(at, end)
         if name_len < 0 or at < 0:
             return -1, 0
-        if _is_named(a, name_at, name_len, content_type):
+        if _is_named(name_at, name_len, content_type):
             typed = 1
-        _, _, at = _bytes(a, at, end)
+        _, _, at = _bytes(at, end)
         if at < 0:
             return -1, 0
     return at, typed
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def _walk(batches: Any, first_offset: int, content_type: Any, out: Any) -> int:
     """Fill ``out`` and return the number of records; -1 where a batch is malformed. Never reads outside a batch.
 
     A place of -1 passes through all reads that follow it, so one look at the end of a record is enough.
     """
-    a = batches.buffer
+    start = batches.buffer.ctypes.data
     n, newest = 0, numba.int64(-1)
     for b in range(batches.start_B.shape[0]):
-        at, batch_end = batches.start_B[b], batches.end_B[b]
+        at, batch_end = start + batches.start_B[b], start + batches.end_B[b]
         for _ in range(batches.count_B[b]):
-            length, at = _varint(a, at, batch_end)
+            length, at = _varint(at, batch_end)
             if at < 0 or length < 1 or length > batch_end - at:
                 return -1
             end = at + length
-            _, at = _varint(a, at + 1, end)  # time delta; the byte before it holds attributes that nobody uses
-            delta, at = _varint(a, at, end)
-            key_len, key_at, at = _bytes(a, at, end)
-            value_len, value_at, at = _bytes(a, at, end)
-            count, headers_at = _varint(a, at, end)
+            _, at = _varint(at + 1, end)  # time delta; the byte before it holds attributes that nobody uses
+            delta, at = _varint(at, end)
+            key_len, key_at, at = _bytes(at, end)
+            value_len, value_at, at = _bytes(at, end)
+            count, headers_at = _varint(at, end)
             if headers_at < 0 or count < 0 or count > end - headers_at:
                 return -1
             at, typed = headers_at, 0
             if count:
-                at, typed = _headers(a, headers_at, end, count, content_type)
+                at, typed = _headers(headers_at, end, count, content_type)
             offset = batches.base_B[b] + delta
             if at != end or delta < 0 or delta > batches.span_B[b] or offset <= newest:
                 return -1
             newest = offset
             if offset >= first_offset:
                 out.offset_N[n] = offset
-                out.key_at_N[n], out.key_len_N[n] = key_at, key_len
-                out.value_at_N[n], out.value_len_N[n] = value_at, value_len
-                out.headers_at_N[n], out.header_count_N[n], out.typed_N[n] = headers_at, count, typed
+                out.key_at_N[n], out.key_len_N[n] = key_at - start, key_len
+                out.value_at_N[n], out.value_len_N[n] = value_at - start, value_len
+                out.headers_at_N[n], out.header_count_N[n], out.typed_N[n] = headers_at - start, count, typed
                 n += 1
         if at != batch_end:
             return -1

@@ -10,8 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from data_io.topics.crc32c import crc32c
 from data_io.topics.field_map import MappedReader
-from data_io.topics.record_walk import Places
+from data_io.topics.record_walk import Batches, Places, find_records
 from data_io.topics.symbol_index import SymbolIndex
 from data_io.topics.tick_kernel import parse
 from data_io.topics.tick_plan import native_plan
@@ -91,7 +92,23 @@ def damaged(text: bytes, rng: np.random.Generator) -> bytes:
     return bytes(changed)
 
 
+def cut_batches(at_the_end: Callable[[bytes], memoryview]) -> None:
+    """Walk over records of a batch that is cut or damaged anywhere."""
+    data = b"".join(
+        bytes([len(body) * 2]) + body for body in (b"\0\0\0\1\6abc\0", b"\0\0\2\2k\4ab\2\6tag\1", b"\0\0\4\1\1\0")
+    )
+    rng, found = np.random.default_rng(4), 0
+    for kept in range(len(data) + 1):
+        for text in (data[:kept], *(damaged(data[:kept], rng) for _ in range(20))):
+            whole = np.frombuffer(at_the_end(text), np.uint8)
+            columns = (np.array([value]) for value in (0, len(text), 0, 2, 3))
+            found += find_records(Batches(whole, *columns), 0) is not None
+            crc32c(memoryview(whole))
+    assert found
+
+
 USES = {
+    "batches": cut_batches,
     "native": cut_anywhere(TEXTS["native"], None),
     "mapped": cut_anywhere(TEXTS["mapped"], STREAMS),
     "by key": cut_anywhere(TEXTS["by key"], BY_KEY),
