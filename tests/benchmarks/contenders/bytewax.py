@@ -14,7 +14,7 @@ import tempfile
 import threading
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from bytewax import operators as op
 from bytewax.connectors.kafka import KafkaSinkMessage, KafkaSourceMessage
@@ -22,7 +22,7 @@ from bytewax.connectors.kafka import operators as kop
 from bytewax.dataflow import Dataflow
 from bytewax.errors import BytewaxRuntimeError
 from bytewax.inputs import FixedPartitionedSource, StatefulSourcePartition
-from bytewax.outputs import FixedPartitionedSink, StatefulSinkPartition
+from bytewax.outputs import DynamicSink, FixedPartitionedSink, StatefulSinkPartition, StatelessSinkPartition
 from bytewax.recovery import RecoveryConfig, init_db_dir
 from bytewax.run import cli_main
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaException, Message, Producer, TopicPartition
@@ -48,26 +48,45 @@ COMMIT = timedelta(seconds=5)
 def idiomatic(given: Arguments) -> Dataflow:
     """Kafka in, ``stateful_map``, Kafka out, as the documentation writes it.
 
-    State is keyed by the partition of Kafka, because bytewax keeps the order of a key only. The sink takes no
-    partition; Kafka's own hash of the symbol chooses that of the tick.
+    State is keyed by the partition of Kafka, because bytewax keeps the order of a key only.
     """
     step = TickStep(given.topic_id, Model(given.model))
 
-    def predict(partition: Partition | None, record: KafkaSourceMessage) -> tuple[Partition, dict[str, Any]]:
+    def predict(partition: Partition | None, record: KafkaSourceMessage) -> tuple[Partition, KafkaSinkMessage]:
         partition = partition or Partition(record.partition)
-        return partition, step(partition, record.offset, json.loads(record.value))
-
-    def encode(prediction: dict[str, Any]) -> KafkaSinkMessage:
-        return KafkaSinkMessage(prediction["symbol"].encode(), json.dumps(prediction).encode())
+        prediction = step(partition, record.offset, json.loads(record.value))
+        return partition, KafkaSinkMessage(record.key, json.dumps(prediction).encode(), partition=record.partition)
 
     flow = Dataflow("bench")
     ticks = kop.input("ticks", flow, brokers=[given.bootstrap], topics=[given.ticks_topic])
     keyed = op.key_on("partition", ticks.oks, lambda record: str(record.partition))
     predictions = op.key_rm("predictions", op.stateful_map("predict", keyed, predict))
-    settings = {"acks": "all", "enable.idempotence": "true", "partitioner": "murmur2_random"}
-    records = op.map("encode", predictions, encode)
-    kop.output("out", records, brokers=[given.bootstrap], topic=given.out_topic, add_config=settings)
+    op.output("out", predictions, PlacedSink(given))
     return flow
+
+
+class Placed(StatelessSinkPartition[KafkaSinkMessage]):
+    """What `KafkaSink` writes, and where its messages say: it passes their partition over."""
+
+    def __init__(self, given: Arguments) -> None:
+        config = {"bootstrap.servers": given.bootstrap, "acks": "all", "enable.idempotence": True}
+        self._producer, self._topic = Producer(config), given.out_topic
+
+    def write_batch(self, items: list[KafkaSinkMessage]) -> None:
+        for item in items:
+            self._producer.produce(self._topic, item.value, item.key, item.partition)
+            self._producer.poll(0)
+        self._producer.flush()
+
+
+class PlacedSink(DynamicSink[KafkaSinkMessage]):
+    """`KafkaSink` with the partition of the tick."""
+
+    def __init__(self, given: Arguments) -> None:
+        self._given = given
+
+    def build(self, step_id: str, worker_index: int, worker_count: int) -> Placed:
+        return Placed(self._given)
 
 
 class Batch(NamedTuple):

@@ -14,6 +14,8 @@ import confluent_kafka
 from confluent_kafka import KafkaException, Message, TopicPartition
 from quixstreams import Application, message_context
 from quixstreams.kafka import Consumer, Producer
+from quixstreams.models import HeadersTuples, Row
+from quixstreams.sinks.community.kafka import KafkaReplicatorSink
 
 from ml_core.data_processor import features
 from tests.benchmarks.contenders.quixstreams_bytewax_steps import (
@@ -34,10 +36,9 @@ COMMIT_S = 5.0
 
 
 def idiomatic(given: Arguments) -> None:
-    """A StreamingDataFrame as the documentation writes it: JSON in, ``apply``, JSON out, checkpoints of the engine."""
-    app = application(given, {}, {"acks": "all"})
+    """A StreamingDataFrame as the documentation writes it: JSON in, ``apply``, a sink, checkpoints of the engine."""
+    app = application(given, {})
     ticks = app.topic(given.ticks_topic, value_deserializer="json", key_deserializer="bytes")
-    predictions = app.topic(given.out_topic, value_serializer="json", key_serializer="bytes")
     step = TickStep(given.topic_id, Model(given.model))
     partitions = {number: Partition(number) for number in range(int(given.partitions))}
 
@@ -45,8 +46,20 @@ def idiomatic(given: Arguments) -> None:
         context = message_context()
         return step(partitions[context.partition], context.offset, tick)
 
-    app.dataframe(ticks).apply(predict).to_topic(predictions)
+    settings = {"acks": "all", "enable.idempotence": True}
+    sink = PlacedSink(given.bootstrap, given.out_topic, producer_extra_config=settings, auto_create_sink_topic=False)
+    app.dataframe(ticks).apply(predict).sink(sink)
     app.run()
+
+
+class PlacedSink(KafkaReplicatorSink):
+    """The engine's sink for Kafka, with the partition of the tick; neither it nor ``to_topic`` takes one."""
+
+    def add(
+        self, value: Any, key: Any, timestamp: int, headers: HeadersTuples, topic: str, partition: int, offset: int
+    ) -> None:
+        row = Row(value, key, timestamp, message_context(), headers)
+        self._producer.produce_row(row, self._topic, partition=partition)
 
 
 class OpenProducer(Producer):
@@ -97,7 +110,7 @@ class Loop:
 
 def best(given: Arguments) -> None:
     """The consumer and producer that an Application hands out, because a StreamingDataFrame takes records singly."""
-    with application(given, CONSUMER, {}).get_consumer(auto_commit_enable=False) as consumer:
+    with application(given, CONSUMER).get_consumer(auto_commit_enable=False) as consumer:
         loop = Loop(given, consumer)
         tune_collector()
         signal.signal(signal.SIGTERM, lambda *_: setattr(loop, "running", False))
@@ -105,7 +118,7 @@ def best(given: Arguments) -> None:
         loop.run()
 
 
-def application(given: Arguments, consumer: dict[str, Any], producer: dict[str, Any]) -> Application:
+def application(given: Arguments, consumer: dict[str, Any]) -> Application:
     """Return the application that both forms start from."""
     return Application(
         given.bootstrap,
@@ -114,7 +127,6 @@ def application(given: Arguments, consumer: dict[str, Any], producer: dict[str, 
         commit_interval=COMMIT_S,
         auto_create_topics=False,
         consumer_extra_config=consumer,
-        producer_extra_config=producer,
         loglevel="WARNING",
     )
 

@@ -40,11 +40,11 @@ _NAN = float("nan")
 
 BATCH = 2000  # records a call of `consume`: larger batches leave the cache, smaller ones cost calls
 POLL_S, SETTLE_S = 0.1, 15.0
-BACKLOG = 200_000  # records under way before the outbox waits for the broker
+BACKLOG = 50_000  # records under way before the outbox waits for the broker
 CONSUMER = {
     # with the defaults the consumer stops fetching for up to a second at 100,000 records
     "queued.min.messages": 1_000_000,
-    "queued.max.messages.kbytes": 65_536,
+    "queued.max.messages.kbytes": 16_384,
     "fetch.queue.backoff.ms": 1,
 }
 PRODUCER = {
