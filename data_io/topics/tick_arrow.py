@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyarrow as pa
 
+from data_io.topics.arrow_rules import WRONG, check_rows, code_texts, packed
 from data_io.topics.records import Header
 from data_io.topics.tick_rules import FIELDS, QUOTE, TRADE, BadTickError, check, shorten
 from ml_core.types import Bool, Float64, Int8, Int64
@@ -15,19 +16,16 @@ from ml_core.types import Bool, Float64, Int8, Int64
 CONTENT_TYPE = "application/vnd.apache.arrow.stream"
 # Bounds what one record can make this process hold: a repeated value costs an Arrow stream next to nothing.
 MAX_ROWS = 65_536
-_NUMBERS = {TRADE: ("price", "size"), QUOTE: ("bid", "ask", "bid_size", "ask_size")}
-_WRONG = 9  # neither a kind nor a side
+_NUMBERS = ("price", "size", "bid", "ask", "bid_size", "ask_size")
+_KINDS, _SIDES = {"trade": TRADE, "quote": QUOTE}, {"buy": 1, "sell": -1}
 
 Rows = list[dict[str, object]]
 
 
-class ArrowTicks(NamedTuple):
-    """The rows of one batch as columns; those that break a rule hold nothing that means anything."""
+class ArrowRows(NamedTuple):
+    """The rows of one batch as columns."""
 
-    is_valid_N: Bool  # but for the symbol
-    bad: list[tuple[int, BadTickError]]  # every other row and what is wrong with it, in order
-    names: list[str]
-    name_N: Int64  # index into `names`
+    name_N: Int64  # index into the names of the batch, -1: none
     kind_N: Int8
     ts_ns_N: Int64
     price_N: Float64
@@ -38,6 +36,20 @@ class ArrowTicks(NamedTuple):
     bid_size_N: Float64
     ask_size_N: Float64
     seq_N: Int64
+
+
+class ArrowTicks(NamedTuple):
+    """One batch that was checked; rows that break a rule hold nothing that means anything."""
+
+    rows: ArrowRows
+    names: list[str]
+    is_valid_N: Bool  # but for the symbol
+    bad: list[tuple[int, BadTickError]]  # every other row and what is wrong with it, in order
+
+
+def warm_up() -> None:
+    """Compile what reads a batch, or load it from numba's cache."""
+    _columns(pa.RecordBatch.from_pydict({"type": ["trade"]}))
 
 
 def is_arrow(headers: tuple[Header, ...]) -> bool:
@@ -83,46 +95,35 @@ def _plain(batch: pa.RecordBatch) -> pa.RecordBatch:
 
 
 def _columns(batch: pa.RecordBatch) -> ArrowTicks | None:
-    """Return ``batch`` as columns, checked by the rules of ``check``; None where a type is unusual."""
+    """Return ``batch`` as columns, checked by the rules of ``check``; None where there is none or a type is unusual."""
+    if not batch.num_rows:
+        return None
+    columns = _Columns(batch)
     try:
-        return _checked(batch, _Columns(batch))
+        names, name_N = columns.texts("symbol")
+        price_N, size_N, bid_N, ask_N, bid_size_N, ask_size_N = map(columns.numbers, _NUMBERS)
+        rows = ArrowRows(
+            name_N, columns.codes("type", _KINDS, none=WRONG), columns.integers("ts", none=0), price_N, size_N,
+            columns.sides(), bid_N, ask_N, bid_size_N, ask_size_N, columns.seqs(),
+        )  # fmt: skip
+        is_valid_N = np.empty(batch.num_rows, np.bool_)
+        bad = [] if check_rows(rows, is_valid_N) else _judged(batch, np.flatnonzero(~is_valid_N))
     except _UnusualError:
         return None
+    return ArrowTicks(rows, names, is_valid_N, bad)
 
 
-def _checked(batch: pa.RecordBatch, columns: "_Columns") -> ArrowTicks:
-    kind_N = columns.code("type", {"trade": TRADE, "quote": QUOTE}, none=_WRONG)
-    names, name_N = columns.texts("symbol")
-    ts_ns_N, seq_N, side_N = columns.integers("ts"), columns.integers("seq"), columns.sides()
-    has_seq_N = columns.is_present("seq")
-    is_valid_N = (kind_N != _WRONG) & (name_N >= 0) & (ts_ns_N > 0) & (seq_N >= 0)
-    numbers = {}
-    for kind, fields in _NUMBERS.items():
-        is_kind_N = kind_N == kind
-        is_present, is_alone = is_kind_N.any(), is_kind_N.all()
-        for field in fields:
-            number_N = columns.numbers(field) if is_present else np.full(len(kind_N), np.nan)
-            if is_present:
-                is_valid_N &= ((number_N > 0) & (number_N < np.inf)) | ~is_kind_N
-            numbers[field] = number_N if is_alone else np.where(is_kind_N, number_N, np.nan)
-    is_valid_N &= ~(numbers["ask"] < numbers["bid"])
-    is_trade_N = kind_N == TRADE
-    is_valid_N &= ~is_trade_N | (side_N != _WRONG)
+def _judged(batch: pa.RecordBatch, bad_M: Int64) -> list[tuple[int, BadTickError]]:
+    """Return what is wrong with some rows of ``batch``."""
     bad = []
-    if not is_valid_N.all():
-        at = np.flatnonzero(~is_valid_N)
-        for row, fields in zip(at.tolist(), batch.take(pa.array(at)).to_pylist(), strict=True):
-            try:
-                check(fields)
-            except BadTickError as error:
-                bad.append((row, error))
-            else:
-                raise _UnusualError
-    return ArrowTicks(
-        is_valid_N, bad, names, name_N, kind_N, ts_ns_N, numbers["price"], numbers["size"],
-        np.where(is_trade_N, side_N, np.int8(0)), numbers["bid"], numbers["ask"], numbers["bid_size"],
-        numbers["ask_size"], np.where(has_seq_N, seq_N, -1),
-    )  # fmt: skip
+    for row, fields in zip(bad_M.tolist(), batch.take(pa.array(bad_M)).to_pylist(), strict=True):
+        try:
+            check(fields)
+        except BadTickError as error:
+            bad.append((row, error))
+        else:
+            raise _UnusualError
+    return bad
 
 
 class _UnusualError(Exception):
@@ -130,16 +131,17 @@ class _UnusualError(Exception):
 
 
 class _Columns:
-    """The columns of a batch as arrays; each type is looked at once."""
+    """The columns of a batch as arrays that are contiguous and may be written to; each type is looked at once."""
 
     def __init__(self, batch: pa.RecordBatch) -> None:
         self._rows = batch.num_rows
-        self._columns = dict(zip(batch.schema.names, batch.columns, strict=True))
+        pairs = zip(batch.schema.names, batch.columns, strict=True)
+        self._columns = {name: column for name, column in pairs if not pa.types.is_null(column.type)}
 
     def texts(self, name: str) -> tuple[list[str], Int64]:
         """Return the texts of a column and an index into them for each row, -1 where there is none."""
         column = self._columns.get(name)
-        if column is None or pa.types.is_null(column.type):
+        if column is None:
             return [], np.full(self._rows, -1)
         if _is_text(column.type):
             column = column.dictionary_encode()
@@ -147,56 +149,66 @@ class _Columns:
             raise _UnusualError
         if column.dictionary.null_count:
             raise _UnusualError
-        index_N = _filled(column.indices).astype(np.int64)
-        texts = column.dictionary.to_pylist()
-        if column.null_count:
-            index_N[~self.is_present(name)] = -1
-        return texts, index_N
+        return column.dictionary.to_pylist(), _filled(column.indices, -1).astype(np.int64)
 
-    def code(self, name: str, codes: dict[str, int], *, none: int) -> Int8:
-        """Return what the texts of a column stand for; _WRONG where they stand for nothing, ``none`` for null."""
-        texts, index_N = self.texts(name)
-        code_D = np.array([*(codes.get(text, _WRONG) for text in texts), none], np.int8)
-        return code_D[index_N]  # the index of no text is that of the last code
-
-    def sides(self) -> Int8:
-        """Return the sides; _WRONG where one is none."""
-        column = self._columns.get("side")
-        if column is None or not pa.types.is_integer(column.type):
-            return self.code("side", {"buy": 1, "sell": -1}, none=0)
-        side_N = self.integers("side")
-        return np.where(np.abs(side_N) <= 1, side_N, _WRONG).astype(np.int8)
-
-    def integers(self, name: str) -> Any:
-        """Return an integer column; 0 for null."""
-        column = self._columns.get(name)
-        if column is None or pa.types.is_null(column.type):
-            return np.zeros(self._rows, np.int64)
-        if not pa.types.is_integer(column.type) or pa.types.is_uint64(column.type):
-            raise _UnusualError
-        return _filled(column).astype(np.int64, copy=False)
-
-    def is_present(self, name: str) -> Any:
-        """Return where a column holds something."""
+    def codes(self, name: str, codes: dict[str, int], *, none: int) -> Int8:
+        """Return what the texts of a column stand for; WRONG where they stand for nothing, ``none`` for null."""
         column = self._columns.get(name)
         if column is None:
-            return np.zeros(self._rows, np.bool_)
-        return column.is_valid().to_numpy(zero_copy_only=False)
+            return np.full(self._rows, none, np.int8)
+        if not pa.types.is_string(column.type) or column.null_count:
+            texts, index_N = self.texts(name)
+            code_D = np.array([*(codes.get(text, WRONG) for text in texts), none], np.int8)
+            return code_D[index_N]  # the index of no text is that of the last code
+        _, offsets, text = column.buffers()
+        offset_N1 = np.frombuffer(offsets, np.int32, self._rows + 1, 4 * column.offset).copy()
+        code_N = np.empty(self._rows, np.int8)
+        known_W = np.array([packed(known) for known in codes], np.uint64)
+        code_W = np.array(list(codes.values()), np.int8)
+        code_texts(offset_N1, np.frombuffer(text or b"", np.uint8).copy(), known_W, code_W, code_N)
+        return code_N
+
+    def sides(self) -> Int8:
+        """Return the sides; WRONG where one is none."""
+        column = self._columns.get("side")
+        if column is None or not pa.types.is_integer(column.type):
+            return self.codes("side", _SIDES, none=0)
+        side_N = self.integers("side", none=0)
+        return np.where((side_N >= -1) & (side_N <= 1), side_N, WRONG).astype(np.int8)
+
+    def seqs(self) -> Any:
+        """Return the sequence numbers, -1 for none; a smaller one where a negative number stood."""
+        column = self._columns.get("seq")
+        seq_N = self.integers("seq", none=-1)
+        if column is not None and (seq_N < 0).any():
+            seq_N[(seq_N < 0) & column.is_valid().to_numpy(zero_copy_only=False)] = -2
+        return seq_N
+
+    def integers(self, name: str, *, none: int) -> Any:
+        """Return an integer column, ``none`` for null."""
+        column = self._columns.get(name)
+        if column is None:
+            return np.full(self._rows, none)
+        if not pa.types.is_integer(column.type) or pa.types.is_uint64(column.type):
+            raise _UnusualError
+        if column.null_count and none < 0 and pa.types.is_unsigned_integer(column.type):
+            column = column.cast(pa.int64())
+        return _filled(column, none).astype(np.int64)
 
     def numbers(self, name: str) -> Any:
         """Return a column of numbers as the nearest float64; 0, which breaks a rule too, for null."""
         column = self._columns.get(name)
-        if column is None or pa.types.is_null(column.type):
+        if column is None:
             return np.zeros(self._rows)
         if not (pa.types.is_floating(column.type) or pa.types.is_integer(column.type)):
             raise _UnusualError
-        return _filled(column).astype(np.float64, copy=False)
+        return _filled(column, 0).astype(np.float64)
 
 
 def _is_text(kind: pa.DataType) -> Any:
     return pa.types.is_string(kind) or pa.types.is_large_string(kind)
 
 
-def _filled(column: pa.Array) -> Any:
-    """Return ``column`` as an array with 0 for null, without a detour by way of floats."""
-    return (column.fill_null(0) if column.null_count else column).to_numpy(zero_copy_only=False)
+def _filled(column: pa.Array, none: int) -> Any:
+    """Return ``column`` as an array with ``none`` for null, without a detour by way of floats."""
+    return (column.fill_null(none) if column.null_count else column).to_numpy(zero_copy_only=False)

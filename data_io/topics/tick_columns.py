@@ -40,10 +40,8 @@ class TickColumns:
             is_kept_N = is_kept_N.copy()
             is_kept_N[[row for row, _ in bad]] = False
         row_N = np.flatnonzero(is_kept_N)
-        columns = [
-            np.full(len(row_N), offset), row_N + first, ticks.kind_N, symbol_N, ticks.ts_ns_N, ticks.price_N,
-            ticks.size_N, ticks.side_N, ticks.bid_N, ticks.ask_N, ticks.bid_size_N, ticks.ask_size_N, ticks.seq_N,
-        ]  # fmt: skip
+        _, kind_N, *values = ticks.rows
+        columns = [np.full(len(row_N), offset), row_N + first, kind_N, symbol_N, *values]
         if len(row_N) < len(is_kept_N):
             columns[2:] = [column[row_N] for column in columns[2:]]
         self._close_rows()
@@ -68,9 +66,9 @@ class TickColumns:
 
     def _symbols_of(self, ticks: ArrowTicks) -> tuple[Any, list[tuple[int, BadTickError]]]:
         """Return the symbol of each row, and the valid rows whose symbol is refused."""
-        valid = np.flatnonzero(ticks.is_valid_N)
+        valid, name_N = np.flatnonzero(ticks.is_valid_N), ticks.rows.name_N
         first_D = np.full(len(ticks.names) + 1, -1)  # and one for no name
-        first_D[ticks.name_N[valid][::-1]] = valid[::-1]  # of equal places the one written last stays
+        first_D[name_N[valid][::-1]] = valid[::-1]  # of equal places the one written last stays
         symbol_D = np.zeros(len(first_D), np.int32)
         used = np.flatnonzero(first_D >= 0)
         errors: dict[int, BadTickError] = {}
@@ -80,11 +78,9 @@ class TickColumns:
             except BadTickError as error:
                 errors[d] = error
         if not errors:
-            return symbol_D[ticks.name_N], []
-        names = ticks.name_N[valid].tolist()
-        return symbol_D[ticks.name_N], [
-            (row, errors[d]) for row, d in zip(valid.tolist(), names, strict=True) if d in errors
-        ]
+            return symbol_D[name_N], []
+        names = name_N[valid].tolist()
+        return symbol_D[name_N], [(row, errors[d]) for row, d in zip(valid.tolist(), names, strict=True) if d in errors]
 
     def _symbol(self, name: str) -> int:
         known = self._symbols.index.get(name)

@@ -9,6 +9,7 @@ import numpy as np
 
 from data_io.topics import tick_arrow, tick_kernel
 from data_io.topics.admin import TopicSpec, log_topic
+from data_io.topics.crc32c import crc32c
 from data_io.topics.field_map import MappedReader
 from data_io.topics.raw_records import FoundRecords, RawFetch, find
 from data_io.topics.records import Records, Reject, no_records
@@ -118,7 +119,9 @@ def encode(batch: TickBatch) -> list[tuple[bytes, bytes]]:
 
 def warm_up() -> None:
     """Compile what ``decode_fetch`` runs, or load it from numba's cache, so that the first batch does not wait."""
+    crc32c(b"")
     TickDecoder().decode_fetch(RawFetch(b"", 0, []), SymbolTable(["A"]))
+    tick_arrow.warm_up()
 
 
 def _read_native(_key: bytes | None, value: bytes | None) -> Tick:
