@@ -90,7 +90,7 @@ def _lines(result: Mapping[str, Any], plots: Sequence[Path]) -> Iterator[str]:
         "One JSON tick in, 16 features, MLP 16-64-32-1, one JSON prediction out, on a real Kafka. Kafka, sender and "
         "reader have one core, the contender the other. Every prediction is compared with an offline float64 oracle "
         "before a time counts. tickwise also logs its rows and writes checkpoints every 5 s; the others do neither. "
-        "Symbols are spread over the four partitions so that all hold equally many ticks. Medians, ranges in brackets."
+        "Symbols are named so that the four partitions hold equally many ticks. Medians, ranges in brackets."
     )
     yield ""
     yield from _table(

@@ -4,10 +4,12 @@ Pass k of the market is the same ticks, ``span_ns`` later each time: state runs 
 Shapes: N ticks of one pass, P partitions, S symbols.
 """
 
+import itertools
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from aiokafka.partitioner import DefaultPartitioner
 
 from data_io.data_fetcher.sources import open_source
 from data_io.topics import ticks
@@ -39,9 +41,12 @@ def make(count: int, *, symbols: int = 100) -> Workload:
     rate = RATE_OF[symbols]
     source = open_source(f"synthetic:symbols={symbols},ticks={count},rate={rate},seed={SEED}")
     batch = frames.to_batch(source.fetch().assign(seq=np.int64(-1)))
-    of_symbol_S = _balanced(np.bincount(batch.symbol_N, minlength=len(batch.symbols)))
+    partition_S = _balanced(np.bincount(batch.symbol_N, minlength=len(batch.symbols)))
+    names = [_name_for(name, partition) for name, partition in zip(batch.symbols, partition_S.tolist(), strict=True)]
+    *columns, _ = batch
+    batch = TickBatch(*columns, names)
     span_ns = int(batch.ts_ns_N[-1] - batch.ts_ns_N[0]) + 10**9 // rate
-    return Workload(batch, of_symbol_S[batch.symbol_N], ticks.encode(batch), span_ns)
+    return Workload(batch, partition_S[batch.symbol_N], ticks.encode(batch), span_ns)
 
 
 def _balanced(ticks_S: Int64) -> Int32:
@@ -52,3 +57,10 @@ def _balanced(ticks_S: Int64) -> Int32:
         partition_S[symbol] = np.argmin(load_P)
         load_P[partition_S[symbol]] += ticks_S[symbol]
     return partition_S
+
+
+def _name_for(symbol: str, partition: int) -> str:
+    """Return ``symbol`` with a number behind it that makes Kafka's own partitioner choose ``partition``."""
+    choose, partitions = DefaultPartitioner(), list(range(PARTITIONS))
+    names = (f"{symbol}.{number}" for number in itertools.count())
+    return next(name for name in names if choose(name.encode(), partitions, partitions) == partition)
