@@ -23,9 +23,12 @@ def score(rows: RowBatch, x_NTF: Float32, ready_N: Bool, scorer: Scorer) -> Pred
         scorer: The model.
     """
     scored_N = ready_N & ((rows.flags_N & ABSTAIN) == 0)
-    score_NH = np.full((len(rows), len(scorer.contract.horizons_ns)), np.nan, np.float32)
-    if scored_N.any():
-        score_NH[scored_N] = scorer.scores(np.ascontiguousarray(x_NTF[scored_N]))
+    if scored_N.all():
+        score_NH = scorer.scores(x_NTF)
+    else:
+        score_NH = np.full((len(rows), len(scorer.contract.horizons_ns)), np.nan, np.float32)
+        if scored_N.any():
+            score_NH[scored_N] = scorer.scores(x_NTF[scored_N])
     return PredictionBatch(
         offset_N=rows.offset_N,
         index_N=rows.index_N,

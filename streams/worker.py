@@ -238,6 +238,7 @@ def warm_up() -> None:
     """Compile the kernels before the first batch, so that no tick waits for a compiler."""
     features.warm_up()
     ticks.warm_up()
+    predictions.warm_up()
 
 
 def run(settings: WorkerSettings) -> None:

@@ -9,6 +9,7 @@ import pandas as pd
 import pyarrow as pa
 
 from data_io.topics.admin import TopicSpec, log_topic
+from data_io.topics.record_batch import Record
 from data_io.topics.records import Header
 from ml_core.errors import SchemaMismatchError
 from ml_core.types import Float32, RowBatch
@@ -18,6 +19,18 @@ MAX_ROWS = 4096
 MAX_RECORD_BYTES = 900_000
 CONTENT_TYPE = b"application/vnd.apache.arrow.stream"
 HASH_HEADER, FROM_HEADER, TO_HEADER = "tickwise.schema-hash", "tickwise.offset-from", "tickwise.offset-to"
+
+
+_COLUMNS = [
+    ("offset", pa.int64()),
+    ("index", pa.int32()),
+    ("symbol", pa.string()),
+    ("ts", pa.int64()),
+    ("mid", pa.float64()),
+    ("spread", pa.float64()),
+    ("flags", pa.uint8()),
+]
+_END = b"\xff\xff\xff\xff\0\0\0\0"  # of an Arrow stream
 
 
 class DecodedRows(NamedTuple):
@@ -43,24 +56,59 @@ def topic_spec(feature_set: str, partitions: int) -> TopicSpec:
     return log_topic(name(feature_set), partitions)
 
 
-def encode(
-    rows: RowBatch,
-    names: Sequence[str],
-    hash: str,
-    kernel_version: int,
-) -> list[tuple[bytes | None, bytes, list[Header]]]:
-    """Return key (none), value and headers of as few records as their bounds allow, in order; no rows, no record.
+class RowEncoder:
+    """Writes the rows of one feature set for one partition; it keeps what is the same for all of them."""
 
-    Args:
-        rows: Rows in arrival order.
-        names: Their F features.
-        hash: Of the feature schema.
-        kernel_version: Of the kernel that computed them.
-    """
-    row_bytes = 64 + 4 * len(names)
-    step = max(1, min(MAX_ROWS, MAX_RECORD_BYTES // row_bytes))
-    about = {"names": json.dumps(list(names)), "hash": hash, "kernel_version": str(kernel_version)}
-    return [_record(rows, slice(at, at + step), about) for at in range(0, len(rows), step)]
+    def __init__(self, names: Sequence[str], hash: str, kernel_version: int) -> None:
+        """Prepare what does not depend on the rows.
+
+        Args:
+            names: Their F features.
+            hash: Of the feature schema.
+            kernel_version: Of the kernel that computed them.
+        """
+        about = {"names": json.dumps(list(names)), "hash": hash, "kernel_version": str(kernel_version)}
+        x_type = pa.list_(pa.float32(), len(names))
+        self._schema = pa.schema([*_COLUMNS, ("x", x_type)], metadata=about)
+        self._head = self._schema.serialize().to_pybytes()
+        self._hash = hash.encode()
+        self._step = max(1, min(MAX_ROWS, MAX_RECORD_BYTES // (64 + 4 * len(names))))
+        self._symbols = pa.array([], pa.string())
+
+    def encode(self, rows: RowBatch) -> list[Record]:
+        """Return key (none), value and headers of as few records as their bounds allow, in order; no rows, no record.
+
+        Args:
+            rows: Rows in arrival order; their symbol table only grows from call to call.
+        """
+        if len(self._symbols) != len(rows.symbols):
+            self._symbols = pa.array(rows.symbols, pa.string())
+        return [self._record(rows, slice(at, at + self._step)) for at in range(0, len(rows), self._step)]
+
+    def _record(self, rows: RowBatch, part: slice) -> Record:
+        x_NF: Float32 = np.ascontiguousarray(rows.x_NF[part], np.float32)
+        offset_N = rows.offset_N[part]
+        columns = [pa.array(column[part]) for column in (rows.ts_ns_N, rows.mid_N, rows.spread_N, rows.flags_N)]
+        columns = [
+            pa.array(offset_N),
+            pa.array(rows.index_N[part]),
+            self._symbols.take(pa.array(rows.symbol_N[part])),
+            *columns,
+            pa.FixedSizeListArray.from_arrays(pa.array(x_NF.reshape(-1)), x_NF.shape[1]),
+        ]
+        body = pa.RecordBatch.from_arrays(columns, schema=self._schema).serialize()
+        headers: list[Header] = [
+            ("content-type", CONTENT_TYPE),
+            (HASH_HEADER, self._hash),
+            (FROM_HEADER, str(offset_N[0]).encode()),
+            (TO_HEADER, str(offset_N[-1]).encode()),
+        ]
+        return None, b"".join((self._head, body, _END)), headers
+
+
+def encode(rows: RowBatch, names: Sequence[str], hash: str, kernel_version: int) -> list[Record]:
+    """Return the records of ``rows``, as a new ``RowEncoder`` of the same writes them."""
+    return RowEncoder(names, hash, kernel_version).encode(rows)
 
 
 def decode(value: bytes | None) -> DecodedRows:
@@ -93,35 +141,6 @@ def to_frame(rows: RowBatch, names: Sequence[str]) -> pd.DataFrame:
         "flags": rows.flags_N,
     }
     return pd.DataFrame(known | {feature: rows.x_NF[:, f] for f, feature in enumerate(names)})
-
-
-def _record(rows: RowBatch, part: slice, about: dict[str, str]) -> tuple[bytes | None, bytes, list[Header]]:
-    used, place_N = np.unique(rows.symbol_N[part], return_inverse=True)
-    x_NF: Float32 = np.ascontiguousarray(rows.x_NF[part], np.float32)
-    offset_N = rows.offset_N[part]
-    columns: dict[str, Any] = {
-        "offset": pa.array(offset_N, pa.int64()),
-        "index": pa.array(rows.index_N[part], pa.int32()),
-        "symbol": pa.DictionaryArray.from_arrays(
-            pa.array(place_N.astype(np.int32)), pa.array([rows.symbols[i] for i in used.tolist()], pa.string())
-        ),
-        "ts": pa.array(rows.ts_ns_N[part], pa.int64()),
-        "mid": pa.array(rows.mid_N[part], pa.float64()),
-        "spread": pa.array(rows.spread_N[part], pa.float64()),
-        "flags": pa.array(rows.flags_N[part], pa.uint8()),
-        "x": pa.FixedSizeListArray.from_arrays(pa.array(x_NF.reshape(-1), pa.float32()), x_NF.shape[1]),
-    }
-    batch = pa.RecordBatch.from_pydict(columns, metadata=about)
-    sink = pa.BufferOutputStream()
-    with pa.ipc.new_stream(sink, batch.schema) as writer:
-        writer.write_batch(batch)
-    headers: list[Header] = [
-        ("content-type", CONTENT_TYPE),
-        (HASH_HEADER, about["hash"].encode()),
-        (FROM_HEADER, str(offset_N[0]).encode()),
-        (TO_HEADER, str(offset_N[-1]).encode()),
-    ]
-    return None, sink.getvalue().to_pybytes(), headers
 
 
 def _rows(batch: pa.RecordBatch, features: int) -> RowBatch:

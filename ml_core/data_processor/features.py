@@ -48,7 +48,8 @@ def step(ticks: TickBatch, state: FeatureState) -> RowBatch:
     count = int(kernels.run(columns, program, memory, made, scratch))
     if plan.own:
         _add_own(ticks, plan, memory, made, count)
-    tick_R = made.tick_N[:count]
+    # The usual case, a row for each tick, copies nothing.
+    tick_R = slice(None) if count == n else made.tick_N[:count]
     return RowBatch(
         offset_N=ticks.offset_N[tick_R],
         index_N=ticks.index_N[tick_R],

@@ -6,7 +6,7 @@ from typing import Any
 import faust
 import numpy as np
 
-from data_io.topics import dead_letters, predictions, rows
+from data_io.topics import dead_letters, predictions, record_batch, rows
 from data_io.topics.ticks import Decoded, TickDecoder
 from ml_core.data_processor import features
 from ml_core.spec import PipelineSpec
@@ -24,7 +24,7 @@ def attach(app: faust.App, channel: BatchChannel, decoder: TickDecoder) -> Any:
     async def windowing(stream: Any) -> None:
         async for batch in stream:  # one event = one fetched batch of one partition
             try:
-                await process(batch, decoder)
+                process(batch, decoder)
             except Exception as error:  # noqa: BLE001 - the partition stops here, uncommitted, and starts over
                 batch.failed(error)
             finally:
@@ -34,12 +34,13 @@ def attach(app: faust.App, channel: BatchChannel, decoder: TickDecoder) -> Any:
     return app.agent(channel, name="features.windowing")(windowing)
 
 
-async def process(batch: Batch, decoder: TickDecoder) -> None:
+def process(batch: Batch, decoder: TickDecoder) -> None:
     """Move the partition's state over ``batch`` and hand every output to its producer."""
     began = time.perf_counter()
     partition = batch.partition
     decoded = decoder.decode_fetch(batch.fetch, partition.state.symbols)
-    await _publish_rejects(partition, decoded)
+    partition.outputs.begin()
+    _publish_rejects(partition, decoded)
     metrics.TICKS.labels(partition.shared.topic).inc(len(decoded.ticks))
     count = 0
     for name, state in partition.state.sets.items():
@@ -54,46 +55,46 @@ async def process(batch: Batch, decoder: TickDecoder) -> None:
         for spec in state.pipelines:
             partition.state.labelled[spec.name].observe(made)
         if len(made):
-            await _publish_rows(partition, name, state, made)
+            _publish_rows(partition, name, state, made)
             for spec in state.pipelines:
-                await _publish_predictions(partition, spec, made, windows)
+                _publish_predictions(partition, state, spec, made, windows)
     metrics.BATCH_SECONDS.observe(time.perf_counter() - began)
     batch.done(decoded.next_offset, count)
 
 
-async def _publish_rejects(partition: Partition, decoded: Decoded) -> None:
+def _publish_rejects(partition: Partition, decoded: Decoded) -> None:
     topic = partition.shared.topic
     rejects = [r for r in decoded.rejects if decoded.reject_records.offset[r.position] >= partition.publish_from]
     if not rejects:
         return
     records = [dead_letters.encode(reject, decoded.reject_records, topic, partition.number) for reject in rejects]
-    await partition.outputs.send(dead_letters.name(topic), records)
+    partition.outputs.send(dead_letters.name(topic), record_batch.pack(records))
     for reject in rejects:
         metrics.REJECTS.labels(topic, reject.reason).inc()
 
 
-async def _publish_rows(partition: Partition, name: str, state: FeatureSetState, made: RowBatch) -> None:
-    records = rows.encode(made, state.plan.names, state.plan.hash, features.KERNEL_VERSION)
-    await partition.outputs.send(rows.name(name), records)
+def _publish_rows(partition: Partition, name: str, state: FeatureSetState, made: RowBatch) -> None:
+    partition.outputs.send(rows.name(name), record_batch.pack(state.rows.encode(made)))
     metrics.ROWS.labels(name).inc(len(made))
 
 
-async def _publish_predictions(
-    partition: Partition, spec: PipelineSpec, made: RowBatch, windows: scoring.Windows
+def _publish_predictions(
+    partition: Partition, state: FeatureSetState, spec: PipelineSpec, made: RowBatch, windows: scoring.Windows
 ) -> None:
     serving = partition.serving.get(spec.name)
     if serving is None:
         return
     scored = scoring.step(made, windows, spec.features.window, serving)
-    records = predictions.encode(
-        scored,
-        topic_id=partition.shared.topic_id,
-        partition=partition.number,
-        horizons_ns=serving.scorer.contract.horizons_ns,
-        model=spec.name,
-        version=serving.version.version,
-    )
-    await partition.outputs.send(predictions.name(spec.name), [(key, value, []) for key, value in records])
+    encoder = state.encoders.get(spec.name)
+    if encoder is None or encoder.version != serving.version.version:
+        encoder = state.encoders[spec.name] = predictions.PredictionEncoder(
+            topic_id=partition.shared.topic_id,
+            partition=partition.number,
+            horizons_ns=serving.scorer.contract.horizons_ns,
+            model=spec.name,
+            version=serving.version.version,
+        )
+    partition.outputs.send(predictions.name(spec.name), encoder.record_batches(scored))
     ok = int(np.isfinite(scored.score_NH[:, 0]).sum())
     metrics.PREDICTIONS.labels(spec.name, "ok").inc(ok)
     metrics.PREDICTIONS.labels(spec.name, "abstained").inc(len(made) - ok)

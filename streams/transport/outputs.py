@@ -1,117 +1,135 @@
-"""The producer of one partition's outputs: in order, bounded, and stopping at its first failure."""
+"""The outputs of one partition: in order, bounded, and stopping at their first failure."""
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Sequence
-from typing import TypeVar
+from collections.abc import Callable, Sequence
 
-from aiokafka import AIOKafkaProducer
+from aiokafka import AIOKafkaProducer, TopicPartition
 from aiokafka.errors import KafkaError
 
 from data_io.kafka_clients import end_producer
+from data_io.topics.record_batch import RecordBatch
 from ml_core.errors import KafkaUnavailableError
+from streams.transport.packed_batch import PackedBatch
 
-T = TypeVar("T")
-Headers = list[tuple[str, bytes | None]]
-Record = tuple[bytes | None, bytes | None, Headers]
-
-# Below the broker's default message.max.bytes of 1,048,588, so that a full batch is never refused.
-BATCH_BYTES = 1_000_000
 # A dead letter holds a whole record, which may be as large as the broker lets it be, and the headers that say why.
 RECORD_BYTES = 4_000_000
-# Batches under way before `send` waits for the oldest: bounds memory at about 32 MB a partition.
-MAX_IN_FLIGHT = 32
+# Hand-outs whose outputs may be under way: one at the broker and one behind it. Ticks that arrive meanwhile wait in the
+# consumer and make the next batch larger, so this bounds memory and latency at once.
+MAX_UNDER_WAY = 2
+
+
+def output_producer(bootstrap: str, timeout_s: float = 30.0) -> AIOKafkaProducer:
+    """Return the idempotent producer of a partition whose outputs are not part of a transaction."""
+    return AIOKafkaProducer(
+        bootstrap_servers=bootstrap,
+        enable_idempotence=True,
+        acks="all",
+        linger_ms=0,
+        max_batch_size=RECORD_BYTES,
+        max_request_size=2 * RECORD_BYTES,
+        request_timeout_ms=int(timeout_s * 1000),
+    )
 
 
 class Outputs:
-    """One idempotent producer; a record that fails makes every later one fail too, so what is out is a prefix."""
+    """Queues record batches; one that fails makes every later one fail too, so what is out is a prefix."""
 
-    def __init__(self, bootstrap: str, partition: int, *, timeout_s: float = 30.0) -> None:
-        """Write to ``partition`` of whatever topic; a batch not acknowledged in ``timeout_s`` has failed."""
-        self.partition = partition
-        self.timeout_s = timeout_s
-        self._producer = AIOKafkaProducer(
-            bootstrap_servers=bootstrap,
-            enable_idempotence=True,
-            acks="all",
-            linger_ms=0,
-            max_batch_size=RECORD_BYTES,
-            max_request_size=2 * RECORD_BYTES,
-            request_timeout_ms=int(timeout_s * 1000),
-        )
-        self._in_flight: deque[asyncio.Future[object]] = deque()
+    def __init__(
+        self,
+        producer: AIOKafkaProducer,
+        partition: int,
+        *,
+        transactional: bool = False,
+        on_room: Callable[[], None] = lambda: None,
+        timeout_s: float = 30.0,
+    ) -> None:
+        """Write to ``partition`` of whatever topic.
 
-    async def start(self) -> None:
-        """Connect.
+        Args:
+            producer: Started and stopped here, unless ``transactional``.
+            partition: Of every topic.
+            transactional: ``producer`` is that of the state log, with a transaction open whenever ``send`` is called.
+            on_room: Called whenever something was acknowledged, or failed.
+            timeout_s: A batch not acknowledged for so long has failed.
+        """
+        self.partition, self.transactional, self.timeout_s = partition, transactional, timeout_s
+        self._producer, self._on_room = producer, on_room
+        self._hand_out = 0
+        self._under_way: deque[tuple[int, asyncio.Future[object]]] = deque()  # hand-out and its future, oldest first
+
+    async def start(self, topics: Sequence[str]) -> None:
+        """Connect, and learn where ``topics`` are: only to them anything can be sent.
 
         Raises:
             KafkaUnavailableError: Kafka did not answer in time. A retry is safe.
         """
         try:
             async with asyncio.timeout(self.timeout_s):
-                await self._producer.start()
+                if not self.transactional:
+                    await self._producer.start()
+                for topic in topics:
+                    await self._producer.partitions_for(topic)
         except (TimeoutError, KafkaError) as error:
             raise KafkaUnavailableError(f"Kafka did not answer: {error!r}") from error
 
     async def stop(self) -> None:
         """Disconnect; what is not acknowledged by then is unknown."""
-        await end_producer(self._producer)
-        for future in self._in_flight:
+        if not self.transactional:
+            await end_producer(self._producer)
+        for _, future in self._under_way:
             future.cancel()
-        self._in_flight.clear()
+        self._under_way.clear()
 
-    async def send(self, topic: str, records: Sequence[Record]) -> None:
-        """Queue ``records`` for ``topic`` in order; waits only when too much is under way.
+    def begin(self) -> None:
+        """Begin the outputs of another batch of ticks."""
+        self._hand_out += 1
+
+    def send(self, topic: str, batches: Sequence[RecordBatch]) -> None:
+        """Queue ``batches`` for ``topic`` in order.
 
         Raises:
             KafkaUnavailableError: An earlier or this output failed; the partition has to be taken over again.
         """
-        batch = self._producer.create_batch()
-        for key, value, headers in records:
-            if batch.record_count() and batch.size() + len(value or b"") + len(key or b"") > BATCH_BYTES:
-                await self._send_batch(batch, topic)
-                batch = self._producer.create_batch()
-            if batch.append(key=key, value=value, timestamp=None, headers=headers) is None:
+        self.check()
+        tp = TopicPartition(topic, self.partition)
+        for batch in batches:
+            if len(batch.data) > RECORD_BYTES:
                 raise KafkaUnavailableError(
                     f"a record for {topic} is larger than {RECORD_BYTES} bytes and cannot be written"
                 )
-        if batch.record_count():
-            await self._send_batch(batch, topic)
+            future = PackedBatch(batch, transactional=self.transactional).queue(self._producer, tp)
+            future.add_done_callback(lambda _: self._on_room())
+            self._under_way.append((self._hand_out, future))
+
+    def check(self) -> None:
+        """Forget what is acknowledged.
+
+        Raises:
+            KafkaUnavailableError: An output failed; the partition has to be taken over again.
+        """
+        while self._under_way and self._under_way[0][1].done():
+            error = self._under_way.popleft()[1].exception()
+            if error is not None:
+                raise KafkaUnavailableError(f"an output of partition {self.partition} failed: {error!r}") from error
+
+    @property
+    def has_room(self) -> bool:
+        """True where another batch of ticks may be handed out."""
+        oldest = next((hand_out for hand_out, future in self._under_way if not future.done()), self._hand_out + 1)
+        return self._hand_out + 1 - oldest < MAX_UNDER_WAY
 
     async def settle(self) -> None:
         """Wait until everything sent so far is acknowledged.
 
         Raises:
-            KafkaUnavailableError: As ``send``.
+            KafkaUnavailableError: As ``check``, or it took too long.
         """
-        under_way = list(self._in_flight)
+        under_way = [future for _, future in self._under_way]
         if under_way:
-            await self._finish(asyncio.wait(under_way, timeout=self.timeout_s))
-        self._reap()
+            await asyncio.wait(under_way, timeout=self.timeout_s)
+        self.check()
         if any(not future.done() for future in under_way):
             raise KafkaUnavailableError(
                 f"outputs of partition {self.partition} were not acknowledged in {self.timeout_s:.0f} s"
             )
-
-    async def _send_batch(self, batch: object, topic: str) -> None:
-        self._reap()
-        if len(self._in_flight) >= MAX_IN_FLIGHT:
-            await self._finish(asyncio.wait([self._in_flight[0]], timeout=self.timeout_s))
-            self._reap()
-        if len(self._in_flight) >= MAX_IN_FLIGHT:
-            raise KafkaUnavailableError(
-                f"outputs of partition {self.partition} were not acknowledged in {self.timeout_s:.0f} s"
-            )
-        self._in_flight.append(await self._finish(self._producer.send_batch(batch, topic, partition=self.partition)))
-
-    async def _finish(self, awaitable: Awaitable[T]) -> T:
-        try:
-            return await awaitable
-        except KafkaError as error:
-            raise KafkaUnavailableError(f"an output of partition {self.partition} failed: {error!r}") from error
-
-    def _reap(self) -> None:
-        while self._in_flight and self._in_flight[0].done():
-            error = self._in_flight.popleft().exception()
-            if error is not None:
-                raise KafkaUnavailableError(f"an output of partition {self.partition} failed: {error!r}") from error

@@ -2,14 +2,15 @@
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum, auto
-from typing import Protocol
+from typing import Any, Protocol
 
 import structlog
 from aiokafka import TopicPartition
 
+from data_io.topics import dead_letters, rows
 from data_io.topics import predictions as predictions_topic
 from ml_core.data_processor.features import FeaturePlan
 from ml_core.errors import ModelNotFoundError, ModelRefusedError, SchemaMismatchError, SetupError
@@ -17,7 +18,7 @@ from ml_core.spec import PipelineSpec
 from model_ops_manager.champion import Serving
 from streams import metrics
 from streams.partition_state import PartitionState
-from streams.transport.outputs import Outputs
+from streams.transport.outputs import Outputs, output_producer
 from streams.transport.published import last_published
 from streams.transport.state_log import Blocks, Manifest, StateLog
 
@@ -57,11 +58,19 @@ class Shared:
     on_checkpoint: Callable[[int, Manifest], Awaitable[None]]
     checkpoint_s: float = 5.0
     checkpoint_rows: int = 2_000_000
+    exactly_once: bool = False  # outputs are in the transaction of the checkpoint
+    linger_s: float = 0.0  # how long ticks are gathered after the last batch before the next is handed out
 
     @property
     def pipelines(self) -> list[PipelineSpec]:
         """All pipelines, set after set."""
         return [spec for _, pipelines in self.sets.values() for spec in pipelines]
+
+    @property
+    def outputs(self) -> list[str]:
+        """All topics that outputs go to."""
+        found = [dead_letters.name(self.topic), *(rows.name(name) for name in self.sets)]
+        return found + [predictions_topic.name(spec.name) for spec in self.pipelines]
 
 
 class Phase(Enum):
@@ -80,8 +89,8 @@ class Partition:
     Any failure means that what Kafka holds is unknown: the object is thrown away and the partition claimed afresh.
     """
 
-    def __init__(self, shared: Shared, number: int) -> None:
-        """Prepare; ``open`` does the work."""
+    def __init__(self, shared: Shared, number: int, on_room: Callable[[], None] = lambda: None) -> None:
+        """Prepare; ``open`` does the work. ``on_room`` is called whenever ``takes_batches`` may have become true."""
         self.shared, self.number = shared, number
         self.tp = TopicPartition(shared.topic, number)
         self.phase = Phase.CLAIMING
@@ -89,8 +98,11 @@ class Partition:
         self.publish_from = 0  # below it, ticks only rebuild state: their outputs are out already
         self.state = PartitionState(shared.sets, {})
         self.serving: dict[str, Serving] = {}
-        self.outputs = Outputs(shared.bootstrap, number)
         self._log = StateLog(shared.bootstrap, shared.group, self.tp)
+        producer = self._log.producer if shared.exactly_once else output_producer(shared.bootstrap)
+        self.outputs = Outputs(producer, number, transactional=shared.exactly_once, on_room=on_room)
+        self._on_room = on_room
+        self._handed_out_s = 0.0
         self._unused: set[bytes] = set()  # keys in the state topic that mean nothing to this state
         self._published_to = -1
         self._committed = -1
@@ -106,8 +118,8 @@ class Partition:
             DependencyError: Kafka or the model store did not answer. A retry is safe.
         """
         began = time.monotonic()
-        await self.outputs.start()
         manifest, blocks = await self._log.claim()
+        await self.outputs.start(self.shared.outputs)
         await self._restore(manifest, blocks, first_offset)
         wanted = self._wanted()
         if wanted is not None:
@@ -155,7 +167,10 @@ class Partition:
         self.position = first_offset if is_rebuilt else manifest.position
         self.publish_from = self._committed = manifest.position
         topics = [predictions_topic.name(spec.name) for spec in shared.pipelines]
-        self._published_to = await last_published(shared.bootstrap, topics, shared.topic_id, self.number)
+        if shared.exactly_once:
+            self._published_to = manifest.position - 1  # whatever followed it was aborted
+        else:
+            self._published_to = await last_published(shared.bootstrap, topics, shared.topic_id, self.number)
         if not await self._load_models(manifest) or is_rebuilt:
             # What is out was scored by features or a model that are gone: it stays, and the champion goes on behind it.
             self.publish_from = max(manifest.position, self._published_to + 1)
@@ -204,8 +219,23 @@ class Partition:
         """True while batches may be handed out."""
         return self.phase is Phase.OPEN
 
+    @property
+    def takes_batches(self) -> bool:
+        """True while a batch may be handed out and its outputs do not have to wait for long."""
+        if self.phase is not Phase.OPEN or not self.outputs.has_room:
+            return False
+        # Between the end of one transaction and the beginning of the next, nothing can be written to either.
+        is_ending = self.shared.exactly_once and self._task is not None and not self._task.done()
+        return not is_ending and self.lingers_s <= 0
+
+    @property
+    def lingers_s(self) -> float:
+        """Seconds until a batch may be handed out for all the linger has to say."""
+        return self._handed_out_s + self.shared.linger_s - time.monotonic() if self.shared.linger_s else 0.0
+
     def advance(self, next_offset: int, rows: int) -> None:
         """Move the position past a processed batch."""
+        self._handed_out_s = time.monotonic()
         self.position = next_offset
         self._rows_since += rows
 
@@ -215,6 +245,7 @@ class Partition:
         Raises:
             TickwiseError: The last checkpoint failed.
         """
+        self.outputs.check()
         if self._task is not None:
             if not self._task.done():
                 return
@@ -225,11 +256,13 @@ class Partition:
         wanted = self._wanted()
         if wanted is not None:
             self.phase = Phase.SWAPPING
-            self._task = asyncio.create_task(self._swap(wanted, *self._snapshot(wanted)), name=f"swap-{self.number}")
+            self._start(self._swap(wanted, *self._snapshot(wanted)), "swap")
         elif self._is_due():
-            self._task = asyncio.create_task(
-                self._commit(*self._snapshot(self.serving)), name=f"checkpoint-{self.number}"
-            )
+            self._start(self._commit(*self._snapshot(self.serving)), "checkpoint")
+
+    def _start(self, work: Coroutine[Any, Any, None], name: str) -> None:
+        self._task = asyncio.create_task(work, name=f"{name}-{self.number}")
+        self._task.add_done_callback(lambda _: self._on_room())
 
     async def close(self, *, checkpoint: bool, timeout_s: float = 5.0) -> None:
         """Stop, with a last checkpoint where the memory can be trusted, and leave Kafka within a bound."""

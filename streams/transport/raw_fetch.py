@@ -60,9 +60,12 @@ def _batches(raw: bytes) -> Iterator[tuple[int, int]]:
 
 
 async def take(
-    consumer: AIOKafkaConsumer, ready: Set[TopicPartition], timeout_s: float
+    consumer: AIOKafkaConsumer,
+    ready: Set[TopicPartition],
+    timeout_s: float,
+    wake: asyncio.Future[None] | None = None,
 ) -> dict[TopicPartition, RawFetch]:
-    """Return what has arrived for the partitions in ``ready``, waiting at most ``timeout_s`` for the first.
+    """Return what has arrived for the partitions in ``ready``, waiting at most ``timeout_s`` for the first, or ``wake``.
 
     Positions move past what is returned, so that the next fetch is already under way while this one is processed.
 
@@ -76,8 +79,9 @@ async def take(
         found = _pop(consumer, ready)
         if not found:
             waiter = fetcher._create_fetch_waiter()
-            done, _ = await asyncio.wait([waiter], timeout=timeout_s)
-            if not done:
+            waiters = [waiter] if wake is None else [waiter, wake]
+            done, _ = await asyncio.wait(waiters, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
+            if waiter not in done:
                 waiter.cancel()
                 return {}
             found = _pop(consumer, ready)

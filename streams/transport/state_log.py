@@ -16,6 +16,7 @@ Blocks = list[tuple[bytes, bytes | None]]  # key and bytes; None deletes the key
 MANIFEST_KEY = b"manifest"
 MANIFEST_VERSION = 1
 BATCH_BYTES = 1_000_000
+MAX_REQUEST_BYTES = 8_000_000  # outputs of an exactly-once partition go out through this producer too
 # A stopped owner holds back `read_committed` readers for at most this long.
 TRANSACTION_TIMEOUT_MS = 15_000
 
@@ -56,25 +57,26 @@ class StateLog:
         """Serve ``ticks``; every step is bounded by ``timeout_s``."""
         self.bootstrap, self.group, self.ticks, self.timeout_s = bootstrap, group, ticks, timeout_s
         self._tp = TopicPartition(name(group), ticks.partition)
-        self._producer = AIOKafkaProducer(
+        self.producer = AIOKafkaProducer(
             bootstrap_servers=bootstrap,
             transactional_id=f"tickwise.{group}.{ticks.partition}",
             transaction_timeout_ms=TRANSACTION_TIMEOUT_MS,
             max_batch_size=BATCH_BYTES,
-            max_request_size=4 * BATCH_BYTES,
+            max_request_size=MAX_REQUEST_BYTES,
             request_timeout_ms=int(timeout_s * 1000),
         )
 
     async def claim(self) -> tuple[Manifest | None, dict[bytes, bytes]]:
-        """Fence earlier owners, then return the last committed manifest and the newest block of every key.
+        """Fence earlier owners, open a transaction, and return the last committed manifest and the newest block of every key.
 
         Raises:
             KafkaUnavailableError: Kafka did not answer in time. A retry is safe.
         """
         try:
             async with asyncio.timeout(self.timeout_s):
-                await self._producer.start()
+                await self.producer.start()
                 blocks = await self._read()
+                await self.producer.begin_transaction()
         except (TimeoutError, KafkaError) as error:
             raise KafkaUnavailableError(
                 f"cannot take over {self.ticks.topic}-{self.ticks.partition}: {error!r}"
@@ -83,7 +85,7 @@ class StateLog:
         return (Manifest.model_validate_json(manifest) if manifest else None), blocks
 
     async def commit(self, manifest: Manifest, blocks: Sequence[tuple[bytes, bytes | None]]) -> None:
-        """Write ``blocks``, ``manifest`` and the group's offset in one transaction.
+        """Write ``blocks``, ``manifest`` and the group's offset, commit them with what is in the transaction, open the next.
 
         Raises:
             KafkaUnavailableError: Whether it was committed is *unknown*: drop the memory and claim again.
@@ -91,11 +93,11 @@ class StateLog:
         records = [*blocks, (MANIFEST_KEY, manifest.model_dump_json().encode())]
         try:
             async with asyncio.timeout(self.timeout_s):
-                await self._producer.begin_transaction()
                 # A record that fails does not stop aiokafka's commit, so each is awaited before it.
                 await asyncio.gather(*[await future for future in self._batches(records)])
-                await self._producer.send_offsets_to_transaction({self.ticks: manifest.position}, self.group)
-                await self._producer.commit_transaction()
+                await self.producer.send_offsets_to_transaction({self.ticks: manifest.position}, self.group)
+                await self.producer.commit_transaction()
+                await self.producer.begin_transaction()
         except (TimeoutError, KafkaError) as error:
             raise KafkaUnavailableError(
                 f"checkpoint of {self.ticks.topic}-{self.ticks.partition} failed: {error!r}"
@@ -103,17 +105,17 @@ class StateLog:
 
     async def close(self) -> None:
         """Disconnect without committing anything."""
-        await end_producer(self._producer)
+        await end_producer(self.producer)
 
     def _batches(self, records: Sequence[tuple[bytes, bytes | None]]) -> Iterator[Awaitable[Awaitable[object]]]:
-        batch = self._producer.create_batch()
+        batch = self.producer.create_batch()
         for key, value in records:
             if batch.append(key=key, value=value, timestamp=None) is None:
-                yield self._producer.send_batch(batch, self._tp.topic, partition=self._tp.partition)
-                batch = self._producer.create_batch()
+                yield self.producer.send_batch(batch, self._tp.topic, partition=self._tp.partition)
+                batch = self.producer.create_batch()
                 if batch.append(key=key, value=value, timestamp=None) is None:
                     raise KafkaUnavailableError(f"state block {key!r} is larger than {BATCH_BYTES} bytes")
-        yield self._producer.send_batch(batch, self._tp.topic, partition=self._tp.partition)
+        yield self.producer.send_batch(batch, self._tp.topic, partition=self._tp.partition)
 
     async def _read(self) -> dict[bytes, bytes]:
         consumer = AIOKafkaConsumer(

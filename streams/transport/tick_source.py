@@ -15,7 +15,7 @@ from data_io.kafka_clients import end_consumer
 from data_io.topics import admin
 from ml_core.errors import KafkaUnavailableError, NotFoundError, SetupError
 from streams import metrics
-from streams.transport import raw_fetch
+from streams.transport import packed_batch, raw_fetch
 from streams.transport.batch_channel import Batch, BatchChannel
 from streams.transport.partition import Partition, Phase, Shared
 
@@ -23,6 +23,8 @@ log = structlog.get_logger()
 
 # How long one wait for new ticks lasts; due checkpoints and swaps of idle partitions are looked for this often.
 POLL_S = 0.05
+# The lag is reported this often.
+REPORT_S = 0.25
 # The fetch answers as soon as one byte is there; an idle partition may hold a busy one back for this long.
 FETCH_WAIT_MS = 10
 # Takeovers in a row without progress after which the worker gives up instead of spinning.
@@ -55,10 +57,13 @@ class TickSource(mode.Service, ConsumerRebalanceListener):  # type: ignore[misc]
         self.answered_ms: int | None = None  # when Kafka last answered a fetch
         self._idle = asyncio.Event()
         self._idle.set()
+        self._next_report = 0.0
+        self._wake: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     async def on_start(self) -> None:
         """Join the group."""
         raw_fetch.install()
+        packed_batch.install()
         self.consumer = AIOKafkaConsumer(
             bootstrap_servers=self.shared.bootstrap,
             group_id=self.shared.group,
@@ -105,7 +110,7 @@ class TickSource(mode.Service, ConsumerRebalanceListener):  # type: ignore[misc]
         return self.has_joined and all(p.phase in (Phase.OPEN, Phase.SWAPPING) for p in tuple(self.partitions.values()))
 
     def _claim(self, number: int, delay_s: float = 0.0) -> None:
-        partition = self.partitions[number] = Partition(self.shared, number)
+        partition = self.partitions[number] = Partition(self.shared, number, self._wake_up)
         self._claims[number] = asyncio.create_task(self._take_over(partition, delay_s), name=f"takeover-{number}")
 
     async def _take_over(self, partition: Partition, delay_s: float) -> None:
@@ -195,9 +200,12 @@ class TickSource(mode.Service, ConsumerRebalanceListener):  # type: ignore[misc]
             if not self.channel.has_subscriber:
                 await asyncio.sleep(POLL_S)
                 continue
-            ready = {p.tp: p for p in self.partitions.values() if p.is_open}
+            if self._wake.done():
+                self._wake = asyncio.get_running_loop().create_future()
+            ready = {p.tp: p for p in self.partitions.values() if p.takes_batches}
+            linger_s = min((p.lingers_s for p in self.partitions.values() if p.lingers_s > 0), default=POLL_S)
             try:
-                fetched = await raw_fetch.take(self.consumer, ready.keys(), POLL_S)
+                fetched = await raw_fetch.take(self.consumer, ready.keys(), min(POLL_S, linger_s), self._wake)
             except OffsetOutOfRangeError as error:
                 self._give_up(SetupError(f"ticks were deleted by retention before they were read: {error}"))
                 return
@@ -221,7 +229,13 @@ class TickSource(mode.Service, ConsumerRebalanceListener):  # type: ignore[misc]
                     partition.look_around()
                 except Exception as error:  # noqa: BLE001 - whatever a checkpoint met, the partition starts over
                     self._fail(partition, error)
-            self._report_lag(ready)
+            if time.monotonic() >= self._next_report:
+                self._next_report = time.monotonic() + REPORT_S
+                self._report_lag()
+
+    def _wake_up(self) -> None:
+        if not self._wake.done():
+            self._wake.set_result(None)
 
     async def _hand_out(self, partition: Partition, batch: Batch) -> None:
         if batch.fetch.first_offset != partition.position:
@@ -254,10 +268,11 @@ class TickSource(mode.Service, ConsumerRebalanceListener):  # type: ignore[misc]
         if partition.phase is Phase.SWAPPING and partition.tp in self.consumer.assignment():
             self.consumer.seek(partition.tp, offset)
 
-    def _report_lag(self, ready: dict[TopicPartition, Partition]) -> None:
+    def _report_lag(self) -> None:
         assignment = self.consumer.assignment()
-        for tp, partition in ready.items():
-            if tp not in assignment or self.partitions.get(tp.partition) is not partition:
+        for partition in self.partitions.values():
+            tp = partition.tp
+            if tp not in assignment or not partition.is_open:
                 continue
             self.answered_ms = max(self.answered_ms or 0, self.consumer.last_poll_timestamp(tp) or 0) or None
             highwater = self.consumer.highwater(tp)

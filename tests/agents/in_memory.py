@@ -4,7 +4,8 @@ from collections.abc import Sequence
 
 from aiokafka.record.default_records import DefaultRecordBatchBuilder
 
-from data_io.topics.raw_records import RawFetch
+from data_io.topics.raw_records import RawFetch, unpack
+from data_io.topics.record_batch import RecordBatch, seal
 
 TOPIC = "market.ticks.v1"
 
@@ -15,8 +16,16 @@ class Recorded:
     def __init__(self) -> None:
         self.sent: list[tuple[str, tuple]] = []
 
-    async def send(self, topic: str, records: Sequence[tuple]) -> None:
-        self.sent += [(topic, record) for record in records]
+    def begin(self) -> None:
+        pass
+
+    def send(self, topic: str, batches: Sequence[RecordBatch]) -> None:
+        for batch in batches:
+            seal(batch, producer_id=-1, epoch=-1, sequence=-1, transactional=False)
+            records, _ = unpack(RawFetch(batch.data.tobytes(), 0, []))
+            self.sent += [
+                (topic, record) for record in zip(records.key, records.value, map(list, records.headers), strict=True)
+            ]
 
     def of(self, topic: str) -> list[tuple]:
         return [record for name, record in self.sent if name == topic]

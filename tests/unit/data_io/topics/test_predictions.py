@@ -6,7 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from data_io.topics import predictions
-from data_io.topics.predictions import PredictionBatch
+from data_io.topics.predictions import PredictionBatch, PredictionEncoder
+from data_io.topics.raw_records import RawFetch, unpack
+from data_io.topics.record_batch import seal
 from ml_core.types import RowFlag
 
 SECOND_NS = 10**9
@@ -81,6 +83,24 @@ def test_an_abstained_row_says_why_and_has_no_score(flags: int, window_ok: bool,
 def test_no_rows_make_no_records() -> None:
     *columns, symbols = batch_of([[0.0]])
     assert encode(PredictionBatch(*(column[:0] for column in columns), symbols=symbols)) == []
+
+
+def test_record_batches_hold_the_same_records_and_stay_below_their_bound() -> None:
+    rng = np.random.default_rng(5)
+    n = 12_000
+    batch = batch_of(rng.normal(size=(n, 1)).tolist(), rng.choice([0, 0, 0, 2], n).tolist())
+    encoder = PredictionEncoder(topic_id="a-b_c", partition=2, horizons_ns=(SECOND_NS,), model="btc", version=3)
+
+    made = encoder.record_batches(batch)
+
+    assert len(made) > 1
+    assert max(len(each.data) for each in made) <= 1_000_100
+    found = []
+    for each in made:
+        seal(each, producer_id=7, epoch=1, sequence=0, transactional=True)
+        records, _ = unpack(RawFetch(each.data.tobytes(), 0, []))
+        found += zip(records.key, records.value, strict=True)
+    assert found == encoder.values(batch)
 
 
 @given(scores=st.lists(st.floats(width=32, allow_nan=False, allow_infinity=False), min_size=1, max_size=50))

@@ -1,0 +1,97 @@
+"""Hands whole record batches to an aiokafka producer: no object a record, and one copy on the way to the socket."""
+
+import asyncio
+from typing import Any, Union
+
+import aiokafka.producer.sender as aiokafka_sender
+from aiokafka import AIOKafkaProducer, TopicPartition
+from aiokafka.producer.message_accumulator import BatchBuilder
+from aiokafka.protocol.produce import ProduceRequest
+from aiokafka.protocol.types import Int16, Int32, String
+
+from data_io.topics.record_batch import RecordBatch, seal
+
+_STRING = String("utf-8")
+
+
+class PackedBatch(BatchBuilder):  # type: ignore[misc]  # aiokafka ships no types for it
+    """Stands in for aiokafka's builder and holds a batch that is full already."""
+
+    def __init__(self, batch: RecordBatch, *, transactional: bool) -> None:
+        """Take over ``batch``; the producer gives it its number when it is sent."""
+        self._batch, self._transactional = batch, transactional
+        self._relative_offset = batch.count
+        self._closed = True
+        self._buffer: memoryview | None = None
+        self._producer_state = (-1, -1, -1)
+
+    def queue(self, producer: AIOKafkaProducer, tp: TopicPartition) -> asyncio.Future[object]:
+        """Put the batch behind those queued for ``tp``, without waiting for them as ``send_batch`` would.
+
+        Returns:
+            What the broker says of the batch, or an error; nobody has to look at it.
+        """
+        accumulator = producer._message_accumulator
+        if accumulator._exception is not None or accumulator._closed:
+            failed: asyncio.Future[object] = asyncio.get_running_loop().create_future()
+            failed.set_exception(accumulator._exception or ConnectionError("the producer is closed"))
+            return failed
+        return accumulator._append_batch(self, tp).future
+
+    def size(self) -> int:
+        """Return the size of the batch in bytes."""
+        return len(self._batch.data)
+
+    def _set_producer_state(self, producer_id: int, producer_epoch: int, base_sequence: int) -> None:
+        self._producer_state = (producer_id, producer_epoch, base_sequence)
+
+    def _build(self) -> memoryview:
+        if self._buffer is None:
+            producer_id, epoch, sequence = self._producer_state
+            seal(
+                self._batch,
+                producer_id=producer_id,
+                epoch=epoch,
+                sequence=sequence,
+                transactional=self._transactional,
+            )
+            self._buffer = memoryview(self._batch.data)
+        return self._buffer
+
+
+def install() -> None:
+    """Let every producer of this process send its requests without copying batches from buffer to buffer."""
+    aiokafka_sender.ProduceRequest = _UncopiedProduceRequest
+
+
+class _UncopiedProduceRequest(ProduceRequest):  # type: ignore[misc]  # as above
+    """Encodes to parts; aiokafka joins a batch into a field, a partition, a topic, a request and two headers."""
+
+    def build(self, request_struct_class: Any) -> Any:
+        built = super().build(request_struct_class)
+        if request_struct_class.API_VERSION >= 3:  # the format with a transactional id, up to version 8
+            built.encode = self._encoded
+        return built
+
+    def _encoded(self) -> "_Parts":
+        about = (Int16.encode(self._required_acks), Int32.encode(self._timeout), Int32.encode(len(self._topics)))
+        parts: list[Any] = [_STRING.encode(self._transactional_id), *about]
+        for topic, partitions in self._topics:
+            parts += [_STRING.encode(topic), Int32.encode(len(partitions))]
+            for partition, data in partitions:
+                parts += [Int32.encode(partition), Int32.encode(len(data)), data]
+        return _Parts(parts)
+
+
+class _Parts:
+    """Bytes in parts, joined when aiokafka has put both of its headers in front: first the request's, then the size."""
+
+    def __init__(self, parts: list[Any], *, has_header: bool = False) -> None:
+        self._parts, self._has_header = parts, has_header
+
+    def __len__(self) -> int:
+        return sum(map(len, self._parts))
+
+    def __radd__(self, front: bytes) -> Union["_Parts", bytes]:
+        parts = [front, *self._parts]
+        return b"".join(parts) if self._has_header else _Parts(parts, has_header=True)
