@@ -3,124 +3,202 @@
 Shapes: N rows, T rows of a window, F features.
 """
 
-import json
-from collections.abc import Mapping, Sequence
-from typing import Any
+import time
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
 from api.errors import NotServingError
-from api.parts import Parts
+from api.latest_rows import LatestRows
+from api.metrics import Metrics
+from api.questions import Question
+from api.row_table import Newest
 from data_io.topics import predictions as predictions_topic
-from ml_core.errors import InputError, nearest
+from ml_core.errors import InputError, TickwiseError, nearest
+from ml_core.spec import PipelineSpec
 from ml_core.types import Bool, Float32, RowBatch
-from model_ops_manager.champion import Serving
+from model_ops_manager.champion import ChampionFollower, Serving
 from model_ops_manager.scoring import score
 
-Record = dict[str, Any]
 Values = Sequence[float | None]
 
-
-def serving_of(parts: Parts, pipeline: str) -> Serving:
-    """Return the model that answers for ``pipeline``.
-
-    Raises:
-        NotServingError: There is none yet. A retry is safe.
-    """
-    follower = parts.followers[pipeline]
-    serving = follower.current
-    if serving is None:
-        raise NotServingError(f"no model of {pipeline!r} serves: {follower.problem or 'none is champion yet'}")
-    return serving
+BATCH_ROWS = 4096
+BATCH_VALUES = 2**20  # of float32, 4 MB: what the windows of one batch may take
+# Beginning and end of an answer for given values, which have no name, symbol or time.
+_NAMELESS, _AGELESS = b'{"id":null,"symbol":null,"ts":null', b',"feature_age_s":null}'
+_HORIZON = b',"horizon":'  # what stands behind name, symbol and time in a record
+_OK = b'"status":"ok","reason":null}'  # how the record of a scored row ends
 
 
-def for_symbol(parts: Parts, pipeline: str, symbol: str) -> Record:
-    """Return the prediction for the newest row of ``symbol``, as it stands or would stand on the topic.
+class Asked(NamedTuple):
+    """A question that fits its pipeline."""
 
-    Raises:
-        NotServingError: No model serves, or the window cannot be known yet. A retry is safe.
-        KafkaUnavailableError: The newest rows are not at hand. A retry is safe.
-        SymbolNotFoundError: No row of it was seen.
-    """
-    serving, spec = serving_of(parts, pipeline), parts.pipelines[pipeline]
-    followed = parts.rows[spec.feature_set]
-    newest = followed.newest(symbol, spec.features.window)
-    if not newest.sure and not newest.row.flags_N[0]:
-        raise NotServingError(
-            f"the window of {spec.features.window} rows is not whole here: reading began too late for this symbol. "
-            "Retry when it has more rows, or raise TICKWISE_ROWS_READ_BACK"
-        )
-    ready_1 = np.array([newest.ready])
-    return _records(newest.row, newest.x_1TF, ready_1, serving, pipeline, followed.topic_id, newest.partition)[0]
+    symbol: str | None  # None: the rows are given
+    rows: Sequence[Values]  # values in the order of the model's features; empty where a symbol is named
+    is_list: bool  # the answer is a list
 
 
-def for_features(parts: Parts, pipeline: str, features: Mapping[str, float | None]) -> Record:
-    """Return the prediction for the values of one row; a missing value is null.
+class _Stretch(NamedTuple):
+    """Rows to be scored, with their windows."""
 
-    Raises:
-        InputError: Names are missing or unknown, or the model looks at several rows. A retry will not help.
-        NotServingError: No model serves. A retry is safe.
-    """
-    contract = serving_of(parts, pipeline).scorer.contract
-    if contract.window > 1:
-        raise InputError(f"{pipeline!r} looks at {contract.window} rows; send `rows`, oldest first")
-    unknown = [name for name in features if name not in contract.features]
-    if unknown:
-        raise InputError(f"unknown feature {unknown[0][:64]!r}{nearest(unknown[0][:64], contract.features)}")
-    missing = [name for name in contract.features if name not in features]
-    if missing:
-        raise InputError(f"features are missing (null where undefined): {', '.join(missing)}")
-    return for_rows(parts, pipeline, [[features[name] for name in contract.features]])[0]
+    rows: RowBatch
+    x_NTF: Float32
+    ready_N: Bool
 
 
-def for_rows(parts: Parts, pipeline: str, rows: Sequence[Values]) -> list[Record]:
-    """Return one prediction for each of ``rows``, consecutive rows of one symbol, oldest first.
+class Answerer:
+    """Answers questions about one pipeline, several at once; safe from any thread."""
 
-    As on the stream a row abstains until the window is full.
+    def __init__(self, spec: PipelineSpec, follower: ChampionFollower, followed: LatestRows, metrics: Metrics) -> None:
+        """Answer with the model of ``follower`` and the newest rows of ``followed``."""
+        self.spec, self.follower, self.followed = spec, follower, followed
+        self._counts = metrics.predictions
 
-    Raises:
-        InputError: A row has another number of values than the model has features. A retry will not help.
-        NotServingError: No model serves. A retry is safe.
-    """
-    serving = serving_of(parts, pipeline)
-    contract = serving.scorer.contract
-    for place, row in enumerate(rows):
-        if len(row) != len(contract.features):
-            raise InputError(
-                f"rows/{place} has {len(row)} values and needs {len(contract.features)}: {', '.join(contract.features)}"
+    @property
+    def batch_rows(self) -> int:
+        """How many rows to score in one call at most."""
+        values = self.spec.features.window * len(self.followed.plan.names)
+        return min(BATCH_ROWS, max(1, BATCH_VALUES // values))
+
+    def check(self, question: Question) -> Asked:
+        """Return ``question`` as ``answer`` takes it.
+
+        Raises:
+            InputError: Names or values do not fit the model. A retry will not help.
+            NotServingError: No model serves. A retry is safe.
+        """
+        contract = self._serving().scorer.contract
+        if question.features is not None:
+            if contract.window > 1:
+                raise InputError(f"{self.spec.name!r} looks at {contract.window} rows; send `rows`, oldest first")
+            return Asked(None, [_in_order(question.features, contract.features)], is_list=False)
+        rows, width = question.rows or (), len(contract.features)
+        for place, row in enumerate(rows):
+            if len(row) != width:
+                raise InputError(
+                    f"rows/{place} has {len(row)} values and needs {width}: {', '.join(contract.features)}"
+                )
+        return Asked(question.symbol, rows, is_list=question.symbol is None)
+
+    def answer(self, asked: Sequence[Asked]) -> list[bytes | Exception]:
+        """Return the JSON of each answer, or why there is none. All rows are scored in one call, by one version.
+
+        The answer for a symbol is the record that stands or would stand on the topic, with the age of its row. Given
+        rows are consecutive rows of one symbol; as on the stream a row abstains until the window is full.
+
+        Raises:
+            NotServingError: No model serves. A retry is safe.
+        """
+        serving = self._serving()
+        answers: list[bytes | Exception] = [b""] * len(asked)
+        given = [place for place, each in enumerate(asked) if each.symbol is None]
+        if given:
+            stretch = _given([asked[place].rows for place in given], self.spec.features.window)
+            records, end = _without_names(self._records(stretch, serving, "", 0)), 0
+            for place in given:
+                start, end = end, end + len(asked[place].rows)
+                found = b",".join(records[start:end])
+                answers[place] = b'{"predictions":[%b]}' % found if asked[place].is_list else found
+        for (topic_id, partition), newest_of in self._by_partition(asked, answers).items():
+            named = self._records(_named(newest_of.values()), serving, topic_id, partition)
+            now_ns = time.time_ns()
+            for record, (place, newest) in zip(named, newest_of.items(), strict=True):
+                age_s = (now_ns - int(newest.row.ts_ns_N[0])) / 1e9
+                answers[place] = b'%b,"feature_age_s":%b}' % (record[:-1], repr(age_s).encode())
+        return answers
+
+    def _serving(self) -> Serving:
+        serving = self.follower.current
+        if serving is None:
+            problem = self.follower.problem or "none is champion yet"
+            raise NotServingError(f"no model of {self.spec.name!r} serves: {problem}")
+        return serving
+
+    def _by_partition(
+        self, asked: Sequence[Asked], answers: list[bytes | Exception]
+    ) -> dict[tuple[str, int], dict[int, Newest]]:
+        """Return the rows of the symbols asked for, by topic id and partition, then place; put the errors in place."""
+        found: dict[tuple[str, int], dict[int, Newest]] = {}
+        for place, each in enumerate(asked):
+            if each.symbol is not None:
+                try:
+                    newest = self._newest(each.symbol)
+                except TickwiseError as error:
+                    answers[place] = error
+                else:
+                    found.setdefault((self.followed.topic_id, newest.partition), {})[place] = newest
+        return found
+
+    def _newest(self, symbol: str) -> Newest:
+        """Return the newest row of ``symbol``.
+
+        Raises:
+            NotServingError: Its window cannot be known yet. A retry is safe.
+            KafkaUnavailableError: The newest rows are not at hand. A retry is safe.
+            SymbolNotFoundError: No row of it was seen.
+        """
+        newest = self.followed.newest(symbol, self.spec.features.window)
+        if not newest.sure and not newest.row.flags_N[0]:
+            raise NotServingError(
+                f"the window of {self.spec.features.window} rows is not whole here: reading began too late for this "
+                "symbol. Retry when it has more rows, or raise TICKWISE_ROWS_READ_BACK"
             )
-    x_NF = np.array(rows, dtype=np.float32)  # None becomes NaN: undefined, as in the rows on Kafka
-    x_NTF, ready_N = _windows(x_NF, contract.window)
-    records = _records(_nameless(x_NF), x_NTF, ready_N, serving, pipeline, "", 0)
-    return [{**record, "id": None, "symbol": None, "ts": None} for record in records]
+        return newest
+
+    def _records(self, stretch: _Stretch, serving: Serving, topic_id: str, partition: int) -> list[bytes]:
+        """Return what the stream's encoder writes of each row, and count it."""
+        encoded = predictions_topic.encode(
+            score(stretch.rows, stretch.x_NTF, stretch.ready_N, serving.scorer),
+            topic_id=topic_id,
+            partition=partition,
+            horizons_ns=serving.scorer.contract.horizons_ns,
+            model=self.spec.name,
+            version=serving.version.version,
+        )
+        records = [value for _, value in encoded]
+        scored = sum(record.endswith(_OK) for record in records)
+        for status, count in (("ok", scored), ("abstained", len(records) - scored)):
+            if count:
+                self._counts.labels(self.spec.name, status).inc(count)
+        return records
 
 
-def _records(
-    rows: RowBatch, x_NTF: Float32, ready_N: Bool, serving: Serving, pipeline: str, topic_id: str, partition: int
-) -> list[Record]:
-    """Return what the stream's encoder writes, read back: the same fields and the same numbers."""
-    encoded = predictions_topic.encode(
-        score(rows, x_NTF, ready_N, serving.scorer),
-        topic_id=topic_id,
-        partition=partition,
-        horizons_ns=serving.scorer.contract.horizons_ns,
-        model=pipeline,
-        version=serving.version.version,
-    )
-    return [json.loads(value) for _, value in encoded]
+def _without_names(records: Sequence[bytes]) -> list[bytes]:
+    """Return the answers for given values: records without name, symbol and time, which are equally long in all."""
+    start = records[0].index(_HORIZON)
+    return [_NAMELESS + record[start:-1] + _AGELESS for record in records]
 
 
-def _windows(x_NF: Float32, window: int) -> tuple[Float32, Bool]:
-    """Return the window that ends at each row, and whether it is whole; a broken one repeats the first row."""
+def _in_order(features: dict[str, float | None], names: Sequence[str]) -> Values:
+    if len(features) == len(names):
+        try:
+            return [features[name] for name in names]
+        except KeyError:
+            pass  # told below
+    for name in features:
+        if name not in names:
+            raise InputError(f"unknown feature {name[:64]!r}{nearest(name[:64], names)}")
+    missing = [name for name in names if name not in features]
+    raise InputError(f"features are missing (null where undefined): {', '.join(missing)}")
+
+
+def _given(rows_of: Sequence[Sequence[Values]], window: int) -> _Stretch:
+    """Return the rows of several questions with windows that stay within each; a broken one repeats the first row."""
+    # None becomes NaN: undefined, as in the rows on Kafka
+    x_NF = np.array([row for rows in rows_of for row in rows], dtype=np.float32)
+    count_Q = np.array([len(rows) for rows in rows_of])
+    first_N = np.repeat(np.cumsum(count_Q) - count_Q, count_Q)
     at_NT = np.arange(len(x_NF))[:, None] + np.arange(1 - window, 1)
-    return x_NF[np.maximum(at_NT, 0)], at_NT[:, 0] >= 0
+    x_NTF = x_NF[np.maximum(at_NT, first_N[:, None])]
+    return _Stretch(_nameless(x_NF), x_NTF, at_NT[:, 0] >= first_N)
 
 
 def _nameless(x_NF: Float32) -> RowBatch:
     count = len(x_NF)
     return RowBatch(
         offset_N=np.zeros(count, np.int64),
-        index_N=np.arange(count, dtype=np.int32),
+        index_N=np.zeros(count, np.int32),
         symbol_N=np.zeros(count, np.int32),
         ts_ns_N=np.zeros(count, np.int64),
         mid_N=np.full(count, np.nan),
@@ -129,3 +207,16 @@ def _nameless(x_NF: Float32) -> RowBatch:
         flags_N=np.zeros(count, np.uint8),
         symbols=[""],
     )
+
+
+def _named(found: Iterable[Newest]) -> _Stretch:
+    """Return the newest rows of several symbols of one partition."""
+    newest = list(found)
+    rows = [each.row for each in newest]
+    columns = {
+        name: np.concatenate([getattr(row, name) for row in rows]) for name in RowBatch._fields if name != "symbols"
+    }
+    columns["symbol_N"] = np.arange(len(rows), dtype=np.int32)
+    joined = RowBatch(**columns, symbols=[row.symbols[row.symbol_N[0]] for row in rows])
+    x_NTF = np.concatenate([each.x_1TF for each in newest])
+    return _Stretch(joined, x_NTF, np.array([each.ready for each in newest]))

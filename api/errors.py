@@ -115,13 +115,14 @@ def problem(
 
 def install(app: FastAPI) -> None:
     """Make ``app`` answer every error with a problem."""
-    app.add_exception_handler(TickwiseError, _project_error)
+    app.add_exception_handler(TickwiseError, answer)
     app.add_exception_handler(AccessDeniedError, _access_denied)
     app.add_exception_handler(RequestValidationError, _validation_error)
     app.add_exception_handler(HTTPException, _http_error)
 
 
-async def _project_error(request: Request, error: Exception) -> JSONResponse:
+async def answer(request: Request, error: Exception) -> JSONResponse:
+    """Return the answer for a project error."""
     status = next((status for base, status in STATUS.items() if isinstance(error, base)), None)
     if status is None:
         return internal(request, error)

@@ -12,7 +12,20 @@ from api.errors import BODY_TOO_LARGE, internal, problem
 from api.metrics import Metrics
 
 REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
+PORT = re.compile(r":\d+$")
 LOOPBACK_NAMES = frozenset({"127.0.0.1", "localhost", "[::1]"})
+
+
+def header(scope: Scope, name: bytes) -> bytes:
+    """Return the first header ``name``, given in lower case as servers hand them over; empty where there is none.
+
+    Starlette's own look-up decodes every header of every request first.
+    """
+    for key, value in scope["headers"]:
+        if key == name:
+            found: bytes = value
+            return found
+    return b""
 
 
 class RequestContext:
@@ -27,7 +40,7 @@ class RequestContext:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        given = Request(scope).headers.get("x-request-id", "")
+        given = header(scope, b"x-request-id").decode("latin-1")
         request_id = given if REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
         scope.setdefault("state", {})["request_id"] = request_id
         started, begun, status = time.perf_counter(), False, 500
@@ -66,13 +79,16 @@ class LoopbackHost:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Run one request, or refuse it with 421."""
         if scope["type"] == "http":
-            request = Request(scope)
-            name = re.sub(r":\d+$", "", request.headers.get("host", "")).lower()
+            name = PORT.sub("", header(scope, b"host").decode("latin-1")).lower()
             if name not in LOOPBACK_NAMES:
                 detail = "Without a token this server answers to 127.0.0.1 and localhost alone; set TICKWISE_API_TOKEN."
-                await problem(request, 421, detail, "wrong_host")(scope, receive, send)
+                await problem(Request(scope), 421, detail, "wrong_host")(scope, receive, send)
                 return
         await self.app(scope, receive, send)
+
+
+class _TooLargeError(HTTPException):
+    """The body goes on past the limit."""
 
 
 class BodyLimit:
@@ -87,10 +103,9 @@ class BodyLimit:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        request, taken = Request(scope), 0
-        announced = request.headers.get("content-length", "0")
-        if announced.isdecimal() and int(announced) > self.limit:
-            await problem(request, 413, self._detail, BODY_TOO_LARGE)(scope, receive, send)
+        taken, announced = 0, header(scope, b"content-length")
+        if announced.isdigit() and int(announced) > self.limit:
+            await self._refuse(scope, receive, send)
             return
 
         async def counted() -> Message:
@@ -98,10 +113,16 @@ class BodyLimit:
             message = await receive()
             taken += len(message.get("body", b""))
             if taken > self.limit:
-                raise HTTPException(413, self._detail)
+                raise _TooLargeError(413, self._detail)
             return message
 
-        await self.app(scope, counted, send)
+        try:
+            await self.app(scope, counted, send)
+        except _TooLargeError:  # it was read where no framework makes an answer of it
+            await self._refuse(scope, receive, send)
+
+    async def _refuse(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await problem(Request(scope), 413, self._detail, BODY_TOO_LARGE)(scope, receive, send)
 
     @property
     def _detail(self) -> str:

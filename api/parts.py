@@ -1,20 +1,24 @@
-"""What the server is made of: stores, followers and newest rows, built once and owned by the lifespan."""
+"""What the server is made of: stores, followers, newest rows and who answers, owned by the lifespan."""
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Annotated, Self
 
 from anyio import CapacityLimiter, to_thread
 from fastapi import Depends, Request
 
+from api.answers import Answerer, Asked
 from api.latest_rows import LatestRows
 from api.metrics import Metrics
+from api.micro_batches import MicroBatcher
+from api.questions import Question
 from api.settings import ServerSettings
 from ml_core.data_processor.plan import FeaturePlan
 from ml_core.errors import SpecError, TickwiseError
-from ml_core.spec import PipelineSpec, load_all
+from ml_core.spec import PipelineSpec, find, load_all
 from model_ops_manager.champion import ChampionFollower, must_fit
 from model_ops_manager.jobs.store import JobStore
 from model_ops_manager.mlflow_agent import MlflowAgent
@@ -43,6 +47,17 @@ class Parts:
     open_streams: int = 0
     stopping: bool = False  # the server was told to stop: event streams end
     _tasks: list[asyncio.Task[None]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        """Make one answerer a pipeline."""
+        self.answerers = {
+            name: Answerer(spec, self.followers[name], self.rows[spec.feature_set], self.metrics)
+            for name, spec in self.pipelines.items()
+        }
+        self.batchers = {
+            name: MicroBatcher(f"answer-{name}", partial(self._answer, answerer), batch_rows=answerer.batch_rows)
+            for name, answerer in self.answerers.items()
+        }
 
     @classmethod
     def build(cls, settings: ServerSettings, metrics: Metrics) -> Self:
@@ -96,8 +111,24 @@ class Parts:
         """End what ``start`` started and wait for it."""
         for task in self._tasks:
             task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.gather(
+            *self._tasks, *(batcher.stop() for batcher in self.batchers.values()), return_exceptions=True
+        )
         self._tasks.clear()
+
+    async def predict(self, question: Question) -> bytes:
+        """Return the JSON of the answer; it shares a batch with the questions that come at the same time.
+
+        Raises:
+            TickwiseError: As the pipeline, the model, the newest rows or the values ask for.
+        """
+        name = find(self.pipelines, question.pipeline).name
+        asked = self.answerers[name].check(question)
+        return await self.batchers[name].ask(asked, max(1, len(asked.rows)))
+
+    async def _answer(self, answerer: Answerer, asked: Sequence[Asked]) -> Sequence[bytes | Exception]:
+        # a model may take long, and nothing else shall wait for it
+        return await to_thread.run_sync(answerer.answer, asked, limiter=self.scoring_threads, abandon_on_cancel=True)
 
     async def checks(self) -> dict[str, str | None]:
         """Return what is wrong with each part, None where nothing is; waits ``CHECK_TIMEOUT_S`` at most."""

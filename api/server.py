@@ -15,6 +15,7 @@ from api.auth import require_token
 from api.metrics import Metrics
 from api.middleware import BodyLimit, LoopbackHost, RequestContext
 from api.parts import Parts
+from api.prediction_lane import PredictionLane
 from api.routers import health, jobs, models, pipelines, predictions
 from api.settings import ServerSettings
 
@@ -58,6 +59,9 @@ def create_app(settings: ServerSettings, *, parts: Parts | None = None) -> FastA
 
         app.add_api_route("/openapi.json", described, include_in_schema=False, dependencies=guard)
     _describe_problems(app)
+    (predict,) = predictions.router.routes
+    token = settings.api_token
+    app.add_middleware(PredictionLane, route=predict, token=token.get_secret_value() if token else None)
     app.add_middleware(BodyLimit, limit=settings.max_body_bytes)
     if settings.api_token is None:
         app.add_middleware(LoopbackHost)

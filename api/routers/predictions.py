@@ -1,23 +1,17 @@
 """Predictions on demand: for a symbol's newest row, or for values that the caller has."""
 
-import time
 from typing import Annotated, Any, Literal, Self
 
-from anyio import to_thread
-from fastapi import APIRouter, Body
+from fastapi import APIRouter, Body, Response
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from api import answers
 from api.errors import Responses, responses
-from api.parts import Parts, PartsOf
-from ml_core.spec import find
+from api.parts import PartsOf
+from api.questions import MAX_FEATURES, MAX_NAME, MAX_ROWS, MAX_VALUE, Question
 
 router = APIRouter(prefix="/v1/predictions", tags=["predictions"])
 
-MAX_ROWS = 1024
-MAX_FEATURES = 512
-# the largest float32: beyond it a value would become infinite on its way to the model
-Value = Annotated[float, Field(ge=-3.4e38, le=3.4e38, allow_inf_nan=False)]
+Value = Annotated[float, Field(ge=-MAX_VALUE, le=MAX_VALUE, allow_inf_nan=False)]
 
 
 class PredictionRequest(BaseModel):
@@ -25,8 +19,10 @@ class PredictionRequest(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    pipeline: str = Field(max_length=64)
-    symbol: str | None = Field(default=None, min_length=1, max_length=64, description="predict from its newest row")
+    pipeline: str = Field(max_length=MAX_NAME)
+    symbol: str | None = Field(
+        default=None, min_length=1, max_length=MAX_NAME, description="predict from its newest row"
+    )
     features: dict[str, Value | None] | None = Field(
         default=None, max_length=MAX_FEATURES, description="values of one row by name; null where undefined"
     )
@@ -104,31 +100,13 @@ ANSWERS: Responses = {
 @router.post(
     "",
     operation_id="predict",
-    response_model_exclude_unset=True,  # `scores` is there only where the record on the topic has it
+    response_model=Prediction | Predictions,
     responses={**responses(404, 503), **ANSWERS},
 )
-async def predict(
-    asked: Annotated[PredictionRequest, Body(openapi_examples=ASK)], parts: PartsOf
-) -> Prediction | Predictions:
+async def predict(asked: Annotated[PredictionRequest, Body(openapi_examples=ASK)], parts: PartsOf) -> Response:
     """Predict with the champion, for a symbol's newest row or for given values.
 
     Asked by symbol, the answer equals the record on the topic for the same row and version. Asked with `rows`, it
     holds one prediction a row; rows before the first whole window abstain.
     """
-    find(parts.pipelines, asked.pipeline)
-    records = await to_thread.run_sync(_records, asked, parts, limiter=parts.scoring_threads)
-    now_ns = time.time_ns()
-    found = []
-    for record in records:
-        parts.metrics.predictions.labels(asked.pipeline, record["status"]).inc()
-        age_s = None if record["ts"] is None else (now_ns - record["ts"]) / 1e9
-        found.append(Prediction(**record, feature_age_s=age_s))
-    return found[0] if asked.rows is None else Predictions(predictions=found)
-
-
-def _records(asked: PredictionRequest, parts: Parts) -> list[answers.Record]:
-    if asked.symbol is not None:
-        return [answers.for_symbol(parts, asked.pipeline, asked.symbol)]
-    if asked.features is not None:
-        return [answers.for_features(parts, asked.pipeline, asked.features)]
-    return answers.for_rows(parts, asked.pipeline, asked.rows or [])
+    return Response(await parts.predict(Question(**asked.__dict__)), media_type="application/json")
