@@ -17,7 +17,19 @@ CONTENT_TYPE = "application/vnd.apache.arrow.stream"
 # Bounds what one record can make this process hold: a repeated value costs an Arrow stream next to nothing.
 MAX_ROWS = 65_536
 _NUMBERS = ("price", "size", "bid", "ask", "bid_size", "ask_size")
-_KINDS, _SIDES = {"trade": TRADE, "quote": QUOTE}, {"buy": 1, "sell": -1}
+
+
+class _Codes:
+    """What some texts stand for, and None."""
+
+    def __init__(self, codes: dict[str, int], none: int) -> None:
+        self.codes, self.none = codes, none
+        self.known_W = np.array([packed(known) for known in codes], np.uint64)
+        self.code_W = np.array(list(codes.values()), np.int8)
+
+
+_KINDS = _Codes({"trade": TRADE, "quote": QUOTE}, WRONG)
+_SIDES = _Codes({"buy": 1, "sell": -1}, 0)
 
 Rows = list[dict[str, object]]
 
@@ -86,12 +98,13 @@ def _batches(value: bytes) -> list[pa.RecordBatch]:
 
 
 def _plain(batch: pa.RecordBatch) -> pa.RecordBatch:
-    names = [name for name in FIELDS if name in batch.schema.names]
-    columns = [batch.column(name) for name in names]
-    for i, column in enumerate(columns):
-        if pa.types.is_timestamp(column.type):
-            columns[i] = column.cast(pa.timestamp("ns", column.type.tz)).cast(pa.int64())
-    return pa.RecordBatch.from_arrays(columns, names=names)
+    names = batch.schema.names
+    batch = batch.select([name for name in FIELDS if name in names])
+    for i, (name, kind) in enumerate(zip(batch.schema.names, batch.schema.types, strict=True)):
+        if pa.types.is_timestamp(kind):
+            ns = batch.column(i).cast(pa.timestamp("ns", kind.tz)).cast(pa.int64())
+            batch = batch.set_column(i, name, ns)
+    return batch
 
 
 def _columns(batch: pa.RecordBatch) -> ArrowTicks | None:
@@ -103,7 +116,7 @@ def _columns(batch: pa.RecordBatch) -> ArrowTicks | None:
         names, name_N = columns.texts("symbol")
         price_N, size_N, bid_N, ask_N, bid_size_N, ask_size_N = map(columns.numbers, _NUMBERS)
         rows = ArrowRows(
-            name_N, columns.codes("type", _KINDS, none=WRONG), columns.integers("ts", none=0), price_N, size_N,
+            name_N, columns.codes("type", _KINDS), columns.integers("ts", none=0), price_N, size_N,
             columns.sides(), bid_N, ask_N, bid_size_N, ask_size_N, columns.seqs(),
         )  # fmt: skip
         is_valid_N = np.empty(batch.num_rows, np.bool_)
@@ -151,28 +164,26 @@ class _Columns:
             raise _UnusualError
         return column.dictionary.to_pylist(), _filled(column.indices, -1).astype(np.int64)
 
-    def codes(self, name: str, codes: dict[str, int], *, none: int) -> Int8:
-        """Return what the texts of a column stand for; WRONG where they stand for nothing, ``none`` for null."""
+    def codes(self, name: str, texts: _Codes) -> Int8:
+        """Return what the texts of a column stand for; WRONG where they stand for nothing."""
         column = self._columns.get(name)
         if column is None:
-            return np.full(self._rows, none, np.int8)
+            return np.full(self._rows, texts.none, np.int8)
         if not pa.types.is_string(column.type) or column.null_count:
-            texts, index_N = self.texts(name)
-            code_D = np.array([*(codes.get(text, WRONG) for text in texts), none], np.int8)
+            found, index_N = self.texts(name)
+            code_D = np.array([*(texts.codes.get(text, WRONG) for text in found), texts.none], np.int8)
             return code_D[index_N]  # the index of no text is that of the last code
         _, offsets, text = column.buffers()
         offset_N1 = np.frombuffer(offsets, np.int32, self._rows + 1, 4 * column.offset).copy()
         code_N = np.empty(self._rows, np.int8)
-        known_W = np.array([packed(known) for known in codes], np.uint64)
-        code_W = np.array(list(codes.values()), np.int8)
-        code_texts(offset_N1, np.frombuffer(text or b"", np.uint8).copy(), known_W, code_W, code_N)
+        code_texts(offset_N1, np.frombuffer(text or b"", np.uint8).copy(), texts.known_W, texts.code_W, code_N)
         return code_N
 
     def sides(self) -> Int8:
         """Return the sides; WRONG where one is none."""
         column = self._columns.get("side")
         if column is None or not pa.types.is_integer(column.type):
-            return self.codes("side", _SIDES, none=0)
+            return self.codes("side", _SIDES)
         side_N = self.integers("side", none=0)
         return np.where((side_N >= -1) & (side_N <= 1), side_N, WRONG).astype(np.int8)
 

@@ -144,6 +144,12 @@ def test_unusual_types_are_read_row_by_row(monkeypatch: pytest.MonkeyPatch, name
     both(monkeypatch, stream(batch))
 
 
+def test_a_column_that_is_there_twice_is_one_reject(monkeypatch: pytest.MonkeyPatch) -> None:
+    batch = pa.RecordBatch.from_pylist([TICK, TICK])
+    _, rejects = both(monkeypatch, stream(batch.append_column("ts", pa.array([1, 2]))))
+    assert [(r.index, r.reason) for r in rejects] == [(0, "bad_arrow")]
+
+
 def test_new_symbols_get_their_places_in_the_order_of_the_log(monkeypatch: pytest.MonkeyPatch) -> None:
     # The dictionary is in another order, and the first row of B is refused for another reason.
     symbols = pa.DictionaryArray.from_arrays([2, 0, 1, 3, 2, 0], ["A", "BAD ONE", "B", "C"])
