@@ -7,6 +7,7 @@ from typing import Any
 
 import faust
 import structlog
+import uvloop
 
 from data_io.topics import admin, dead_letters, job_requests, label_counts, predictions, rows, ticks
 from ml_core import spec as pipeline_file
@@ -134,7 +135,9 @@ class Worker:
             sets=self.sets,
             models=models,
             on_checkpoint=report_labelled,
-            checkpoint_s=self.settings.checkpoint_s,
+            checkpoint_s=self.settings.checkpoint_interval_s,
+            exactly_once=self.settings.delivery == "exactly_once",
+            linger_s=self.settings.linger_ms / 1000,
         )
         channel = batch_channel(app)
         membership = Membership(self.settings.instance, session_timeout_ms=int(self.settings.session_timeout_s * 1000))
@@ -245,6 +248,7 @@ def run(settings: WorkerSettings) -> None:
     """Run a worker until it is told to stop; raises as ``Worker.run``."""
     worker = Worker(settings)
     try:
-        asyncio.run(worker.run())
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(worker.run())
     finally:
         worker.last_resort.disarm()

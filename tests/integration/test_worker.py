@@ -1,5 +1,6 @@
 """The worker on a real Kafka: rows equal the offline kernel's, bad records stay alone, crashes change nothing."""
 
+import asyncio
 import json
 
 import pytest
@@ -48,6 +49,31 @@ async def test_a_worker_killed_in_the_middle_leaves_the_rows_of_an_undisturbed_r
 
     assert await lab.until_rows(spec, len(expected)) == expected
     assert stop(process) == 0
+
+
+async def test_exactly_once_a_reader_of_committed_data_sees_every_row_once_whoever_was_killed(lab) -> None:
+    spec = lab.pipeline("once")
+    for turn in range(3):
+        seen = len(await lab.committed_rows(spec))
+        publishing = asyncio.create_task(lab.publish(SOURCE.format(ticks=8_000).replace("seed=3", f"seed={turn}")))
+        process = lab.start(spec, instance="a", delivery="exactly_once", checkpoint_s="0.2")
+        await lab.until(lambda seen=seen: _more_committed(lab, spec, seen))
+        await publishing
+        if turn < 2:
+            process.kill()
+            process.wait(10)
+    expected = await lab.expected_rows(spec)
+
+    found = await lab.until(lambda: _more_committed(lab, spec, len(expected) - 1))
+
+    assert sorted(found) == sorted(expected)
+    assert (await lab.live_rows(spec)).items() >= expected.items()
+    assert stop(process) == 0
+
+
+async def _more_committed(lab, spec, count):
+    found = await lab.committed_rows(spec)
+    return found if len(found) > count else None
 
 
 async def test_bad_records_become_dead_letters_and_their_neighbours_go_through(lab) -> None:

@@ -116,14 +116,29 @@ class WorkerLab:
     async def dead_letters(self) -> list[Any]:
         return [r for p in range(PARTITIONS) async for r in self.records(dead_letters.name(self.topic), p)]
 
-    async def records(self, topic: str, partition: int) -> AsyncIterator[Any]:
+    async def committed_rows(self, spec: PipelineSpec) -> list[tuple[int, int, int]]:
+        """Names of the rows a reader of committed data sees, each as often as it stands there."""
+        topic, names = rows.name(spec.feature_set), []
+        for partition in range(PARTITIONS):
+            async for record in self.records(topic, partition, committed=True):
+                made = rows.decode(record.value).rows
+                names += [
+                    (partition, *name) for name in zip(made.offset_N.tolist(), made.index_N.tolist(), strict=True)
+                ]
+        return names
+
+    async def records(self, topic: str, partition: int, *, committed: bool = False) -> AsyncIterator[Any]:
         """Every record that stands in the partition now."""
         try:
             await admin.describe(self.kafka, topic)
         except NotFoundError:
             return
         tp = TopicPartition(topic, partition)
-        consumer = AIOKafkaConsumer(bootstrap_servers=self.kafka, auto_offset_reset="earliest")
+        consumer = AIOKafkaConsumer(
+            bootstrap_servers=self.kafka,
+            auto_offset_reset="earliest",
+            isolation_level="read_committed" if committed else "read_uncommitted",
+        )
         await consumer.start()
         try:
             consumer.assign([tp])
