@@ -5,7 +5,9 @@ import java.nio.file.Path;
 import java.time.Duration;
 import java.util.Properties;
 import java.util.concurrent.CountDownLatch;
+import java.util.concurrent.atomic.AtomicBoolean;
 import org.apache.kafka.clients.consumer.ConsumerConfig;
+import org.apache.kafka.streams.CloseOptions;
 import org.apache.kafka.streams.KafkaStreams;
 import org.apache.kafka.streams.StreamsConfig;
 import org.apache.kafka.streams.errors.StreamsUncaughtExceptionHandler.StreamThreadExceptionResponse;
@@ -13,6 +15,8 @@ import sun.misc.Signal;
 
 /** Runs one form until SIGTERM: BOOTSTRAP TICKS_TOPIC TOPIC_ID OUT_TOPIC GROUP MODEL_ONNX PARTITIONS [FORM]. */
 public final class Main {
+    private static final int STOP_S = 15;
+
     private Main() {}
 
     public static void main(String[] words) throws Exception {
@@ -22,28 +26,30 @@ public final class Main {
         CountDownLatch end = new CountDownLatch(1);
         Signal.handle(new Signal("TERM"), signal -> end.countDown());
         Path folder = Files.createTempDirectory("contender-");
-        boolean failed;
-        try (Model model = new Model(arguments.model());
-                KafkaStreams streams = switch (form) {
-                    case "idiomatic" -> idiomatic(arguments, model, folder);
-                    case "best" -> best(arguments, model, folder);
-                    default -> throw new IllegalArgumentException("no form " + form);
-                }) {
-            boolean[] died = {false};
-            streams.setUncaughtExceptionHandler(error -> {
-                error.printStackTrace();
-                died[0] = true;
-                end.countDown();
-                return StreamThreadExceptionResponse.SHUTDOWN_CLIENT;
-            });
-            streams.start();
-            end.await();
-            streams.close(Duration.ofSeconds(15));
+        Model model = new Model(arguments.model());
+        KafkaStreams streams = switch (form) {
+            case "idiomatic" -> idiomatic(arguments, model, folder);
+            case "best" -> best(arguments, model, folder);
+            default -> throw new IllegalArgumentException("no form " + form);
+        };
+        AtomicBoolean failed = new AtomicBoolean();
+        streams.setUncaughtExceptionHandler(error -> {
+            error.printStackTrace();
+            failed.set(true);
+            end.countDown();
+            return StreamThreadExceptionResponse.SHUTDOWN_CLIENT;
+        });
+        streams.start();
+        end.await();
+        // Streams stays in the group by default, and whoever comes next waits until its session has timed out.
+        boolean closed = streams.close(CloseOptions.timeout(Duration.ofSeconds(STOP_S))
+                .withGroupMembershipOperation(CloseOptions.GroupMembershipOperation.LEAVE_GROUP));
+        if (closed) {
             streams.cleanUp();
-            failed = died[0];
+            model.close();
+            Files.deleteIfExists(folder);
         }
-        Files.deleteIfExists(folder);
-        System.exit(failed ? 1 : 0);
+        System.exit(closed && !failed.get() ? 0 : 1);
     }
 
     private static KafkaStreams idiomatic(Arguments arguments, Model model, Path folder) {
