@@ -18,9 +18,15 @@ from tests.benchmarks.suite import Plan, Suite
 
 ALL = tuple(CONTENDERS)
 PLANS = {
-    "short": Plan(runs=3, passes=8, seconds=6.0, loop_s=6.0, contenders=ALL, forms=("best",), is_full=False),
+    "short": Plan(runs=3, passes=8, seconds=6.0, loop_s=6.0, contenders=ALL, forms=("best",), memory_ticks=0),
     "full": Plan(
-        runs=5, passes=10, seconds=19.0, loop_s=20.0, contenders=ALL, forms=("idiomatic", "best"), is_full=True
+        runs=5,
+        passes=10,
+        seconds=19.0,
+        loop_s=20.0,
+        contenders=ALL,
+        forms=("idiomatic", "best"),
+        memory_ticks=100_000_000,
     ),
 }
 PARTS = {
@@ -47,6 +53,8 @@ def main() -> None:
     parser.add_argument("--runs", type=int)
     parser.add_argument("--passes", type=int, help="of a million ticks")
     parser.add_argument("--seconds", type=float, help="after which a drain is cut")
+    parser.add_argument("--loop-s", type=float, help="seconds that an open loop lasts")
+    parser.add_argument("--memory-ticks", type=int, help="after which memory is looked at once more")
     parser.add_argument("--page", type=Path, help="folder for a page with plots, and for the result as JSON")
     given = parser.parse_args()
     changes = {name: value for name, value in vars(given).items() if name in Plan._fields and value is not None}

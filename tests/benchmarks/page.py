@@ -162,7 +162,7 @@ def _lines(result: Mapping[str, Any], plots: Sequence[Path]) -> Iterator[str]:
     if memory := runs.get("memory", {}).get(OURS):
         each = memory[0]
         yield (
-            f"After {each['ticks']:,} ticks the worker holds {each['rss_mb_end']:.0f} MB; after the first five million "
+            f"After {each['ticks']:,} ticks the worker holds {each['rss_mb_end']:.0f} MB; after the first twentieth "
             f"it held {each['rss_mb_early']:.0f} MB, and {each['rss_mb_max']:.0f} MB at most."
         )
         yield ""

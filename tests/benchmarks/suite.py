@@ -35,7 +35,7 @@ class Plan(NamedTuple):
     loop_s: float  # that an open loop lasts
     contenders: Sequence[str]
     forms: Sequence[str]  # besides the idiomatic form of stock Faust, which is always there
-    is_full: bool
+    memory_ticks: int  # that memory is looked at after; 0: and no growth, no sustained rates
 
 
 class Suite:
@@ -62,7 +62,7 @@ class Suite:
         """Measure everything the plan asks for."""
         await self.throughput()
         await self.latencies()
-        if self.plan.is_full:
+        if self.plan.memory_ticks:
             await self.loads()
             await self.growth()
             await self.long_run()
@@ -84,7 +84,7 @@ class Suite:
                 await self._latency(f"{OURS} exactly_once", OURS, "", LATENCY_RATE, exactly_once=True)
             else:
                 self.notes[f"latency {OURS} exactly_once"] = "the worker has no such delivery yet"
-        if self.plan.is_full:
+        if self.plan.memory_ticks:
             for label, name, form in self.labels:
                 if name != OURS and (rate := self.rate(label)):
                     await self._latency(label, name, form, min(LATENCY_RATE, rate / 2))
@@ -114,7 +114,7 @@ class Suite:
     async def long_run(self) -> None:
         """Memory after a hundred million ticks, at a rate that the worker keeps up with."""
         if rate := self.rate(OURS):
-            await self._note("memory", OURS, memory, self.arena, rate=0.6 * rate)
+            await self._note("memory", OURS, memory, self.arena, rate=0.6 * rate, ticks=self.plan.memory_ticks)
 
     async def http(self) -> None:
         """What `tests.benchmarks.http` says, where it is there."""
