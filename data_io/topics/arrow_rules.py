@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from data_io.topics.json_scan import kernel
+from data_io.topics.json_scan import outermost
 from data_io.topics.tick_rules import QUOTE, TRADE
 
 WRONG = 9  # neither a kind nor a side
@@ -22,7 +22,7 @@ def packed(text: str) -> int:
     return int.from_bytes(bytes([len(text), *text.encode()]), "big")
 
 
-@kernel
+@outermost
 def code_texts(offset_N1: Any, text_T: Any, known_W: Any, code_W: Any, code_N: Any) -> None:
     """Write what each text stands for; WRONG where it is none of the known ones."""
     for n in range(code_N.shape[0]):
@@ -37,7 +37,7 @@ def code_texts(offset_N1: Any, text_T: Any, known_W: Any, code_W: Any, code_N: A
                     code_N[n] = code_W[w]
 
 
-@kernel
+@outermost
 def check_rows(rows: Any, is_valid_N: Any) -> bool:
     """Write which rows are valid but for their symbol, and clear what does not apply; return whether all are."""
     all_valid = True

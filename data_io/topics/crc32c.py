@@ -16,7 +16,7 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from data_io.topics.json_scan import byte_at, inlined, kernel, load
+from data_io.topics.json_scan import byte_at, inlined, load, outermost
 
 _POLYNOMIAL = 0x82F63B78  # reflected
 _DOUBLINGS = 10
@@ -80,7 +80,7 @@ def _move(state: Any, moved: Any) -> Any:
     )
 
 
-@kernel
+@outermost
 def _crc32c(at: int, length: int, moved: Any) -> Any:
     state = _ALL_32
     while length >= 3 * _STRETCH:

@@ -20,9 +20,13 @@ _MAX_NESTING = 32  # of what is skipped
 _MAX_NUMBER_BYTES = 100
 
 # No reference counts: the kernels allocate nothing and their caller holds every array.
-kernel = numba.njit(cache=True, nogil=True, error_model="numpy", _nrt=False)
+_OPTIONS: dict[str, Any] = {"nogil": True, "error_model": "numpy", "_nrt": False}
+kernel = numba.njit(**_OPTIONS)
 # For what runs once a value: a call hands every array over by its parts, which costs as much as parsing.
-inlined = numba.njit(cache=True, nogil=True, error_model="numpy", _nrt=False, forceinline=True)
+inlined = numba.njit(**_OPTIONS, forceinline=True)
+# What Python calls. Numba's cache looks at the file of a kernel only and would mix old and new ones of several files,
+# so that nothing below the outermost kernel is kept.
+outermost = numba.njit(**_OPTIONS, cache=True)
 
 
 @intrinsic

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numba
 import numpy as np
 
-from data_io.topics.json_scan import byte_at, inlined, kernel
+from data_io.topics.json_scan import byte_at, inlined, kernel, outermost
 from ml_core.types import Int32, Int64, UInt8
 
 # length, attributes, time delta, offset delta, key length, value length, header count: one byte each at least
@@ -124,7 +124,7 @@ def _headers(at: int, end: int, count: int, content_type: Any) -> tuple[int, int
     return at, typed
 
 
-@kernel
+@outermost
 def _walk(batches: Any, first_offset: int, content_type: Any, out: Any) -> int:
     """Fill ``out`` and return the number of records; -1 where a batch is malformed. Never reads outside a batch.
 

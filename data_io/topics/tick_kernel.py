@@ -35,6 +35,7 @@ from data_io.topics.json_scan import (
     kernel,
     load,
     low,
+    outermost,
     packed,
     quote,
     skip,
@@ -163,7 +164,7 @@ def _is_equal(at: int, text_at: int, length: int) -> Any:
     return low(load(at) ^ load(text_at), length) == numba.uint64(0)
 
 
-@kernel
+@outermost
 def insert(symbols: Any, first: int) -> None:
     """Put the symbols from ``first`` on into their slots; one that finds no slot within MAX_PROBES stays out."""
     last = symbols.slot_S.shape[0] - 1
@@ -373,9 +374,9 @@ def _take(n: int, layout: int, layouts: Any, value_F: Any, out: Any) -> Any:
 
 
 def _compiled(_version: int) -> Any:
-    """Return the outermost kernel. Numba's cache notices the version, but not a change in another file."""
+    """Return the outermost kernel, which numba's cache keeps for this file and this version of the one below it."""
 
-    @kernel
+    @outermost
     def parse_all(address_2: Any, places: Any, plan: Any, symbols: Any, layouts: Any, value_F: Any, out: Any) -> int:
         recent, spare = 0, 0
         total = places.value_at_N.shape[0]
@@ -413,6 +414,10 @@ def _compiled(_version: int) -> Any:
 _parse = _compiled(zlib.crc32(Path(json_scan.__file__).read_bytes()))
 
 
+def _with_slack(data: UInt8) -> UInt8:
+    return np.concatenate([data, np.zeros(SLACK, np.uint8)])
+
+
 def parse(data: bytes | memoryview, places: Places, plan: Plan, symbols: SymbolArrays) -> Parsed:
     """Return the ticks in the values of the records at ``places`` of ``data``."""
     n = len(places.offset_N)
@@ -424,7 +429,7 @@ def parse(data: bytes | memoryview, places: Places, plan: Plan, symbols: SymbolA
     # A load could reach past the end of the data only from the last record, which is copied: behind the value of any
     # other one lie its count of headers and a record, which has 7 bytes at least.
     at = int(min(places.key_at_N[-1], places.value_at_N[-1])) if n else 0
-    tail = np.concatenate([whole[at:], np.zeros(SLACK, np.uint8)])
+    tail = _with_slack(whole[at:])
     layouts = Layouts(
         np.empty((LAYOUTS, LAYOUT_BYTES), np.uint8), np.empty((LAYOUTS, LAYOUT_VALUES), np.int64),
         np.zeros(LAYOUTS, np.int64), np.zeros(LAYOUTS, np.int64), np.zeros(LAYOUTS, np.int64),

@@ -25,7 +25,8 @@ TYPED = FieldMap(
     ask="$.book.ask.price", bid_size="$.book.bid.size", seq="$.n",
 )  # fmt: skip
 NO_SIZES = FieldMap(ts="$.T", symbol="$.s", bid="$.b", ask="$.a", price="$.p", side="$.x")
-MAPS = [TRADES, STREAMS, BY_KEY, TYPED, NO_SIZES]
+QUOTES = FieldMap(ts="$.u", symbol="$.s", bid="$.b", ask="$.a", bid_size="$.B", ask_size="$.A")
+MAPS = [TRADES, STREAMS, BY_KEY, TYPED, NO_SIZES, QUOTES]
 KNOWN = ["BTCUSDT", "A", "BRK.B", "S" * 64]
 TRADE = (
     b'{"e":"trade","E":1723075203271,"s":"BTCUSDT","t":3727338,"p":"61000.10000000","q":"0.00100000",'
@@ -122,6 +123,8 @@ def test_plain_ticks_are_taken_by_the_kernel(batches, field_map: FieldMap, text:
         (TYPED, BOOK.replace(b'"quote"', b'"Quote"')),
         (TYPED, BOOK.replace(b'"ask":{"price":2}', b'"ask":2')),
         (NO_SIZES, b'{"T":1,"s":"A"}'),
+        (QUOTES, b'{"u":1,"s":"A","b":1,"B":1,"A":1}'),
+        (TRADES, TRADE.replace(b"1723075203270", b"18446744073710")),  # 2**64 ns and a little
         (NO_SIZES, b'{"T":1,"s":"A","b":1}'),
     ],
 )

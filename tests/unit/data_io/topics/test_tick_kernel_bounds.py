@@ -10,11 +10,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from data_io.topics import tick_kernel
 from data_io.topics.crc32c import crc32c
 from data_io.topics.field_map import MappedReader
+from data_io.topics.json_scan import SLACK
 from data_io.topics.record_walk import Batches, Places, find_records
 from data_io.topics.symbol_index import SymbolIndex
-from data_io.topics.tick_kernel import parse
 from data_io.topics.tick_plan import native_plan
 from ml_core.spec import FieldMap
 from ml_core.types import SymbolTable
@@ -35,8 +36,11 @@ TEXTS = {
 }
 
 
-def guarded(use: Callable[[Callable[[bytes], memoryview]], None]) -> None:
-    """Call ``use`` with a function that puts bytes between two pages that end the process when they are touched."""
+Place = Callable[[bytes], memoryview]
+
+
+def guarded() -> Place:
+    """Return a function that puts bytes between two pages that end the process when they are touched."""
     libc = ctypes.CDLL(None, use_errno=True)
     pages = mmap.mmap(-1, 3 * mmap.PAGESIZE)
     start = ctypes.addressof(ctypes.c_char.from_buffer(pages))
@@ -49,28 +53,27 @@ def guarded(use: Callable[[Callable[[bytes], memoryview]], None]) -> None:
         where[:] = data
         return where
 
-    use(at_the_end)
+    return at_the_end
 
 
-def cut_anywhere(texts: list[bytes], field_map: FieldMap | None) -> Callable[[Callable[[bytes], memoryview]], None]:
-    """Return a use of the kernel on whole and on cut records, where the last one ends at the end of the page."""
+def cut_anywhere(texts: list[bytes], field_map: FieldMap | None) -> None:
+    """Parse records of which the last one is cut or damaged anywhere; the data and the copied tail are guarded."""
+    plan = MappedReader(field_map).plan if field_map else native_plan()
+    assert plan is not None
+    symbols = SymbolIndex().follow(SymbolTable(["ACME-USDT", "A"]))
+    data_at, tail_at = guarded(), guarded()
+    # Digits behind the last value: whoever reads on is led out of the page.
+    tick_kernel._with_slack = lambda tail: np.frombuffer(tail_at(bytes(tail) + b"0" * SLACK), np.uint8)
+    rng, taken = np.random.default_rng(3), 0
+    for text in texts:
+        for kept in range(len(text) + 1):
+            for last in (text[:kept], text[:kept] + b"0" * 7, damaged(text[:kept], rng)):
+                for before in ([], texts * 2):
+                    taken += tick_kernel.parse(*laid_out(data_at, [*before, last]), plan, symbols).taken_N.sum()
+    assert taken > 4 * len(texts)
 
-    def use(at_the_end: Callable[[bytes], memoryview]) -> None:
-        plan = MappedReader(field_map).plan if field_map else native_plan()
-        assert plan is not None
-        symbols = SymbolIndex().follow(SymbolTable(["ACME-USDT", "A"]))
-        rng, taken = np.random.default_rng(3), 0
-        for text in texts:
-            for kept in range(len(text) + 1):
-                for last in (text[:kept], text[:kept] + b"0" * 7, damaged(text[:kept], rng)):
-                    taken += parse(*laid_out(at_the_end, [*texts, *texts, last]), plan, symbols).taken_N.sum()
-                    taken += parse(*laid_out(at_the_end, [last]), plan, symbols).taken_N.sum()
-        assert taken > 4 * len(texts)
 
-    return use
-
-
-def laid_out(at_the_end: Callable[[bytes], memoryview], values: list[bytes]) -> tuple[memoryview, Places]:
+def laid_out(at_the_end: Place, values: list[bytes]) -> tuple[memoryview, Places]:
     """Return records as close to each other as they can lie in a batch."""
     # length, attributes, time, offset, length of the key; the key; length of the value; the value; count of headers
     data, at_N = b"", []
@@ -92,8 +95,9 @@ def damaged(text: bytes, rng: np.random.Generator) -> bytes:
     return bytes(changed)
 
 
-def cut_batches(at_the_end: Callable[[bytes], memoryview]) -> None:
-    """Walk over records of a batch that is cut or damaged anywhere."""
+def cut_batches() -> None:
+    """Walk over records of a batch that is cut or damaged anywhere, and sum them."""
+    at_the_end = guarded()
     data = b"".join(
         bytes([len(body) * 2]) + body for body in (b"\0\0\0\1\6abc\0", b"\0\0\2\2k\4ab\2\6tag\1", b"\0\0\4\1\1\0")
     )
@@ -107,11 +111,11 @@ def cut_batches(at_the_end: Callable[[bytes], memoryview]) -> None:
     assert found
 
 
-USES = {
+USES: dict[str, Callable[[], None]] = {
     "batches": cut_batches,
-    "native": cut_anywhere(TEXTS["native"], None),
-    "mapped": cut_anywhere(TEXTS["mapped"], STREAMS),
-    "by key": cut_anywhere(TEXTS["by key"], BY_KEY),
+    "native": lambda: cut_anywhere(TEXTS["native"], None),
+    "mapped": lambda: cut_anywhere(TEXTS["mapped"], STREAMS),
+    "by key": lambda: cut_anywhere(TEXTS["by key"], BY_KEY),
 }
 
 
@@ -124,4 +128,4 @@ def test_no_byte_outside_is_touched(name: str) -> None:
 
 
 if __name__ == "__main__":
-    guarded(USES[sys.argv[1]])
+    USES[sys.argv[1]]()
