@@ -22,11 +22,12 @@ from tests.benchmarks.slots import Slots, pack
 from tests.benchmarks.workload import PARTITIONS, Workload
 
 START_S = 120.0
+WARM_S, WARM_EVENT_S = 300.0, 35  # the slowest take minutes over what fills the longest feature, 30 s of the market
 SETTLE_S = 1.0  # at the start of the schedule, left out
 CATCH_UP_S = 10.0  # how long predictions may stay away before the reader gives up
 LAG_EVERY_S = 0.1
-# Shorter ones would keep Kafka's core busy with nothing but requests; Kafka's own producers wait 5 ms for more.
-SLOT_S, BUSY_SLOT_S = 0.002, 0.01
+# As long as Kafka's own producers wait for more by default; shorter ones keep its core busy with nothing but requests.
+SLOT_S, BUSY_SLOT_S = 0.005, 0.01
 BUSY_RATE = 100_000
 # Lag that grows by less than this share of what is offered does not grow: it moves with the contender's batches.
 GROWTH = 0.005
@@ -76,7 +77,7 @@ def schedule(arena: Arena, work: Workload, rate: float, seconds: float) -> Sched
     path = arena.folder / f"slots-{ticks_a_slot}.npz"
     if not path.is_file():
         slots.save(path)
-    warm_ticks = int(np.searchsorted(work.ticks.ts_ns_N, work.ticks.ts_ns_N[0] + 45 * 10**9))
+    warm_ticks = int(np.searchsorted(work.ticks.ts_ns_N, work.ticks.ts_ns_N[0] + WARM_EVENT_S * 10**9))
     slot_s = ticks_a_slot / rate
     return Schedule(slots, path, -(-warm_ticks // ticks_a_slot), round(seconds / slot_s), slot_s)
 
@@ -139,11 +140,11 @@ async def _warm(arena: Arena, run: Run, given: Ticks, plan: Schedule) -> None:
     consumer = AIOKafkaConsumer(bootstrap_servers=arena.bootstrap)
     await consumer.start()
     try:
-        deadline = time.monotonic() + START_S
+        deadline = time.monotonic() + WARM_S
         while await arena.ends(consumer, run.out_topic) < wanted:
             run.process.check()
             if time.monotonic() > deadline:
-                raise RuntimeError(f"not through {wanted} ticks in {START_S:.0f} s:\n{run.process.tail()}")
+                raise RuntimeError(f"not through {wanted} ticks in {WARM_S:.0f} s:\n{run.process.tail()}")
             await asyncio.sleep(LAG_EVERY_S)
     finally:
         await consumer.stop()

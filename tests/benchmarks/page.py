@@ -129,7 +129,7 @@ def _lines(result: Mapping[str, Any], plots: Sequence[Path]) -> Iterator[str]:
     yield ""
     yield (
         "From the intended time of sending a tick to its prediction being read, ms. Ticks leave by the clock, those of "
-        "2 ms (10 ms above 100,000 ticks/s) together, whether or not the contender keeps up."
+        "5 ms (10 ms above 100,000 ticks/s) together, whether or not the contender keeps up."
     )
     yield ""
     yield from _table(
