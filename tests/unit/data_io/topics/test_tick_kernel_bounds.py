@@ -74,12 +74,12 @@ def cut_anywhere(texts: list[bytes], field_map: FieldMap | None) -> None:
 
 
 def laid_out(at_the_end: Place, values: list[bytes]) -> tuple[memoryview, Places]:
-    """Return records as close to each other as they can lie in a batch."""
+    """Return records as close to each other as they can lie in a batch; what is not key or value is not looked at."""
     # length, attributes, time, offset, length of the key; the key; length of the value; the value; count of headers
     data, at_N = b"", []
     for value in values:
         at_N.append(len(data) + 7)
-        data += bytes(5) + b"A" + b"\x01" + value + b"\x00"
+        data += bytes(5) + b"A" + b"\x01" + value + b"0"
     n = len(values)
     value_at_N, value_len_N = np.array(at_N), np.array([len(value) for value in values])
     key_at_N, key_len_N, none_N = value_at_N - 2, np.ones(n, np.int64), np.zeros(n, np.int64)
