@@ -1,8 +1,10 @@
 package tickwise.bench;
 
+import java.io.File;
 import java.nio.file.Files;
 import java.nio.file.Path;
 import java.time.Duration;
+import java.util.Objects;
 import java.util.Properties;
 import java.util.concurrent.CountDownLatch;
 import java.util.concurrent.atomic.AtomicBoolean;
@@ -25,8 +27,8 @@ public final class Main {
         String form = words.length > 7 ? words[7] : "best";
         CountDownLatch end = new CountDownLatch(1);
         Signal.handle(new Signal("TERM"), signal -> end.countDown());
-        Path folder = Files.createTempDirectory("contender-");
         Model model = new Model(arguments.model());
+        Path folder = Files.createTempDirectory("contender-");
         KafkaStreams streams = switch (form) {
             case "idiomatic" -> idiomatic(arguments, model, folder);
             case "best" -> best(arguments, model, folder);
@@ -45,11 +47,19 @@ public final class Main {
         boolean closed = streams.close(CloseOptions.timeout(Duration.ofSeconds(STOP_S))
                 .withGroupMembershipOperation(CloseOptions.GroupMembershipOperation.LEAVE_GROUP));
         if (closed) {
-            streams.cleanUp();
             model.close();
-            Files.deleteIfExists(folder);
+        } else {
+            System.err.println("the stream thread did not end within " + STOP_S + " s");
         }
+        delete(folder.toFile());
         System.exit(closed && !failed.get() ? 0 : 1);
+    }
+
+    private static void delete(File file) {
+        for (File inside : Objects.requireNonNullElse(file.listFiles(), new File[0])) {
+            delete(inside);
+        }
+        file.delete();
     }
 
     private static KafkaStreams idiomatic(Arguments arguments, Model model, Path folder) {
