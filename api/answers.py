@@ -14,7 +14,7 @@ from api.latest_rows import LatestRows
 from api.metrics import Metrics
 from api.questions import Question
 from api.row_table import Newest
-from data_io.topics import predictions as predictions_topic
+from data_io.topics.predictions import PredictionEncoder
 from ml_core.errors import InputError, TickwiseError, nearest
 from ml_core.spec import PipelineSpec
 from ml_core.types import Bool, Float32, RowBatch
@@ -25,10 +25,10 @@ Values = Sequence[float | None]
 
 BATCH_ROWS = 4096
 BATCH_VALUES = 2**20  # of float32, 4 MB: what the windows of one batch may take
-# Beginning and end of an answer for given values, which have no name, symbol or time.
-_NAMELESS, _AGELESS = b'{"id":null,"symbol":null,"ts":null', b',"feature_age_s":null}'
+_NAMELESS = b'{"id":null,"symbol":null,"ts":null,"feature_age_s":null'  # how an answer for given values begins
 _HORIZON = b',"horizon":'  # what stands behind name, symbol and time in a record
-_OK = b'"status":"ok","reason":null}'  # how the record of a scored row ends
+# The end of the record of a scored row. Neither it nor a beginning can stand inside a string: there quotes are escaped.
+_OK = b'"status":"ok","reason":null}'
 
 
 class Asked(NamedTuple):
@@ -54,6 +54,7 @@ class Answerer:
         """Answer with the model of ``follower`` and the newest rows of ``followed``."""
         self.spec, self.follower, self.followed = spec, follower, followed
         self._counts = metrics.predictions
+        self._nameless: PredictionEncoder | None = None  # of the version that served last
 
     @property
     def batch_rows(self) -> int:
@@ -95,13 +96,17 @@ class Answerer:
         given = [place for place, each in enumerate(asked) if each.symbol is None]
         if given:
             stretch = _given([asked[place].rows for place in given], self.spec.features.window)
-            records, end = _without_names(self._records(stretch, serving, "", 0)), 0
+            if self._nameless is None or self._nameless.version != serving.version.version:
+                self._nameless = self._encoder(serving, "", 0)
+            records, end = self._records(stretch, serving, self._nameless), 0
+            beginning = records[0].partition(_HORIZON)[0]  # the same of all: no place, no symbol, no time
             for place in given:
                 start, end = end, end + len(asked[place].rows)
-                found = b",".join(records[start:end])
+                found = b",".join(records[start:end]).replace(beginning, _NAMELESS)
                 answers[place] = b'{"predictions":[%b]}' % found if asked[place].is_list else found
         for (topic_id, partition), newest_of in self._by_partition(asked, answers).items():
-            named = self._records(_named(newest_of.values()), serving, topic_id, partition)
+            encoder = self._encoder(serving, topic_id, partition)
+            named = self._records(_named(newest_of.values()), serving, encoder)
             now_ns = time.time_ns()
             for record, (place, newest) in zip(named, newest_of.items(), strict=True):
                 age_s = (now_ns - int(newest.row.ts_ns_N[0])) / 1e9
@@ -146,28 +151,24 @@ class Answerer:
             )
         return newest
 
-    def _records(self, stretch: _Stretch, serving: Serving, topic_id: str, partition: int) -> list[bytes]:
-        """Return what the stream's encoder writes of each row, and count it."""
-        encoded = predictions_topic.encode(
-            score(stretch.rows, stretch.x_NTF, stretch.ready_N, serving.scorer),
+    def _encoder(self, serving: Serving, topic_id: str, partition: int) -> PredictionEncoder:
+        return PredictionEncoder(
             topic_id=topic_id,
             partition=partition,
             horizons_ns=serving.scorer.contract.horizons_ns,
             model=self.spec.name,
             version=serving.version.version,
         )
-        records = [value for _, value in encoded]
-        scored = sum(record.endswith(_OK) for record in records)
+
+    def _records(self, stretch: _Stretch, serving: Serving, encoder: PredictionEncoder) -> list[bytes]:
+        """Return what the stream's encoder writes of each row, and count it."""
+        predictions = score(stretch.rows, stretch.x_NTF, stretch.ready_N, serving.scorer)
+        records = [value for _, value in encoder.values(predictions)]
+        scored = b"".join(records).count(_OK)
         for status, count in (("ok", scored), ("abstained", len(records) - scored)):
             if count:
                 self._counts.labels(self.spec.name, status).inc(count)
         return records
-
-
-def _without_names(records: Sequence[bytes]) -> list[bytes]:
-    """Return the answers for given values: records without name, symbol and time, which are equally long in all."""
-    start = records[0].index(_HORIZON)
-    return [_NAMELESS + record[start:-1] + _AGELESS for record in records]
 
 
 def _in_order(features: dict[str, float | None], names: Sequence[str]) -> Values:
@@ -184,13 +185,13 @@ def _in_order(features: dict[str, float | None], names: Sequence[str]) -> Values
 
 
 def _given(rows_of: Sequence[Sequence[Values]], window: int) -> _Stretch:
-    """Return the rows of several questions with windows that stay within each; a broken one repeats the first row."""
+    """Return the rows of several questions with windows within each; what is in one that is not whole does not count."""
     # None becomes NaN: undefined, as in the rows on Kafka
     x_NF = np.array([row for rows in rows_of for row in rows], dtype=np.float32)
     count_Q = np.array([len(rows) for rows in rows_of])
     first_N = np.repeat(np.cumsum(count_Q) - count_Q, count_Q)
     at_NT = np.arange(len(x_NF))[:, None] + np.arange(1 - window, 1)
-    x_NTF = x_NF[np.maximum(at_NT, first_N[:, None])]
+    x_NTF = x_NF[np.maximum(at_NT, 0)]
     return _Stretch(_nameless(x_NF), x_NTF, at_NT[:, 0] >= first_N)
 
 

@@ -18,6 +18,7 @@ from api.parts import Parts
 from api.prediction_lane import PredictionLane
 from api.routers import health, jobs, models, pipelines, predictions
 from api.settings import ServerSettings
+from data_io.topics.predictions import warm_up
 
 # The one list to extend: a router here is served, guarded and described.
 ROUTERS = (predictions.router, jobs.router, models.router, pipelines.router)
@@ -97,6 +98,7 @@ def _lifespan(given: Parts | None) -> Any:
         if parts is None:
             parts = await to_thread.run_sync(Parts.build, app.state.settings, app.state.metrics)
         app.state.parts = parts
+        await to_thread.run_sync(warm_up)
         parts.start()
         try:
             yield

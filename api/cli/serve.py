@@ -1,5 +1,6 @@
 """`tickwise serve`: the HTTP server."""
 
+import gc
 import signal
 import socket
 from pathlib import Path
@@ -16,6 +17,7 @@ from api.parts import Parts
 from api.server import create_app
 from api.settings import ServerSettings
 from ml_core.errors import SetupError
+from model_ops_manager.champion import Serving
 
 app = typer.Typer(help="Run the HTTP server.", pretty_exceptions_enable=False)
 
@@ -49,6 +51,8 @@ def serve(
     settings = ServerSettings.read(host=host, port=port, kafka=kafka, pipelines=pipelines)
     with listen(settings.host, settings.port) as listener:
         parts = Parts.build(settings, Metrics())
+        for follower in parts.followers.values():
+            follower.on_change.append(_keep)
         config = uvicorn.Config(
             create_app(settings, parts=parts),
             log_config=None,
@@ -92,6 +96,12 @@ def listen(host: str, port: int) -> socket.socket:
             f"cannot listen on {host} port {port}: {error.strerror}; choose another with --port or TICKWISE_PORT"
         ) from error
     return listener
+
+
+def _keep(_serving: Serving) -> None:
+    """Take what is loaded now, most of it code of MLflow's, out of what the garbage collector walks again and again."""
+    gc.collect()
+    gc.freeze()
 
 
 def _stopped(_number: int, _frame: FrameType | None) -> None:
