@@ -185,7 +185,7 @@ def _in_order(features: dict[str, float | None], names: Sequence[str]) -> Values
 
 
 def _given(rows_of: Sequence[Sequence[Values]], window: int) -> _Stretch:
-    """Return the rows of several questions with windows within each; what is in one that is not whole does not count."""
+    """Return the rows of several questions with windows within each; one that is not whole holds anything."""
     # None becomes NaN: undefined, as in the rows on Kafka
     x_NF = np.array([row for rows in rows_of for row in rows], dtype=np.float32)
     count_Q = np.array([len(rows) for rows in rows_of])
