@@ -33,6 +33,7 @@ PARTS = {
     "throughput": Suite.throughput,
     "latency": Suite.latencies,
     "growth": Suite.growth,
+    "profile": Suite.profile,
     "http": Suite.http,
 }
 

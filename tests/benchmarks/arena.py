@@ -101,8 +101,12 @@ class Arena:
             producer.settle()
 
     @asynccontextmanager
-    async def run(self, name: str, form: str, given: Ticks, *, exactly_once: bool = False) -> AsyncIterator[Run]:
+    async def run(
+        self, name: str, form: str, given: Ticks, *, exactly_once: bool = False, profile: Path | None = None
+    ) -> AsyncIterator[Run]:
         """Start a contender on ``given``; at the end it is stopped and what it wrote is deleted.
+
+        With ``profile``, one in Python leaves there, as it stops, what cProfile saw.
 
         Raises:
             MissingContenderError: It cannot be run here.
@@ -115,6 +119,8 @@ class Arena:
             self.bootstrap, given.topic, given.topic_id, out, group, self.home / "model.onnx", PARTITIONS
         )
         command = registry.command(name, form, task)
+        if profile:
+            command[1:1] = ["-m", "cProfile", "-o", str(profile)]
         await admin.ensure_topics(self.bootstrap, [spec._replace(name=out)])
         environment = self._worker(group, given.topic, exactly_once=exactly_once) if is_ours else {}
         process = Contender(command, environment, self.folder / f"{group}.log")

@@ -30,7 +30,9 @@ class Drain(NamedTuple):
     start_s: float  # from the start of the process to its first prediction
 
 
-class _Sample(NamedTuple):
+class Sample(NamedTuple):
+    """What a contender has done and used so far."""
+
     at_s: float
     count: int
     cpu_s: float
@@ -45,7 +47,7 @@ async def drain(arena: Arena, name: str, form: str, given: Ticks, *, longest_s: 
         RuntimeError: It ended by itself, or stopped writing.
     """
     async with arena.run(name, form, given) as run:
-        samples, rss_mb, start_s = await _watched(arena, run, given.count, longest_s)
+        samples, rss_mb, start_s = await watched(arena, run, given.count, longest_s)
         stamps = await arena.judged(run, given)
     first_ms, last_ms = _steady(stamps)
     counted = sum(stamp.records for stamp in stamps if first_ms < stamp.time_ms <= last_ms)
@@ -58,11 +60,16 @@ async def drain(arena: Arena, name: str, form: str, given: Ticks, *, longest_s: 
     )
 
 
-async def _watched(arena: Arena, run: Run, total: int, longest_s: float) -> tuple[list[_Sample], float, float]:
+async def watched(arena: Arena, run: Run, total: int, longest_s: float) -> tuple[list[Sample], float, float]:
+    """Wait until a contender is through, or ``longest_s`` from its first prediction on.
+
+    Returns:
+        Samples of its progress, the most memory seen (MB), seconds to its first prediction.
+    """
     consumer = AIOKafkaConsumer(bootstrap_servers=arena.bootstrap)
     await consumer.start()
     began = time.monotonic()
-    samples: list[_Sample] = []
+    samples: list[Sample] = []
     rss_bytes, grown = 0, began + START_S - STALL_S
     try:
         while True:
@@ -72,7 +79,7 @@ async def _watched(arena: Arena, run: Run, total: int, longest_s: float) -> tupl
             rss_bytes = max(rss_bytes, usage.rss_bytes)
             if count and (not samples or count > samples[-1].count):
                 grown = now
-                samples.append(_Sample(now, count, usage.cpu_s))
+                samples.append(Sample(now, count, usage.cpu_s))
             if samples and (count >= total or now - samples[0].at_s > longest_s):
                 return samples, rss_bytes / 1e6, samples[0].at_s - began
             if now - grown > STALL_S:
@@ -98,7 +105,7 @@ def _steady(stamps: Sequence[Stamp]) -> tuple[int, int]:
     return first_ms, last_ms
 
 
-def _cpu_s_per_million(samples: Sequence[_Sample]) -> float:
+def _cpu_s_per_million(samples: Sequence[Sample]) -> float:
     first, last = samples[0], samples[-1]
     until = first.at_s + LONGEST_SKIP_S
     begin = next(s for s in samples if s.count >= SKIPPED * last.count or s.at_s >= until)

@@ -30,6 +30,8 @@ class Target(NamedTuple):
             return "not measured"
         if (self.value <= self.bound) if self.at_most else (self.value >= self.bound):
             return "kept"
+        if self.value > 2 * self.bound:
+            return f"**missed**: {self.value / self.bound:.1f} times the bound"
         return f"**missed**: {abs(self.value / self.bound - 1):.0%} {'above' if self.at_most else 'below'}"
 
 
@@ -37,7 +39,8 @@ def write(result: Mapping[str, Any], folder: Path) -> Path:
     """Write page, plots and JSON into ``folder`` and return the page."""
     folder.mkdir(parents=True, exist_ok=True)
     about = result["about"]
-    stem = f"whole-path_{about['machine'].split(',')[0].replace('_', '-')}_{about['day']}"
+    architecture, cores, *_ = about["machine"].split(", ")
+    stem = f"whole-path_{architecture}-{cores}_{about['day']}".replace(" ", "-").replace("x86_64", "x86-64")
     (folder / f"{stem}.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     plots = list(_plots(result["runs"], folder, stem))
     page = folder / f"{stem}.md"
@@ -66,7 +69,8 @@ def targets(result: Mapping[str, Any]) -> list[Target]:
         Target("latency, exactly once, p99", result.get("latency_ms_p99_exactly_once"), 500, "ms", at_most=True),
         Target("memory with 10,000 symbols", _median(many, "rss_mb"), 400, "MB", at_most=True),
         Target(
-            "memory after 100 million ticks", memory[0]["rss_mb_end"] if memory else None, 400, "MB", at_most=True
+            f"memory after {memory[0]['ticks'] / 1e6:.0f} million ticks" if memory else "memory after many ticks",
+            memory[0]["rss_mb_end"] if memory else None, 400, "MB", at_most=True,
         ),
         Target("whole path, 1 to 10,000 symbols", max(few) / most if few and most else None, 1.3, "x", at_most=True),
         Target(
@@ -80,7 +84,7 @@ def targets(result: Mapping[str, Any]) -> list[Target]:
     ]  # fmt: skip
 
 
-def _lines(result: Mapping[str, Any], plots: Sequence[Path]) -> Iterator[str]:
+def _lines(result: Mapping[str, Any], plots: Sequence[tuple[str, Path]]) -> Iterator[str]:
     about, runs = result["about"], result["runs"]
     yield f"# The whole path, {about['day']}"
     yield ""
@@ -105,6 +109,24 @@ def _lines(result: Mapping[str, Any], plots: Sequence[Path]) -> Iterator[str]:
             for target in targets(result)
         ],
     )
+    yield from _throughput(runs)
+    yield from _latency(runs)
+    yield from _growth(runs)
+    yield from _profile(runs)
+    for title, plot in plots:
+        yield f"![{title}]({plot.name})"
+        yield ""
+    if result["left_out"]:
+        yield "Left out:"
+        yield ""
+        yield from (f"- {what}: {why.splitlines()[0]}" for what, why in result["left_out"].items())
+        yield ""
+    versions = ", ".join(f"{name} {number}" for name, number in about["versions"].items())
+    yield f"Machine: {about['machine']}; {about['system']}; load before {about['load_before']}. {versions}."
+    yield f"Commit {about['commit']}."
+
+
+def _throughput(runs: Mapping[str, Any]) -> Iterator[str]:
     yield "## Throughput"
     yield ""
     yield "From the broker's stamps of the predictions, in the steady part of a run."
@@ -125,6 +147,9 @@ def _lines(result: Mapping[str, Any], plots: Sequence[Path]) -> Iterator[str]:
                 for label, (each, *_) in loads.items()
             ],
         )  # fmt: skip
+
+
+def _latency(runs: Mapping[str, Any]) -> Iterator[str]:
     yield "## Latency"
     yield ""
     yield (
@@ -143,6 +168,9 @@ def _lines(result: Mapping[str, Any], plots: Sequence[Path]) -> Iterator[str]:
             for label, each in runs.get("latency", {}).items()
         ],
     )
+
+
+def _growth(runs: Mapping[str, Any]) -> Iterator[str]:
     if growth := runs.get("growth"):
         yield "## Growth"
         yield ""
@@ -166,17 +194,18 @@ def _lines(result: Mapping[str, Any], plots: Sequence[Path]) -> Iterator[str]:
             f"it held {each['rss_mb_early']:.0f} MB, and {each['rss_mb_max']:.0f} MB at most."
         )
         yield ""
-    for plot in plots:
-        yield f"![{plot.stem.rpartition('_')[2]}]({plot.name})"
+
+
+def _profile(runs: Mapping[str, Any]) -> Iterator[str]:
+    if profiled := runs.get("profile", {}).get(OURS):
+        yield "## Where the worker's time goes"
         yield ""
-    if result["left_out"]:
-        yield "Left out:"
+        yield "Own time by Python's profiler during a drain, without waiting and starting up."
         yield ""
-        yield from (f"- {what}: {why.splitlines()[0]}" for what, why in result["left_out"].items())
-        yield ""
-    versions = ", ".join(f"{name} {number}" for name, number in about["versions"].items())
-    yield f"Machine: {about['machine']}; {about['system']}; load before {about['load_before']}. {versions}."
-    yield f"Commit {about['commit']}."
+        yield from _table(
+            ("function", "share", "calls"),
+            [(f"`{each['function']}`", f"{each['share']:.1%}", f"{each['calls']:,}") for each in profiled],
+        )
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]:
@@ -202,7 +231,7 @@ def _text(value: float | None) -> str:
     return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
 
 
-def _plots(runs: Mapping[str, Any], folder: Path, stem: str) -> Iterator[Path]:
+def _plots(runs: Mapping[str, Any], folder: Path, stem: str) -> Iterator[tuple[str, Path]]:
     import matplotlib as mpl
 
     mpl.use("Agg")
@@ -225,10 +254,23 @@ def _plots(runs: Mapping[str, Any], folder: Path, stem: str) -> Iterator[Path]:
         colours = ["tab:blue" if label.startswith(OURS) else "tab:gray" for label in order]
         axes.barh(order, medians, xerr=[low, high], color=colours, capsize=3)
         axes.set_xscale("log")
+        axes.set_xlim(min(medians) / 3, max(medians) * 4)
         axes.set_title(title)
         for place, value in enumerate(medians):
             axes.annotate(f" {_text(value)}", (value, place), va="bottom", fontsize=8)
         path = folder / f"{stem}_{what}-{name}.png"
         figure.savefig(path, dpi=110)
         plt.close(figure)
-        yield path
+        yield title, path
+    if growth := runs.get("growth"):
+        symbols = sorted(growth, key=int)
+        figure, axes = plt.subplots(figsize=(8, 3), layout="constrained")
+        axes.plot([int(label) for label in symbols], [figures(growth[s], "ticks_per_s")[0] for s in symbols], "o-")
+        axes.set_xscale("log")
+        axes.set_ylim(bottom=0)
+        title = "ticks a second by number of symbols"
+        axes.set_title(title)
+        path = folder / f"{stem}_growth.png"
+        figure.savefig(path, dpi=110)
+        plt.close(figure)
+        yield title, path

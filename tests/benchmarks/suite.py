@@ -18,6 +18,7 @@ from tests.benchmarks.drain import Drain, drain
 from tests.benchmarks.environments import MissingContenderError
 from tests.benchmarks.memory import memory
 from tests.benchmarks.processes import CONTENDER_CORE, ROOT
+from tests.benchmarks.profile import profile
 
 PASS_TICKS = 1_000_000
 OURS = "tickwise"
@@ -66,6 +67,7 @@ class Suite:
             await self.loads()
             await self.growth()
             await self.long_run()
+            await self.profile()
         await self.http()
 
     async def throughput(self) -> None:
@@ -117,6 +119,12 @@ class Suite:
         """Memory after a hundred million ticks, at a rate that the worker keeps up with."""
         if rate := self.rate(OURS):
             await self._note("memory", OURS, memory, self.arena, rate=0.6 * rate, ticks=self.plan.memory_ticks)
+
+    async def profile(self) -> None:
+        """Where the worker's time goes."""
+        given = await self.arena.filled(self.arena.work(PASS_TICKS), self.plan.passes)
+        self.found["profile"] = {OURS: await profile(self.arena, given, longest_s=self.plan.seconds)}
+        await self.arena.delete(given.topic)
 
     async def http(self) -> None:
         """What `tests.benchmarks.http` says, where it is there."""
