@@ -116,9 +116,9 @@ def compare(values: Sequence[bytes], lines: Sequence[str], *, flags: int) -> Non
     """Compare what the contender said with the kernel, and require that all of ``flags`` occur."""
     plan = FeaturePlan.from_spec(load(PIPELINE))
     state = FeatureState(plan, SymbolTable())
-    none = [None] * len(values)
+    none: list[bytes | None] = [None] * len(values)
     batch, rejects = ticks.TickDecoder().decode(
-        Records(list(range(len(values))), none, list(values), [()] * len(values)), state.symbols
+        Records(list(range(len(values))), none, [*values], [()] * len(values)), state.symbols
     )
     rows = features.step(batch, state)
     made = [i for i, line in enumerate(lines) if line not in ("bad", "duplicate")]
