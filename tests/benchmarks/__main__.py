@@ -18,7 +18,7 @@ from tests.benchmarks.suite import Plan, Suite
 
 ALL = tuple(CONTENDERS)
 PLANS = {
-    "short": Plan(runs=3, passes=8, seconds=6.0, loop_s=6.0, contenders=ALL, forms=("best",), memory_ticks=0),
+    "short": Plan(runs=3, passes=6, seconds=5.0, loop_s=6.0, contenders=ALL, forms=("best",), memory_ticks=0),
     "full": Plan(
         runs=5,
         passes=10,

@@ -11,13 +11,21 @@ from typing import NamedTuple
 from aiokafka import AIOKafkaConsumer
 
 from tests.benchmarks.arena import Arena, Run, Ticks
+from tests.benchmarks.contenders.registry import CONTENDERS
 from tests.benchmarks.fetching import Stamp
 
 START_S = 120.0  # to import, compile, join the group and write a first prediction
 POLL_S = 0.1
 STALL_S = 30.0  # no new predictions for so long, and not done: it hangs
 # The steady part: without caches and compilers warming up, and without the last partition's end.
-SKIPPED, LONGEST_SKIP_S, KEPT = 0.2, 4.0, 0.95
+KEPT = 0.95
+
+
+class Skip(NamedTuple):
+    """What of a run does not count at its start: at most this share of its predictions, at most so many seconds."""
+
+    share: float = 0.2
+    longest_s: float = 4.0
 
 
 class Drain(NamedTuple):
@@ -46,14 +54,16 @@ async def drain(arena: Arena, name: str, form: str, given: Ticks, *, longest_s: 
         WrongOutputError: Its output is not what it must be.
         RuntimeError: It ended by itself, or stopped writing.
     """
+    warm_s = CONTENDERS[name].warm_s
+    skip = Skip(0.6, warm_s) if warm_s else Skip()
     async with arena.run(name, form, given) as run:
-        samples, rss_mb, start_s = await watched(arena, run, given.count, longest_s)
+        samples, rss_mb, start_s = await watched(arena, run, given.count, longest_s + warm_s)
         stamps = await arena.judged(run, given)
-    first_ms, last_ms = _steady(stamps)
+    first_ms, last_ms = _steady(stamps, skip)
     counted = sum(stamp.records for stamp in stamps if first_ms < stamp.time_ms <= last_ms)
     return Drain(
         ticks_per_s=counted / (last_ms - first_ms) * 1e3,
-        cpu_s_per_million=_cpu_s_per_million(samples),
+        cpu_s_per_million=_cpu_s_per_million(samples, skip),
         rss_mb=rss_mb,
         predictions=sum(stamp.records for stamp in stamps),
         start_s=start_s,
@@ -89,13 +99,13 @@ async def watched(arena: Arena, run: Run, total: int, longest_s: float) -> tuple
         await consumer.stop()
 
 
-def _steady(stamps: Sequence[Stamp]) -> tuple[int, int]:
+def _steady(stamps: Sequence[Stamp], skip: Skip) -> tuple[int, int]:
     """Return the times, ms, between which the contender works evenly."""
     total, seen = sum(stamp.records for stamp in stamps), 0
     first_ms = last_ms = stamps[0].time_ms
     for stamp in stamps:
         seen += stamp.records
-        if seen <= SKIPPED * total and stamp.time_ms - stamps[0].time_ms <= LONGEST_SKIP_S * 1000:
+        if seen <= skip.share * total and stamp.time_ms - stamps[0].time_ms <= skip.longest_s * 1000:
             first_ms = stamp.time_ms
         last_ms = stamp.time_ms
         if seen >= KEPT * total:
@@ -105,10 +115,10 @@ def _steady(stamps: Sequence[Stamp]) -> tuple[int, int]:
     return first_ms, last_ms
 
 
-def _cpu_s_per_million(samples: Sequence[Sample]) -> float:
+def _cpu_s_per_million(samples: Sequence[Sample], skip: Skip) -> float:
     first, last = samples[0], samples[-1]
-    until = first.at_s + LONGEST_SKIP_S
-    begin = next(s for s in samples if s.count >= SKIPPED * last.count or s.at_s >= until)
+    until = first.at_s + skip.longest_s
+    begin = next(s for s in samples if s.count >= skip.share * last.count or s.at_s >= until)
     end = next(s for s in samples if s.count >= KEPT * last.count)
     if end.count <= begin.count:
         begin, end = first, last
