@@ -14,7 +14,7 @@ from llvmlite import ir  # type: ignore[import-untyped]  # ships no types
 from numba import types
 from numba.extending import intrinsic
 
-from ml_core.types import Bool, Float32, Int32, Int64, UInt8
+from ml_core.types import Float32, Int32, Int64, UInt8
 
 # Behind a text that is copied eight bytes at a time.
 SLACK = 8
@@ -142,12 +142,12 @@ _PAIRS = np.frombuffer(b"".join(b"%02d" % i for i in range(100)), np.uint8).copy
 
 
 @_kernel
-def _address(array: Any) -> int:
+def _address(array: Any) -> Any:
     return numba.int64(array.ctypes.data)
 
 
 @_kernel
-def _round_to_odd(power: Any, scaled: Any) -> int:
+def _round_to_odd(power: Any, scaled: Any) -> Any:
     """Return the product, shifted right by 95, with a last bit that says whether anything was cut off."""
     high = _high(power, scaled)
     cut = numba.int64((high & numba.uint64(0x7FFFFFFF)) != numba.uint64(0))
@@ -155,7 +155,7 @@ def _round_to_odd(power: Any, scaled: Any) -> int:
 
 
 @_kernel
-def _shortest(bits: int) -> tuple[int, int]:
+def _shortest(bits: int) -> tuple[Any, Any]:
     """Return the shortest decimal ``digits * 10 ** power`` that reads back as the finite, positive float32 ``bits``.
 
     Of several equally short ones it is the closest. Source: Raffaello Giulietti, "The Schubfach way to render doubles",
@@ -190,7 +190,7 @@ def _shortest(bits: int) -> tuple[int, int]:
 
 
 @_kernel
-def _copy(source: int, length: int, at: int) -> int:
+def _copy(source: int, length: int, at: int) -> Any:
     """Copy bytes, and up to SLACK more; return the place behind them."""
     for i in range(0, length, 8):
         _store(at + i, _load(source + i))
@@ -198,7 +198,7 @@ def _copy(source: int, length: int, at: int) -> int:
 
 
 @_kernel
-def _width(value: int) -> int:
+def _width(value: int) -> Any:
     """Return the number of decimal digits of a number from 0 on."""
     width, bound = 1, 10
     while width < 19 and value >= bound:
@@ -208,7 +208,7 @@ def _width(value: int) -> int:
 
 
 @_kernel
-def _digits(value: int, width: int, at: int, pairs: int) -> int:
+def _digits(value: int, width: int, at: int, pairs: int) -> Any:
     """Write ``width`` decimal digits and return the place behind them."""
     place = at + width
     while place - at >= 2:
@@ -222,7 +222,7 @@ def _digits(value: int, width: int, at: int, pairs: int) -> int:
 
 
 @_kernel
-def _integer(value: int, at: int, pairs: int) -> int:
+def _integer(value: int, at: int, pairs: int) -> Any:
     if value < 0:
         _put(at, numba.uint8(45))
         at, value = at + 1, -value
@@ -230,7 +230,7 @@ def _integer(value: int, at: int, pairs: int) -> int:
 
 
 @_kernel
-def _score(score: Any, at: int, pairs: int) -> int:
+def _score(score: Any, at: int, pairs: int) -> Any:
     """Write the shortest decimal that reads back as the same finite float32; it always has a point or an exponent."""
     bits = _bits(score)
     if bits >> 31:
@@ -261,7 +261,7 @@ def _score(score: Any, at: int, pairs: int) -> int:
 
 
 @_kernel
-def _around_point(digits: int, width: int, point: int, at: int, pairs: int) -> int:
+def _around_point(digits: int, width: int, point: int, at: int, pairs: int) -> Any:
     for _ in range(width, point):
         digits *= 10
     after = max(width - point, 0)
@@ -275,7 +275,7 @@ def _around_point(digits: int, width: int, point: int, at: int, pairs: int) -> i
 
 
 @_kernel
-def _scientific(digits: int, width: int, point: int, at: int, pairs: int) -> int:
+def _scientific(digits: int, width: int, point: int, at: int, pairs: int) -> Any:
     # The digits one place to the right, then the first one in front of the point.
     behind = _digits(digits, width, at + 1, pairs)
     first = digits
@@ -292,7 +292,7 @@ def _scientific(digits: int, width: int, point: int, at: int, pairs: int) -> int
 
 
 @_kernel
-def _varint(value: int, at: int) -> int:
+def _varint(value: int, at: int) -> Any:
     """Write a number from 0 on as a zigzag varint."""
     value <<= 1
     while value > 127:
@@ -304,7 +304,7 @@ def _varint(value: int, at: int) -> int:
 
 
 @_kernel
-def _length(value: int, width: int, at: int) -> int:
+def _length(value: int, width: int, at: int) -> Any:
     """Write a length as a zigzag varint of ``width`` bytes, two or three, which has to be enough."""
     value <<= 1
     _put(at, numba.uint8((value & 127) | 128))
@@ -317,12 +317,12 @@ def _length(value: int, width: int, at: int) -> int:
 
 
 @_kernel
-def _piece(number: int, text: int, bound_P: Any, at: int) -> int:
+def _piece(number: int, text: int, bound_P: Any, at: int) -> Any:
     return _copy(text + bound_P[number], bound_P[number + 1] - bound_P[number], at)
 
 
 @_kernel
-def _null_or(score: Any, state: int, at: int, pairs: int) -> int:
+def _null_or(score: Any, state: int, at: int, pairs: int) -> Any:
     if state == 0:
         return _score(score, at, pairs)
     _store(at, numba.uint64(0x6C6C756E))  # "null"
@@ -330,7 +330,7 @@ def _null_or(score: Any, state: int, at: int, pairs: int) -> int:
 
 
 @_kernel
-def _value(n: int, columns: Any, pieces: Any, text: int, symbol: int, symbol_len: int, at: int, pairs: int) -> int:
+def _value(n: int, columns: Any, pieces: Any, text: int, symbol: int, symbol_len: int, at: int, pairs: int) -> Any:
     """Write the JSON of row ``n`` and return the place behind it."""
     bound_P, state, horizons = pieces.bound_P, columns.state_N[n], columns.score_NH.shape[1]
     at = _piece(0, text, bound_P, at)
@@ -369,7 +369,7 @@ def write_values(columns: Columns, pieces: Pieces, symbols: SymbolTexts, buffer:
 @_kernel
 def write_records(
     columns: Columns, pieces: Pieces, symbols: SymbolTexts, first: int, buffer: UInt8, room: int
-) -> tuple[int, int]:
+) -> tuple[Any, Any]:
     """Write rows from ``first`` on as records, until fewer than ``room`` bytes are free.
 
     Returns:

@@ -140,7 +140,9 @@ class _SymbolTexts:
     """The symbols of a partition as bytes and as JSON strings; follows a table that only grows."""
 
     def __init__(self) -> None:
-        self._arrays = kernel.SymbolTexts(*_text([])[:1], *(np.empty(0, t) for t in (np.int64, np.int32, np.int32)))
+        self._arrays = kernel.SymbolTexts(
+            *_text([])[:1], np.empty(0, np.int64), np.empty(0, np.int32), np.empty(0, np.int32)
+        )
         self.longest = 0  # bytes of a symbol both ways
 
     def follow(self, symbols: Sequence[str]) -> kernel.SymbolTexts:
@@ -163,9 +165,11 @@ class _SymbolTexts:
 def encode(
     batch: PredictionBatch, *, topic_id: str, partition: int, horizons_ns: Sequence[int], model: str, version: int
 ) -> list[tuple[bytes, bytes]]:
-    """Return key and JSON value of one record a row, in order, as a new ``PredictionEncoder`` of the same writes them."""
-    about = {"topic_id": topic_id, "partition": partition, "horizons_ns": horizons_ns}
-    return PredictionEncoder(**about, model=model, version=version).values(batch)
+    """Return key and JSON value of one record a row, in order, as a new ``PredictionEncoder`` of the same does."""
+    encoder = PredictionEncoder(
+        topic_id=topic_id, partition=partition, horizons_ns=horizons_ns, model=model, version=version
+    )
+    return encoder.values(batch)
 
 
 def warm_up() -> None:

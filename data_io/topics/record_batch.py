@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from crc32c import crc32c
 
+from data_io.topics.crc32c import crc32c
 from data_io.topics.records import Header
 from ml_core.types import UInt8
 
@@ -32,15 +32,15 @@ class RecordBatch(NamedTuple):
     """Records with room for the header of their batch in front of them."""
 
     data: UInt8
-    count: int  # of records
+    records: int
 
 
 def seal(batch: RecordBatch, *, producer_id: int, epoch: int, sequence: int, transactional: bool) -> None:
     """Write the header of ``batch``, which is complete then."""
-    data, count = batch
+    data, count = memoryview(batch.data), batch.records  # type: ignore[arg-type]  # an array is a buffer
     now_ms = time.time_ns() // 1_000_000  # the broker puts its own time in its place
     attributes = _TRANSACTIONAL if transactional else 0
-    data[:_LENGTH_AT] = 0
+    data[:_LENGTH_AT] = bytes(_LENGTH_AT)
     _FROM_LENGTH.pack_into(data, _LENGTH_AT, len(data) - _LENGTH_AT - 4, -1, _MAGIC)
     about = (attributes, count - 1, now_ms, now_ms, producer_id, epoch, sequence, count)
     _FROM_CRC.pack_into(data, _CRC_AT, 0, *about)

@@ -20,7 +20,7 @@ class PackedBatch(BatchBuilder):  # type: ignore[misc]  # aiokafka ships no type
     def __init__(self, batch: RecordBatch, *, transactional: bool) -> None:
         """Take over ``batch``; the producer gives it its number when it is sent."""
         self._batch, self._transactional = batch, transactional
-        self._relative_offset = batch.count
+        self._relative_offset = batch.records
         self._closed = True
         self._buffer: memoryview | None = None
         self._producer_state = (-1, -1, -1)
@@ -36,7 +36,8 @@ class PackedBatch(BatchBuilder):  # type: ignore[misc]  # aiokafka ships no type
             failed: asyncio.Future[object] = asyncio.get_running_loop().create_future()
             failed.set_exception(accumulator._exception or ConnectionError("the producer is closed"))
             return failed
-        return accumulator._append_batch(self, tp).future
+        future: asyncio.Future[object] = accumulator._append_batch(self, tp).future
+        return future
 
     def size(self) -> int:
         """Return the size of the batch in bytes."""
@@ -55,7 +56,7 @@ class PackedBatch(BatchBuilder):  # type: ignore[misc]  # aiokafka ships no type
                 sequence=sequence,
                 transactional=self._transactional,
             )
-            self._buffer = memoryview(self._batch.data)
+            self._buffer = memoryview(self._batch.data)  # type: ignore[arg-type]  # an array is a buffer
         return self._buffer
 
 

@@ -65,7 +65,7 @@ async def take(
     timeout_s: float,
     wake: asyncio.Future[None] | None = None,
 ) -> dict[TopicPartition, RawFetch]:
-    """Return what has arrived for the partitions in ``ready``, waiting at most ``timeout_s`` for the first, or ``wake``.
+    """Return what has arrived for the partitions in ``ready``, waiting ``timeout_s`` for the first, or for ``wake``.
 
     Positions move past what is returned, so that the next fetch is already under way while this one is processed.
 

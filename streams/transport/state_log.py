@@ -67,7 +67,7 @@ class StateLog:
         )
 
     async def claim(self) -> tuple[Manifest | None, dict[bytes, bytes]]:
-        """Fence earlier owners, open a transaction, and return the last committed manifest and the newest block of every key.
+        """Fence earlier owners, open a transaction, and return the last manifest and the newest block of every key.
 
         Raises:
             KafkaUnavailableError: Kafka did not answer in time. A retry is safe.
@@ -85,7 +85,7 @@ class StateLog:
         return (Manifest.model_validate_json(manifest) if manifest else None), blocks
 
     async def commit(self, manifest: Manifest, blocks: Sequence[tuple[bytes, bytes | None]]) -> None:
-        """Write ``blocks``, ``manifest`` and the group's offset, commit them with what is in the transaction, open the next.
+        """Commit ``blocks``, ``manifest`` and the group's offset with all that is in the transaction; open the next.
 
         Raises:
             KafkaUnavailableError: Whether it was committed is *unknown*: drop the memory and claim again.

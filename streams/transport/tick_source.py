@@ -222,16 +222,19 @@ class TickSource(mode.Service, ConsumerRebalanceListener):  # type: ignore[misc]
                     await self._hand_out(partition, Batch(partition, fetch))
                 else:
                     self._put_back(partition, fetch.first_offset)
-            for partition in list(self.partitions.values()):
-                if partition.phase not in (Phase.OPEN, Phase.SWAPPING):
-                    continue
-                try:
-                    partition.look_around()
-                except Exception as error:  # noqa: BLE001 - whatever a checkpoint met, the partition starts over
-                    self._fail(partition, error)
+            self._look_around()
             if time.monotonic() >= self._next_report:
                 self._next_report = time.monotonic() + REPORT_S
                 self._report_lag()
+
+    def _look_around(self) -> None:
+        for partition in list(self.partitions.values()):
+            if partition.phase not in (Phase.OPEN, Phase.SWAPPING):
+                continue
+            try:
+                partition.look_around()
+            except Exception as error:  # noqa: BLE001 - whatever a checkpoint met, the partition starts over
+                self._fail(partition, error)
 
     def _wake_up(self) -> None:
         if not self._wake.done():

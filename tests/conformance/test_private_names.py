@@ -9,10 +9,14 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.consumer import fetcher as aiokafka_fetcher
 from aiokafka.consumer.group_coordinator import GroupCoordinator
 from aiokafka.consumer.subscription_state import SubscriptionState
-from aiokafka.errors import OffsetOutOfRangeError
-from aiokafka.record.default_records import DefaultRecordBatchBuilder
+from aiokafka.errors import OffsetOutOfRangeError, ProducerFenced
+from aiokafka.producer.message_accumulator import MessageAccumulator
+from aiokafka.producer.transaction_manager import TransactionManager
+from aiokafka.protocol.produce import ProduceRequest
+from aiokafka.record.default_records import DefaultRecordBatch, DefaultRecordBatchBuilder
 
-from streams.transport import raw_fetch
+from data_io.topics.record_batch import pack
+from streams.transport import packed_batch, raw_fetch
 from streams.transport.batch_channel import Batch, BatchChannel, batch_channel
 
 TP = TopicPartition("ticks", 3)
@@ -138,6 +142,44 @@ async def test_waiting_ends_as_soon_as_records_arrive(consumer) -> None:
         consumer._fetcher._notify(waiter)
 
     assert TP in await asyncio.wait_for(waiting, 5)
+
+
+async def test_a_packed_batch_takes_its_turn_in_the_accumulator_and_gets_the_producers_numbers() -> None:
+    transactions = TransactionManager("pinned", 15_000)
+    transactions.set_pid_and_epoch(41, 3)
+    transactions.begin_transaction()
+    accumulator = MessageAccumulator(SimpleNamespace(), 1 << 20, 0, 30, txn_manager=transactions)
+    first, second = (
+        packed_batch.PackedBatch(pack([(b"k", value, [])] * 2)[0], transactional=True) for value in (b"a", b"b")
+    )
+    producer = SimpleNamespace(_message_accumulator=accumulator)
+    waiting = [batch.queue(producer, TP) for batch in (first, second)]
+
+    taken = [accumulator._pop_batch(TP) for _ in range(2)]
+    for batch, future, sequence in zip(taken, waiting, (0, 2), strict=True):
+        header = DefaultRecordBatch(bytes(batch.get_data_buffer()))
+        assert header.validate_crc()
+        assert (header.producer_id, header.producer_epoch, header.base_sequence) == (41, 3, sequence)
+        assert header.is_transactional
+        batch.done(base_offset=sequence)
+        assert (await future).offset == sequence
+
+    accumulator.fail_all(ProducerFenced())
+    with pytest.raises(ProducerFenced):
+        await first.queue(producer, TP)
+
+
+@pytest.mark.parametrize("version", [3, 7])
+def test_a_produce_request_has_the_bytes_of_aiokafkas_own(version) -> None:
+    topics = [("rows", [(0, b"one"), (3, b"three")]), ("scores", [(3, b"")])]
+    wanted = next(each for each in ProduceRequest._CLASSES if version == each.API_VERSION)
+    given = {"transactional_id": "t-1", "required_acks": -1, "timeout": 30_000, "topics": topics}
+
+    own = ProduceRequest(**given).build(wanted).encode()
+    parts = packed_batch._UncopiedProduceRequest(**given).build(wanted).encode()
+
+    assert len(parts) == len(own)
+    assert b"size" + (b"header" + parts) == b"sizeheader" + own
 
 
 def test_a_partial_batch_at_the_end_does_not_move_the_end_offset() -> None:
