@@ -7,6 +7,7 @@ is JSON. The exit code is 1 where a contender failed or its output was wrong.
 import argparse
 import asyncio
 import json
+import signal
 import sys
 import tempfile
 from pathlib import Path
@@ -59,6 +60,9 @@ def main() -> None:
     parser.add_argument("--page", type=Path, help="folder for a page with plots, and for the result as JSON")
     given = parser.parse_args()
     changes = {name: value for name, value in vars(given).items() if name in Plan._fields and value is not None}
+    signal.signal(
+        signal.SIGTERM, lambda *_: sys.exit(143)
+    )  # as Ctrl-C: contenders and Kafka are stopped, files removed
     plan = PLANS.get(given.mode, PLANS["full"])._replace(**changes)
     with tempfile.TemporaryDirectory(prefix="tickwise-bench-") as folder, Arena.opened(Path(folder)) as arena:
         suite = asyncio.run(measure(arena, plan, given.mode if given.mode in PARTS else None))
