@@ -24,7 +24,12 @@ async def last_published(
     Raises:
         KafkaUnavailableError: Kafka did not answer in time. A retry is safe.
     """
-    consumer = AIOKafkaConsumer(bootstrap_servers=bootstrap, enable_auto_commit=False, auto_offset_reset="latest")
+    consumer = AIOKafkaConsumer(
+        bootstrap_servers=bootstrap,
+        enable_auto_commit=False,
+        auto_offset_reset="latest",
+        isolation_level="read_committed",
+    )
     tps = [TopicPartition(topic, partition) for topic in topics]
     newest = -1
     try:
@@ -33,14 +38,27 @@ async def last_published(
             consumer.assign(tps)
             ends, begins = await consumer.end_offsets(tps), await consumer.beginning_offsets(tps)
             for tp in tps:
-                if ends[tp] > begins[tp]:
-                    consumer.seek(tp, ends[tp] - 1)
-                    record = await consumer.getone(tp)
+                value = await _last_value(consumer, tp, begins[tp], ends[tp])
+                if value is not None:
                     # topic id, partition, offset, index: the id of the topic may hold dashes, the rest does not
-                    topic, _, offset, _ = msgspec.json.decode(record.value, type=_Named).id.rsplit("-", 3)
+                    topic, _, offset, _ = msgspec.json.decode(value, type=_Named).id.rsplit("-", 3)
                     newest = max(newest, int(offset)) if topic == topic_id else newest
     except (TimeoutError, KafkaError) as error:
         raise KafkaUnavailableError(f"cannot read the end of {', '.join(topics)}: {error!r}") from error
     finally:
         await consumer.stop()
     return newest
+
+
+async def _last_value(consumer: AIOKafkaConsumer, tp: TopicPartition, begin: int, end: int) -> bytes | None:
+    """Return the last committed value below ``end``; what ends a transaction has an offset and no value."""
+    back, start, value = 1, end, None
+    while value is None and start > begin:
+        start = max(begin, end - back)
+        consumer.seek(tp, start)
+        while await consumer.position(tp) < end:
+            for record in (await consumer.getmany(tp, timeout_ms=200)).get(tp, ()):
+                if record.offset < end:
+                    value = record.value
+        back *= 16
+    return value
