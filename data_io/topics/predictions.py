@@ -10,7 +10,7 @@ from data_io.topics import prediction_kernel as kernel
 from data_io.topics.admin import TopicSpec, log_topic
 from data_io.topics.record_batch import BATCH_BYTES, HEADER_BYTES, RecordBatch
 from ml_core.spec import format_duration
-from ml_core.types import Bool, Float32, Int32, Int64, RowFlag, UInt8
+from ml_core.types import Bool, Float32, Int32, Int64, RowFlag, UInt8, as_compiled
 
 
 def name(pipeline: str) -> str:
@@ -186,7 +186,7 @@ def warm_up() -> None:
 
 def _columns(batch: PredictionBatch) -> kernel.Columns:
     """Return the columns as the kernel was compiled for, and the state of each row."""
-    score_NH = np.require(batch.score_NH, np.float32, ["C", "W"])
+    score_NH = as_compiled(batch.score_NH, np.float32)
     state_N = _STATE_OF_FLAGS[batch.flags_N]
     is_ok_N = state_N == 0
     if not is_ok_N.all() or not batch.window_ok_N.all():
@@ -195,10 +195,10 @@ def _columns(batch: PredictionBatch) -> kernel.Columns:
     if not finite_N.all():
         state_N[(state_N == 0) & ~finite_N] = _NO_SCORE
     return kernel.Columns(
-        offset_N=np.require(batch.offset_N, np.int64, ["C", "W"]),
-        index_N=np.require(batch.index_N, np.int32, ["C", "W"]),
-        symbol_N=np.require(batch.symbol_N, np.int32, ["C", "W"]),
-        ts_ns_N=np.require(batch.ts_ns_N, np.int64, ["C", "W"]),
+        offset_N=as_compiled(batch.offset_N, np.int64),
+        index_N=as_compiled(batch.index_N, np.int32),
+        symbol_N=as_compiled(batch.symbol_N, np.int32),
+        ts_ns_N=as_compiled(batch.ts_ns_N, np.int64),
         score_NH=score_NH,
         state_N=state_N,
     )

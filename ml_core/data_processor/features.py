@@ -6,7 +6,6 @@ Shapes: N ticks, R rows, A accepted ticks, S symbols, K floats of state, F featu
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from ml_core.data_processor import kernels
 from ml_core.data_processor.catalogue import CATALOGUE, DEFAULT_USE, Feature
@@ -17,7 +16,7 @@ from ml_core.data_processor.plan import FeaturePlan
 from ml_core.data_processor.state import FeatureState
 from ml_core.data_processor.windows import link
 from ml_core.spec import PipelineSpec
-from ml_core.types import RowBatch, SymbolTable, TickBatch
+from ml_core.types import RowBatch, SymbolTable, TickBatch, as_compiled
 
 __all__ = ["CATALOGUE", "DEFAULT_USE", "KERNEL_VERSION", "Feature", "FeaturePlan", "FeatureState", "step", "warm_up"]
 
@@ -48,13 +47,16 @@ def step(ticks: TickBatch, state: FeatureState) -> RowBatch:
     count = int(kernels.run(columns, program, memory, made, scratch))
     if plan.own:
         _add_own(ticks, plan, memory, made, count)
-    # The usual case, a row for each tick, copies nothing.
-    tick_R = slice(None) if count == n else made.tick_N[:count]
+    tick_R = made.tick_N[:count]
+
+    def of_rows(column: Any) -> Any:
+        return column.copy() if count == n else column[tick_R]  # the usual case, a row for each tick
+
     return RowBatch(
-        offset_N=ticks.offset_N[tick_R],
-        index_N=ticks.index_N[tick_R],
-        symbol_N=columns.symbol_N[tick_R],
-        ts_ns_N=columns.ts_ns_N[tick_R],
+        offset_N=of_rows(ticks.offset_N),
+        index_N=of_rows(ticks.index_N),
+        symbol_N=of_rows(columns.symbol_N),
+        ts_ns_N=of_rows(columns.ts_ns_N),
         mid_N=made.mid_N[:count],
         spread_N=made.spread_N[:count],
         x_NF=made.x_NF[:count],
@@ -77,11 +79,7 @@ def warm_up() -> None:
 
 def _columns(ticks: TickBatch) -> kernels.Ticks:
     """Return the columns as the kernel was compiled for; read-only memory is copied, or it would compile once more."""
-
-    def as_compiled(values: npt.NDArray[Any], dtype: str) -> Any:
-        return np.require(values, dtype, ["C", "W"])
-
-    return kernels.Ticks(**{name: as_compiled(getattr(ticks, name), dtype) for name, dtype in kernels.TICK_DTYPES})
+    return kernels.Ticks(*(as_compiled(getattr(ticks, name), dtype) for name, dtype in kernels.TICK_DTYPES))
 
 
 def _add_own(ticks: TickBatch, plan: FeaturePlan, memory: kernels.Memory, made: kernels.Rows, count: int) -> None:
