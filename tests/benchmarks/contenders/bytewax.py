@@ -1,7 +1,7 @@
 """bytewax: its Kafka connectors, a tick at a time; and a source and a sink of our own, a batch at a time.
 
 bytewax commits no offsets to a consumer group: its recovery store holds positions and state together, here every 5 s.
-GROUP names that store, in the temporary folder.
+GROUP names that store, in `.bench`.
 
 usage: python -m tests.benchmarks.contenders.bytewax \
     BOOTSTRAP TICKS_TOPIC TOPIC_ID OUT_TOPIC GROUP MODEL_ONNX PARTITIONS [idiomatic|best]
@@ -10,7 +10,6 @@ usage: python -m tests.benchmarks.contenders.bytewax \
 import json
 import signal
 import sys
-import tempfile
 import threading
 from datetime import timedelta
 from pathlib import Path
@@ -43,6 +42,7 @@ from tests.benchmarks.contenders.quixstreams_bytewax_steps import (
 )
 
 COMMIT = timedelta(seconds=5)
+STORES = Path(__file__).parents[3] / ".bench" / "bytewax-stores"
 
 
 def idiomatic(given: Arguments) -> Dataflow:
@@ -189,7 +189,7 @@ def best(given: Arguments) -> Dataflow:
 def run(flow: Dataflow, store: Path) -> None:
     """Run until SIGTERM; bytewax wraps whatever interrupts it, and goes on from its store the next time."""
     if not store.exists():
-        store.mkdir()
+        store.mkdir(parents=True)
         init_db_dir(store, 1)
     stopping = threading.Event()
 
@@ -209,4 +209,4 @@ if __name__ == "__main__":
     arguments = Arguments(*sys.argv[1:])
     features.warm_up()
     form = {"idiomatic": idiomatic, "best": best}[arguments.form]
-    run(form(arguments), Path(tempfile.gettempdir()) / f"bytewax-{arguments.group}")
+    run(form(arguments), STORES / arguments.group)
