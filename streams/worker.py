@@ -245,6 +245,7 @@ def warm_up() -> None:
     """Compile the kernels before the first batch, so that no tick waits for a compiler."""
     features.warm_up()
     ticks.warm_up()
+    rows.warm_up()
     predictions.warm_up()
 
 

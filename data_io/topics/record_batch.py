@@ -67,18 +67,20 @@ def pack(records: Sequence[Record]) -> list[RecordBatch]:
 def _pack(records: Sequence[Record]) -> RecordBatch:
     parts = [bytes(HEADER_BYTES)]
     for delta, (key, value, headers) in enumerate(records):
-        body = [b"\0\0", _varint(delta), *_sized(key), *_sized(value), _varint(len(headers))]
+        body = [b"\0\0", varint(delta), *sized(key), *sized(value), varint(len(headers))]
         for name, content in headers:
-            body += [*_sized(name.encode()), *_sized(content)]
-        parts += [_varint(sum(map(len, body))), *body]
+            body += [*sized(name.encode()), *sized(content)]
+        parts += [varint(sum(map(len, body))), *body]
     return RecordBatch(np.frombuffer(bytearray().join(parts), np.uint8), len(records))
 
 
-def _sized(content: bytes | None) -> tuple[bytes, ...]:
-    return (_varint(-1),) if content is None else (_varint(len(content)), content)
+def sized(content: bytes | None) -> tuple[bytes, ...]:
+    """Return the parts of ``content`` with its length in front."""
+    return (varint(-1),) if content is None else (varint(len(content)), content)
 
 
-def _varint(value: int) -> bytes:
+def varint(value: int) -> bytes:
+    """Return ``value`` as a zigzag varint."""
     value = value << 1 ^ value >> 63
     written = bytearray()
     while value > 127:

@@ -9,17 +9,17 @@ import pandas as pd
 import pyarrow as pa
 
 from data_io.topics.admin import TopicSpec, log_topic
-from data_io.topics.record_batch import Record
-from data_io.topics.records import Header
+from data_io.topics.arrow_records import ArrowRecords
+from data_io.topics.raw_records import RawFetch, unpack
+from data_io.topics.record_batch import Record, RecordBatch, seal
+from data_io.topics.tick_rules import MAX_SYMBOL_BYTES
 from ml_core.errors import SchemaMismatchError
-from ml_core.types import Float32, RowBatch
+from ml_core.types import RowBatch, as_compiled
 
 # 16 features make about 450 KB, below the broker's default message.max.bytes of 1 MB.
 MAX_ROWS = 4096
 MAX_RECORD_BYTES = 900_000
-CONTENT_TYPE = b"application/vnd.apache.arrow.stream"
-HASH_HEADER, FROM_HEADER, TO_HEADER = "tickwise.schema-hash", "tickwise.offset-from", "tickwise.offset-to"
-
+HASH_HEADER = "tickwise.schema-hash"
 
 _COLUMNS = [
     ("offset", pa.int64()),
@@ -30,7 +30,7 @@ _COLUMNS = [
     ("spread", pa.float64()),
     ("flags", pa.uint8()),
 ]
-_END = b"\xff\xff\xff\xff\0\0\0\0"  # of an Arrow stream
+_ROW_BYTES = 41 + MAX_SYMBOL_BYTES  # of a row beside its features, at most
 
 
 class DecodedRows(NamedTuple):
@@ -56,6 +56,11 @@ def topic_spec(feature_set: str, partitions: int) -> TopicSpec:
     return log_topic(name(feature_set), partitions)
 
 
+def _schema(names: Sequence[str], hash: str, kernel_version: int) -> pa.Schema:
+    about = {"names": json.dumps(list(names)), "hash": hash, "kernel_version": str(kernel_version)}
+    return pa.schema([*_COLUMNS, ("x", pa.list_(pa.float32(), len(names)))], metadata=about)
+
+
 class RowEncoder:
     """Writes the rows of one feature set for one partition; it keeps what is the same for all of them."""
 
@@ -67,48 +72,44 @@ class RowEncoder:
             hash: Of the feature schema.
             kernel_version: Of the kernel that computed them.
         """
-        about = {"names": json.dumps(list(names)), "hash": hash, "kernel_version": str(kernel_version)}
-        x_type = pa.list_(pa.float32(), len(names))
-        self._schema = pa.schema([*_COLUMNS, ("x", x_type)], metadata=about)
-        self._head = self._schema.serialize().to_pybytes()
-        self._hash = hash.encode()
-        self._step = max(1, min(MAX_ROWS, MAX_RECORD_BYTES // (64 + 4 * len(names))))
-        self._symbols = pa.array([], pa.string())
+        step = max(1, min(MAX_ROWS, MAX_RECORD_BYTES // (_ROW_BYTES + 4 * len(names))))
+        self._records = ArrowRecords(_schema(names, hash, kernel_version), [(HASH_HEADER, hash.encode())], step)
 
-    def encode(self, rows: RowBatch) -> list[Record]:
-        """Return key (none), value and headers of as few records as their bounds allow, in order; no rows, no record.
+    def record_batches(self, rows: RowBatch) -> list[RecordBatch]:
+        """Return record batches of as few records as their bounds allow, in order and ready to be sent.
 
         Args:
             rows: Rows in arrival order; their symbol table only grows from call to call.
         """
-        if len(self._symbols) != len(rows.symbols):
-            self._symbols = pa.array(rows.symbols, pa.string())
-        return [self._record(rows, slice(at, at + self._step)) for at in range(0, len(rows), self._step)]
-
-    def _record(self, rows: RowBatch, part: slice) -> Record:
-        x_NF: Float32 = np.ascontiguousarray(rows.x_NF[part], np.float32)
-        offset_N = rows.offset_N[part]
-        columns = [pa.array(column[part]) for column in (rows.ts_ns_N, rows.mid_N, rows.spread_N, rows.flags_N)]
-        columns = [
-            pa.array(offset_N),
-            pa.array(rows.index_N[part]),
-            self._symbols.take(pa.array(rows.symbol_N[part])),
-            *columns,
-            pa.FixedSizeListArray.from_arrays(pa.array(x_NF.reshape(-1)), x_NF.shape[1]),
-        ]
-        body = pa.RecordBatch.from_arrays(columns, schema=self._schema).serialize()
-        headers: list[Header] = [
-            ("content-type", CONTENT_TYPE),
-            (HASH_HEADER, self._hash),
-            (FROM_HEADER, str(offset_N[0]).encode()),
-            (TO_HEADER, str(offset_N[-1]).encode()),
-        ]
-        return None, b"".join((self._head, body, _END)), headers
+        columns = (
+            as_compiled(rows.offset_N, np.int64),
+            as_compiled(rows.index_N, np.int32),
+            as_compiled(rows.symbol_N, np.int32),
+            as_compiled(rows.ts_ns_N, np.int64),
+            as_compiled(rows.mid_N, np.float64),
+            as_compiled(rows.spread_N, np.float64),
+            as_compiled(rows.flags_N, np.uint8),
+            as_compiled(rows.x_NF, np.float32),
+        )
+        return self._records.record_batches(columns, rows.symbols)
 
 
 def encode(rows: RowBatch, names: Sequence[str], hash: str, kernel_version: int) -> list[Record]:
-    """Return the records of ``rows``, as a new ``RowEncoder`` of the same writes them."""
-    return RowEncoder(names, hash, kernel_version).encode(rows)
+    """Return key (none), value and headers of the records that a new ``RowEncoder`` of the same writes."""
+    made: list[Record] = []
+    for batch in RowEncoder(names, hash, kernel_version).record_batches(rows):
+        seal(batch, producer_id=-1, epoch=-1, sequence=-1, transactional=False)
+        records, _ = unpack(RawFetch(batch.data.tobytes(), 0, []))
+        made += zip(records.key, records.value, map(list, records.headers), strict=True)
+    return made
+
+
+def warm_up() -> None:
+    """Compile the kernel, or load it from numba's cache, so that the first batch does not wait."""
+    long_1, int_1, double_1 = np.zeros(1, np.int64), np.zeros(1, np.int32), np.zeros(1)
+    x_11, flags_1 = np.zeros((1, 1), np.float32), np.zeros(1, np.uint8)
+    rows = RowBatch(long_1, int_1, int_1, long_1, double_1, double_1, x_11, flags_1, ["A"])
+    RowEncoder(["a"], "", 0).record_batches(rows)
 
 
 def decode(value: bytes | None) -> DecodedRows:

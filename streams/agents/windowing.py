@@ -74,7 +74,7 @@ def _publish_rejects(partition: Partition, decoded: Decoded) -> None:
 
 
 def _publish_rows(partition: Partition, name: str, state: FeatureSetState, made: RowBatch) -> None:
-    partition.outputs.send(rows.name(name), record_batch.pack(state.rows.encode(made)))
+    partition.outputs.send(rows.name(name), state.rows.record_batches(made))
     metrics.ROWS.labels(name).inc(len(made))
 
 
