@@ -67,18 +67,19 @@ def pack(records: Sequence[Record]) -> list[RecordBatch]:
 def _pack(records: Sequence[Record]) -> RecordBatch:
     parts = [bytes(HEADER_BYTES)]
     for delta, (key, value, headers) in enumerate(records):
-        body = [b"\0\0", _varint(delta), *_sized(key), *_sized(value), _varint(len(headers))]
+        body = [b"\0\0", varint(delta), *_sized(key), *_sized(value), varint(len(headers))]
         for name, content in headers:
             body += [*_sized(name.encode()), *_sized(content)]
-        parts += [_varint(sum(map(len, body))), *body]
+        parts += [varint(sum(map(len, body))), *body]
     return RecordBatch(np.frombuffer(bytearray().join(parts), np.uint8), len(records))
 
 
 def _sized(content: bytes | None) -> tuple[bytes, ...]:
-    return (_varint(-1),) if content is None else (_varint(len(content)), content)
+    return (varint(-1),) if content is None else (varint(len(content)), content)
 
 
-def _varint(value: int) -> bytes:
+def varint(value: int) -> bytes:
+    """Return a 64-bit number as a zigzag varint."""
     value = value << 1 ^ value >> 63
     written = bytearray()
     while value > 127:
