@@ -1,9 +1,10 @@
 """Writes predictions as JSON, a column at a time, into the records of a v2 record batch; no object a prediction.
 
-The kernels work on addresses, as those of ``tick_kernel`` do, and stand in one file for numba's cache. Bytes are copied
-eight at a time, so every table of texts ends with eight bytes that nobody reads.
+The kernels work on addresses, as those of ``tick_kernel`` do, and stand in one file for numba's cache. Texts are copied
+SLACK bytes at a time and numbers are written eight digits at a time, so that behind every text, read or written, lie
+SLACK bytes that mean nothing.
 
-Shapes: N rows, H horizons, M symbols, R reasons.
+Shapes: N rows, H horizons, M symbols, P pieces of text, F values of flags.
 """
 
 from typing import Any, NamedTuple
@@ -14,34 +15,26 @@ from llvmlite import ir  # type: ignore[import-untyped]  # ships no types
 from numba import types
 from numba.extending import intrinsic
 
-from ml_core.types import Float32, Int32, Int64, UInt8
+from ml_core.types import Bool, Float32, Int32, Int64, UInt8
 
-# Behind a text that is copied eight bytes at a time.
-SLACK = 8
-# length, attributes, time delta, offset delta, lengths of key and value, header count: what a record has beside them
-FRAME_BYTES = 20
+# Behind a text that is copied this many bytes at a time; a power of two.
+SLACK = 32
+# length, attributes, time delta, offset delta, length of the value, header count: what a record has beside its texts
+FRAME_BYTES = 19
 SCORE_BYTES = 16  # "-1.1754944e-38" has 14
 NUMBER_BYTES = 20  # of an int64
 
-_kernel = numba.njit(cache=True, nogil=True)
-
-
-class SymbolTexts(NamedTuple):
-    """How M symbols are written; ``text`` ends with SLACK bytes."""
-
-    text: UInt8  # for each symbol its bytes, then its JSON string
-    at_M: Int64  # where its bytes begin
-    key_len_M: Int32
-    json_len_M: Int32
+# No reference counts: the kernels allocate nothing and their caller holds every array.
+_OPTIONS: dict[str, Any] = {"nogil": True, "error_model": "numpy", "_nrt": False}
+_inlined = numba.njit(**_OPTIONS, forceinline=True)
+_outermost = numba.njit(**_OPTIONS, cache=True)
 
 
 class Pieces(NamedTuple):
-    """The parts of a record that do not depend on its row; ``text`` ends with SLACK bytes."""
+    """Texts one after the other; ``text`` ends with SLACK bytes."""
 
     text: UInt8
-    bound_P: Int64  # piece p is text[bound_P[p] : bound_P[p + 1]]
-    # 0: to the offset; 1: to the symbol; 2: to the time; 3: to the first score; then one to each horizon of ``scores``
-    # and one that closes them, where there are several; then one end a state
+    bound_P: Int64  # and one more: piece p is text[bound_P[p] : bound_P[p + 1]]
 
 
 class Columns(NamedTuple):
@@ -52,47 +45,58 @@ class Columns(NamedTuple):
     symbol_N: Int32
     ts_ns_N: Int64
     score_NH: Float32
-    state_N: UInt8  # number of the end; every other state than 0 has no score
+    flags_N: UInt8
+    window_ok_N: Bool
+
+
+class Texts(NamedTuple):
+    """How rows are written."""
+
+    # Of a row: to the offset; from the time to the first score; then one to each horizon of ``scores`` and one that
+    # closes them, where there are several; then one end a state.
+    row: Pieces
+    # Of symbol m: at 2m the key of its records with the length in front, at 2m + 1 from the index to the time.
+    symbols: Pieces
+    state_F: UInt8  # state of a row by its flags: the number of its end; every other one than 0 has no score
+    window: int  # state of a row whose window is not filled
+    no_score: int  # state of a row with a score that is no finite number
+
+
+def _access(bits: int) -> Any:
+    """Return kernels that load and store an unsigned integer at any address."""
+    word, number = ir.IntType(bits), getattr(types, f"uint{bits}")
+
+    @intrinsic
+    def load(_context: Any, _address: Any) -> Any:
+        def build(_context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
+            return builder.load(builder.inttoptr(arguments[0], word.as_pointer()), align=1)
+
+        return number(types.int64), build
+
+    @intrinsic
+    def store(_context: Any, _address: Any, _value: Any) -> Any:
+        def build(context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
+            builder.store(arguments[1], builder.inttoptr(arguments[0], word.as_pointer()), align=1)
+            return context.get_dummy_value()
+
+        return types.void(types.int64, number), build
+
+    return load, store
+
+
+_, _put = _access(8)
+_, _put_pair = _access(16)
+_, _put_four = _access(32)
+_, _store = _access(64)
 
 
 @intrinsic
-def _load(_context: Any, _address: Any) -> Any:
-    """Return the eight bytes at an address."""
-
-    def load(_context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
-        return builder.load(builder.inttoptr(arguments[0], ir.IntType(64).as_pointer()), align=1)
-
-    return types.uint64(types.int64), load
-
-
-@intrinsic
-def _store(_context: Any, _address: Any, _word: Any) -> Any:
-    """Write eight bytes to an address."""
-
-    def store(context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
-        builder.store(arguments[1], builder.inttoptr(arguments[0], ir.IntType(64).as_pointer()), align=1)
-        return context.get_dummy_value()
-
-    return types.void(types.int64, types.uint64), store
-
-
-@intrinsic
-def _put(_context: Any, _address: Any, _byte: Any) -> Any:
-    """Write one byte to an address."""
-
-    def store(context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
-        builder.store(arguments[1], builder.inttoptr(arguments[0], ir.IntType(8).as_pointer()))
-        return context.get_dummy_value()
-
-    return types.void(types.int64, types.uint8), store
-
-
-@intrinsic
-def _copy_pair(_context: Any, _source: Any, _address: Any) -> Any:
-    """Copy two bytes."""
+def _copy_block(_context: Any, _source: Any, _address: Any) -> Any:
+    """Copy SLACK bytes."""
 
     def copy(context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
-        source, target = (builder.inttoptr(argument, ir.IntType(16).as_pointer()) for argument in arguments)
+        block = ir.VectorType(ir.IntType(8), SLACK).as_pointer()
+        source, target = (builder.inttoptr(argument, block) for argument in arguments)
         builder.store(builder.load(source, align=1), target, align=1)
         return context.get_dummy_value()
 
@@ -121,6 +125,21 @@ def _high(_context: Any, _x: Any, _y: Any) -> Any:
     return types.uint64(types.uint64, types.uint64), multiply
 
 
+def _zeros(name: str) -> Any:
+    """Return a kernel that counts the zero bits of a word below its lowest or above its highest one, 64 of none."""
+
+    @intrinsic
+    def count(_context: Any, _word: Any) -> Any:
+        def build(_context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
+            return getattr(builder, name)(arguments[0], ir.IntType(1)(0))
+
+        return types.int64(types.uint64), build
+
+    return count
+
+
+_trailing_zeros, _leading_zeros = _zeros("cttz"), _zeros("ctlz")
+
 _SMALLEST_POWER, _LARGEST_POWER = -38, 46  # powers of ten that float32 needs
 
 
@@ -138,15 +157,15 @@ def _power_of_ten(power: int) -> int:
 
 
 _POWERS = np.array([_power_of_ten(k) for k in range(_SMALLEST_POWER, _LARGEST_POWER + 1)], np.uint64)
-_PAIRS = np.frombuffer(b"".join(b"%02d" % i for i in range(100)), np.uint8).copy()
+_TENS = np.array([10**n for n in range(10)], np.int64)
+_ZEROS = np.uint64(0x3030303030303030)
+_ZERO_POINT = np.uint64(int.from_bytes(b"0.000000", "little"))
+_NULL = np.uint32(int.from_bytes(b"null", "little"))
+_HUNDREDS, _PAIRS_OF_TENS = np.uint64(0x7F0000007F), np.uint64(0x000F000F000F000F)
+_NOT_FINITE = 0x7F800000  # the bits of the exponent
 
 
-@_kernel
-def _address(array: Any) -> Any:
-    return numba.int64(array.ctypes.data)
-
-
-@_kernel
+@_inlined
 def _round_to_odd(power: Any, scaled: Any) -> Any:
     """Return the product, shifted right by 95, with a last bit that says whether anything was cut off."""
     high = _high(power, scaled)
@@ -154,12 +173,13 @@ def _round_to_odd(power: Any, scaled: Any) -> Any:
     return numba.int64(high >> numba.uint64(31)) | cut
 
 
-@_kernel
+@_inlined
 def _shortest(bits: int) -> tuple[Any, Any]:
     """Return the shortest decimal ``digits * 10 ** power`` that reads back as the finite, positive float32 ``bits``.
 
-    Of several equally short ones it is the closest. Source: Raffaello Giulietti, "The Schubfach way to render doubles",
-    2021, https://drive.google.com/file/d/1IEeATSVnEE6TkrHlCYNY2GjaraBjOT4f
+    Of several equally short ones it is the closest. It may end with one zero. Which of the candidates it is depends on
+    every bit, so that no branch would be foreseen: all are compared. Source: Raffaello Giulietti, "The Schubfach way to
+    render doubles", 2021, https://drive.google.com/file/d/1IEeATSVnEE6TkrHlCYNY2GjaraBjOT4f
     """
     fraction, exponent = bits & 0x7FFFFF, bits >> 23
     if exponent:
@@ -170,128 +190,121 @@ def _shortest(bits: int) -> tuple[Any, Any]:
     # floor(log10(2 ** q)), or of three quarters of it where the gap below is half as wide
     k = (q * 1262611 - (0 if is_regular else 524031)) >> 22
     shift = numba.uint64(q + ((-k * 1741647) >> 19) + 33)
-    power = _POWERS[-k - _SMALLEST_POWER]
+    power = _POWERS[numba.uint64(-k - _SMALLEST_POWER)]
     middle = significand << 2
     value = _round_to_odd(power, numba.uint64(middle) << shift)
-    low = _round_to_odd(power, numba.uint64(middle - (2 if is_regular else 1)) << shift)
-    high = _round_to_odd(power, numba.uint64(middle + 2) << shift)
     odd = significand & 1  # the bounds themselves round to an even significand
+    low = _round_to_odd(power, numba.uint64(middle - (2 if is_regular else 1)) << shift) + odd
+    high = _round_to_odd(power, numba.uint64(middle + 2) << shift) - odd
     digits = value >> 2
-    if digits >= 10:
-        ten = digits // 10 * 10
-        is_low_in, is_high_in = low + odd <= ten << 2, ((ten + 10) << 2) + odd <= high
-        if is_low_in != is_high_in:
-            return (ten if is_low_in else ten + 10), k
-    is_low_in, is_high_in = low + odd <= digits << 2, ((digits + 1) << 2) + odd <= high
-    if is_low_in != is_high_in:
-        return (digits if is_low_in else digits + 1), k
-    side = value - ((2 * digits + 1) << 1)
-    return (digits if side < 0 or (side == 0 and digits & 1 == 0) else digits + 1), k
+    ten = numba.int64(numba.uint64(digits) // numba.uint64(10)) * 10
+    is_ten_in, is_next_ten_in = numba.int64(low <= ten << 2), numba.int64(ten + 10 << 2 <= high)
+    is_in, is_next_in = numba.int64(low <= digits << 2), numba.int64(digits + 1 << 2 <= high)
+    is_short = (is_ten_in ^ is_next_ten_in) & numba.int64(digits >= 10)
+    is_up = numba.int64((value & 3) + (digits & 1) > 2)
+    is_sole = is_in ^ is_next_in
+    last = is_sole & is_next_in | (1 - is_sole) & is_up
+    return (ten + 10 * is_next_ten_in if is_short else digits + last), k
 
 
-@_kernel
-def _copy(source: int, length: int, at: int) -> Any:
-    """Copy bytes, and up to SLACK more; return the place behind them."""
-    for i in range(0, length, 8):
-        _store(at + i, _load(source + i))
-    return at + length
+@_inlined
+def _eight(value: Any) -> Any:
+    """Return the eight decimal digits of a uint64, each in a byte, the first one lowest."""
+    high = value // numba.uint64(10_000)
+    word = high | value - high * numba.uint64(10_000) << numba.uint64(32)
+    # x // 100 below 10,000 and x // 10 below 100, as products
+    hundreds = word * numba.uint64(10486) >> numba.uint64(20) & _HUNDREDS
+    word = word - hundreds * numba.uint64(100) << numba.uint64(16) | hundreds
+    tens = word * numba.uint64(103) >> numba.uint64(10) & _PAIRS_OF_TENS
+    return word - tens * numba.uint64(10) << numba.uint64(8) | tens
 
 
-@_kernel
-def _width(value: int) -> Any:
-    """Return the number of decimal digits of a number from 0 on."""
-    width, bound = 1, 10
-    while width < 19 and value >= bound:
-        width += 1
-        bound *= 10
-    return width
+@_inlined
+def _up_to_eight(value: Any, at: int) -> Any:
+    word = _eight(value)
+    zeros = min(_trailing_zeros(word), 56) >> 3  # in front; one digit is always written
+    _store(at, (word | _ZEROS) >> numba.uint64(8 * zeros))
+    return at + 8 - zeros
 
 
-@_kernel
-def _digits(value: int, width: int, at: int, pairs: int) -> Any:
-    """Write ``width`` decimal digits and return the place behind them."""
-    place = at + width
-    while place - at >= 2:
-        place -= 2
-        rest = value // 100
-        _copy_pair(pairs + 2 * (value - 100 * rest), place)
-        value = rest
-    if place > at:
-        _put(at, numba.uint8(48 + value % 10))
-    return at + width
-
-
-@_kernel
-def _integer(value: int, at: int, pairs: int) -> Any:
+@_inlined
+def _number(value: int, at: int) -> Any:
+    """Write an integer and return the place behind it."""
     if value < 0:
         _put(at, numba.uint8(45))
         at, value = at + 1, -value
-    return _digits(value, _width(value), at, pairs)
+    part = numba.uint64(100_000_000)
+    rest = numba.uint64(value)
+    if rest < part:
+        return _up_to_eight(rest, at)
+    high = rest // part
+    rest -= high * part
+    if high < part:
+        at = _up_to_eight(high, at)
+    else:
+        highest = high // part
+        at = _up_to_eight(highest, at)
+        _store(at, _eight(high - highest * part) | _ZEROS)
+        at += 8
+    _store(at, _eight(rest) | _ZEROS)
+    return at + 8
 
 
-@_kernel
-def _score(score: Any, at: int, pairs: int) -> Any:
+@_inlined
+def _score(score: Any, at: int) -> Any:
     """Write the shortest decimal that reads back as the same finite float32; it always has a point or an exponent."""
     bits = _bits(score)
-    if bits >> 31:
-        _put(at, numba.uint8(45))
-        at, bits = at + 1, bits & 0x7FFFFFFF
+    _put(at, numba.uint8(45))
+    at, bits = at + (bits >> 31), bits & 0x7FFFFFFF
     if bits == 0:
-        _put(at, numba.uint8(48))
-        _put(at + 1, numba.uint8(46))
-        _put(at + 2, numba.uint8(48))
+        _store(at, _ZERO_POINT)
         return at + 3
     digits, power = _shortest(bits)
-    while digits % 10 == 0:
-        digits //= 10
-        power += 1
-    width = _width(digits)
+    width = (64 - _leading_zeros(numba.uint64(digits))) * 1233 >> 12  # log10(2) is 1233 / 4096
+    width += numba.int64(digits >= _TENS[numba.uint64(width)])
     point = width + power  # digits in front of the point
-    if -5 < point <= 0:
-        _put(at, numba.uint8(48))
-        _put(at + 1, numba.uint8(46))
-        at += 2
-        for _ in range(-point):
-            _put(at, numba.uint8(48))
-            at += 1
-        return _digits(digits, width, at, pairs)
-    if 0 < point <= 9:
-        return _around_point(digits, width, point, at, pairs)
-    return _scientific(digits, width, point, at, pairs)
-
-
-@_kernel
-def _around_point(digits: int, width: int, point: int, at: int, pairs: int) -> Any:
-    for _ in range(width, point):
-        digits *= 10
-    after = max(width - point, 0)
-    unit = 1
-    for _ in range(after):
-        unit *= 10
-    whole = digits // unit
-    at = _digits(whole, point, at, pairs)
-    _put(at, numba.uint8(46))
-    return _digits(digits - whole * unit, max(after, 1), at + 1, pairs)
-
-
-@_kernel
-def _scientific(digits: int, width: int, point: int, at: int, pairs: int) -> Any:
-    # The digits one place to the right, then the first one in front of the point.
-    behind = _digits(digits, width, at + 1, pairs)
-    first = digits
-    for _ in range(width - 1):
-        first //= 10
+    digits *= _TENS[numba.uint64(9 - width)]
+    first = numba.int64(numba.uint64(digits) // numba.uint64(100_000_000))
+    word = _eight(numba.uint64(digits - first * 100_000_000))
+    width = 9 - (_leading_zeros(word) >> 3)  # without the zeros at the end
+    word |= _ZEROS
     _put(at, numba.uint8(48 + first))
+    if -5 < point <= 0:
+        _store(at, _ZERO_POINT)
+        at += 2 - point
+        _put(at, numba.uint8(48 + first))
+        _store(at + 1, word)
+        return at + width
+    if 0 < point <= 9:
+        _store(at + 1, word)
+        _put(at + point, numba.uint8(46))
+        _store(at + point + 1, word >> numba.uint64(8 * point - 8) if point < 9 else _ZEROS)
+        return at + point + 1 + max(width - point, 1)
+    at += 1
     if width > 1:
-        _put(at + 1, numba.uint8(46))
-        at = behind
-    else:
-        at += 1
+        _put(at, numba.uint8(46))
+        _store(at + 1, word)
+        at += width
     _put(at, numba.uint8(101))
-    return _integer(point - 1, at + 1, pairs)
+    return _number(point - 1, at + 1)
 
 
-@_kernel
+@_inlined
+def _copy(source: int, length: int, at: int) -> Any:
+    """Copy bytes, and up to SLACK more; return the place behind them."""
+    for i in range(0, length, SLACK):
+        _copy_block(source + i, at + i)
+    return at + length
+
+
+@_inlined
+def _piece(number: int, pieces: Any, at: int) -> Any:
+    start = pieces.bound_P[numba.uint64(number)]
+    length = pieces.bound_P[numba.uint64(number + 1)] - start
+    return _copy(numba.int64(pieces.text.ctypes.data) + start, length, at)
+
+
+@_inlined
 def _varint(value: int, at: int) -> Any:
     """Write a number from 0 on as a zigzag varint."""
     value <<= 1
@@ -303,93 +316,88 @@ def _varint(value: int, at: int) -> Any:
     return at + 1
 
 
-@_kernel
+@_inlined
 def _length(value: int, width: int, at: int) -> Any:
     """Write a length as a zigzag varint of ``width`` bytes, two or three, which has to be enough."""
     value <<= 1
-    _put(at, numba.uint8((value & 127) | 128))
-    value >>= 7
-    if width == 3:
-        _put(at + 1, numba.uint8((value & 127) | 128))
-        value >>= 7
-    _put(at + width - 1, numba.uint8(value))
-    return at + width
+    low = value & 127 | 128
+    if width == 2:
+        _put_pair(at, numba.uint16(value >> 7 << 8 | low))
+    else:
+        _put_pair(at, numba.uint16((value >> 7 & 127 | 128) << 8 | low))
+        _put(at + 2, numba.uint8(value >> 14))
 
 
-@_kernel
-def _piece(number: int, text: int, bound_P: Any, at: int) -> Any:
-    return _copy(text + bound_P[number], bound_P[number + 1] - bound_P[number], at)
-
-
-@_kernel
-def _null_or(score: Any, state: int, at: int, pairs: int) -> Any:
+@_inlined
+def _null_or(score: Any, state: int, at: int) -> Any:
     if state == 0:
-        return _score(score, at, pairs)
-    _store(at, numba.uint64(0x6C6C756E))  # "null"
+        return _score(score, at)
+    _put_four(at, _NULL)
     return at + 4
 
 
-@_kernel
-def _value(n: int, columns: Any, pieces: Any, text: int, symbol: int, symbol_len: int, at: int, pairs: int) -> Any:
+@_inlined
+def _state(n: int, columns: Any, texts: Any) -> Any:
+    state = numba.int64(texts.state_F[columns.flags_N[n]])
+    if state == 0 and not columns.window_ok_N[n]:
+        state = texts.window
+    if state == 0:
+        for h in range(columns.score_NH.shape[1]):
+            if _bits(columns.score_NH[n, h]) & _NOT_FINITE == _NOT_FINITE:
+                state = texts.no_score
+    return state
+
+
+@_inlined
+def _value(n: int, columns: Any, texts: Any, at: int) -> Any:
     """Write the JSON of row ``n`` and return the place behind it."""
-    bound_P, state, horizons = pieces.bound_P, columns.state_N[n], columns.score_NH.shape[1]
-    at = _piece(0, text, bound_P, at)
-    at = _integer(columns.offset_N[n], at, pairs)
+    state, horizons = _state(n, columns, texts), columns.score_NH.shape[1]
+    at = _piece(0, texts.row, at)
+    at = _number(columns.offset_N[n], at)
     _put(at, numba.uint8(45))
-    at = _integer(columns.index_N[n], at + 1, pairs)
-    at = _piece(1, text, bound_P, at)
-    at = _copy(symbol, symbol_len, at)
-    at = _piece(2, text, bound_P, at)
-    at = _integer(columns.ts_ns_N[n], at, pairs)
-    at = _piece(3, text, bound_P, at)
-    at = _null_or(columns.score_NH[n, 0], state, at, pairs)
-    piece = 4
+    at = _number(numba.int64(columns.index_N[n]), at + 1)
+    at = _piece(2 * numba.int64(columns.symbol_N[n]) + 1, texts.symbols, at)
+    at = _number(columns.ts_ns_N[n], at)
+    at = _piece(1, texts.row, at)
+    at = _null_or(columns.score_NH[n, 0], state, at)
+    piece = 2
     if horizons > 1:
         for h in range(horizons):
-            at = _piece(piece, text, bound_P, at)
-            at = _null_or(columns.score_NH[n, h], state, at, pairs)
+            at = _piece(piece, texts.row, at)
+            at = _null_or(columns.score_NH[n, h], state, at)
             piece += 1
-        at = _piece(piece, text, bound_P, at)
+        at = _piece(piece, texts.row, at)
         piece += 1
-    return _piece(piece + state, text, bound_P, at)
+    return _piece(piece + state, texts.row, at)
 
 
-@_kernel
-def write_values(columns: Columns, pieces: Pieces, symbols: SymbolTexts, buffer: UInt8, end_N: Int64) -> None:
+@_outermost
+def write_values(columns: Columns, texts: Texts, buffer: UInt8, end_N: Int64) -> None:
     """Write the JSON of all rows one after the other, and where each ends; ``buffer`` has room for all."""
-    start = at = _address(buffer)
-    text, names, pairs = _address(pieces.text), _address(symbols.text), _address(_PAIRS)
+    start = at = numba.int64(buffer.ctypes.data)
     for n in range(end_N.shape[0]):
-        symbol = columns.symbol_N[n]
-        name, key_len = names + symbols.at_M[symbol], symbols.key_len_M[symbol]
-        at = _value(n, columns, pieces, text, name + key_len, symbols.json_len_M[symbol], at, pairs)
+        at = _value(n, columns, texts, at)
         end_N[n] = at - start
 
 
-@_kernel
-def write_records(
-    columns: Columns, pieces: Pieces, symbols: SymbolTexts, first: int, buffer: UInt8, room: int
-) -> tuple[Any, Any]:
-    """Write rows from ``first`` on as records, until fewer than ``room`` bytes are free.
+@_outermost
+def write_records(columns: Columns, texts: Texts, first: int, buffer: UInt8, begin: int, room: int) -> tuple[Any, Any]:
+    """Write rows from ``first`` on as records into ``buffer[begin:]``, while ``room`` bytes and SLACK are free.
 
     Returns:
-        The number of the first row that was not written, and how many bytes were.
+        The number of the first row that was not written, and the place in ``buffer`` behind the last record.
     """
-    start = at = _address(buffer)
-    last = start + buffer.shape[0] - room
-    text, names, pairs = _address(pieces.text), _address(symbols.text), _address(_PAIRS)
+    start = numba.int64(buffer.ctypes.data)
+    at, last = start + begin, start + buffer.shape[0] - SLACK - room
     # A length is known only behind what it counts, and no value has less than the 64 bytes that need two.
     width = 2 if room < 1 << 13 else 3
     n = first
     while n < columns.ts_ns_N.shape[0] and at <= last:
-        symbol = columns.symbol_N[n]
-        name, key_len = names + symbols.at_M[symbol], symbols.key_len_M[symbol]
         body = at + width
-        _put(body, numba.uint8(0))  # attributes
-        _put(body + 1, numba.uint8(0))  # time delta
-        key = _varint(key_len, _varint(n - first, body + 2))
-        value = _copy(name, key_len, key) + width
-        behind = _value(n, columns, pieces, text, name + key_len, symbols.json_len_M[symbol], value, pairs)
+        _put_pair(body, numba.uint16(0))  # attributes and time delta
+        key = _varint(n - first, body + 2)
+        value = _piece(2 * numba.int64(columns.symbol_N[n]), texts.symbols, key) + width
+        behind = _value(n, columns, texts, value)
         _length(behind - value, width, value - width)
         _put(behind, numba.uint8(0))  # headers
         _length(behind + 1 - body, width, at)

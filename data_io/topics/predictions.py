@@ -8,7 +8,7 @@ import numpy as np
 
 from data_io.topics import prediction_kernel as kernel
 from data_io.topics.admin import TopicSpec, log_topic
-from data_io.topics.record_batch import BATCH_BYTES, HEADER_BYTES, RecordBatch
+from data_io.topics.record_batch import BATCH_BYTES, HEADER_BYTES, RecordBatch, varint
 from ml_core.spec import format_duration
 from ml_core.types import Bool, Float32, Int32, Int64, RowFlag, UInt8, as_compiled
 
@@ -88,19 +88,19 @@ class PredictionEncoder:
         """
         self.version = version
         names = [format_duration(horizon) for horizon in horizons_ns]
-        pieces = [f'{{"id":{json.dumps(f"{topic_id}-{partition}-")[:-1]}', '","symbol":', ',"ts":']
-        pieces.append(f',"horizon":"{names[0]}","score":')
+        opening = [f'{{"id":{json.dumps(f"{topic_id}-{partition}-")[:-1]}', f',"horizon":"{names[0]}","score":']
         if len(names) > 1:
             openings = [',"scores":{', *[","] * (len(names) - 1)]
-            pieces += [f'{opening}"{name}":' for opening, name in zip(openings, names, strict=True)] + ["}"]
+            opening += [f'{opening}"{name}":' for opening, name in zip(openings, names, strict=True)] + ["}"]
         about = f',"model":{json.dumps(model)},"version":{version},"status":'
         ends = [f'{about}"ok","reason":null}}']
         ends += [f'{about}"abstained","reason":"{reason}"}}' for reason in _STATES[1:]]
-        self._pieces = kernel.Pieces(*_text([piece.encode() for piece in pieces + ends]))
+        self._row = _pieces([piece.encode() for piece in opening + ends])
         self._symbols = _SymbolTexts()
-        # What one value may take at most, beside its symbol.
+        # What one record may take at most, beside its symbol.
         self._room = (
-            sum(map(len, pieces))
+            kernel.FRAME_BYTES
+            + sum(map(len, opening))
             + max(map(len, ends))
             + 3 * kernel.NUMBER_BYTES
             + (1 + len(names)) * kernel.SCORE_BYTES
@@ -108,58 +108,54 @@ class PredictionEncoder:
 
     def values(self, batch: PredictionBatch) -> list[tuple[bytes, bytes]]:
         """Return key and JSON value of one record a row, in order."""
-        columns, symbols = _columns(batch), self._symbols.follow(batch.symbols)
+        columns, texts = _columns(batch), self._texts(batch)
         end_N = np.empty(len(batch), np.int64)
-        buffer = np.empty(len(batch) * self._row_bytes + kernel.SLACK, np.uint8)
-        kernel.write_values(columns, self._pieces, symbols, buffer, end_N)
+        buffer = np.empty(len(batch) * self._record_bytes + kernel.SLACK, np.uint8)
+        kernel.write_values(columns, texts, buffer, end_N)
         text, ends = buffer.tobytes(), [0, *end_N.tolist()]
         keys = {i: batch.symbols[i].encode() for i in np.unique(batch.symbol_N).tolist()}
         return [(keys[symbol], text[ends[n] : ends[n + 1]]) for n, symbol in enumerate(batch.symbol_N.tolist())]
 
     def record_batches(self, batch: PredictionBatch) -> list[RecordBatch]:
         """Return the same as record batches of at most BATCH_BYTES, ready to be sent."""
-        columns, symbols = _columns(batch), self._symbols.follow(batch.symbols)
-        room = self._row_bytes + kernel.FRAME_BYTES
-        made, first, rows = [], 0, len(batch)
+        columns, texts = _columns(batch), self._texts(batch)
+        made, first, rows, room = [], 0, len(batch), self._record_bytes
         while first < rows:
             size = min((rows - first + 1) * room, BATCH_BYTES)
             buffer = np.empty(HEADER_BYTES + size + kernel.SLACK, np.uint8)
-            behind, used = kernel.write_records(
-                columns, self._pieces, symbols, first, buffer[HEADER_BYTES:], room + kernel.SLACK
-            )
-            made.append(RecordBatch(buffer[: HEADER_BYTES + used], behind - first))
+            behind, end = kernel.write_records(columns, texts, first, buffer, HEADER_BYTES, room)
+            made.append(RecordBatch(buffer[:end], behind - first))
             first = behind
         return made
 
     @property
-    def _row_bytes(self) -> int:
+    def _record_bytes(self) -> int:
         return self._room + self._symbols.longest
+
+    def _texts(self, batch: PredictionBatch) -> kernel.Texts:
+        return kernel.Texts(self._row, self._symbols.follow(batch.symbols), _STATE_OF_FLAGS, _WINDOW, _NO_SCORE)
 
 
 class _SymbolTexts:
-    """The symbols of a partition as bytes and as JSON strings; follows a table that only grows."""
+    """The symbols of a partition as keys of records and as JSON strings; follows a table that only grows."""
 
     def __init__(self) -> None:
-        self._arrays = kernel.SymbolTexts(
-            *_text([])[:1], np.empty(0, np.int64), np.empty(0, np.int32), np.empty(0, np.int32)
-        )
-        self.longest = 0  # bytes of a symbol both ways
+        self._pieces = _pieces([])
+        self.longest = 0  # bytes of both texts of a symbol
 
-    def follow(self, symbols: Sequence[str]) -> kernel.SymbolTexts:
-        old, known = self._arrays, len(self._arrays.at_M)
+    def follow(self, symbols: Sequence[str]) -> kernel.Pieces:
+        old, known = self._pieces, len(self._pieces.bound_P) // 2
         if known == len(symbols):
             return old
-        keys = [symbol.encode() for symbol in symbols[known:]]
-        texts = [json.dumps(symbol, ensure_ascii=False).encode() for symbol in symbols[known:]]
-        key_len_M = np.concatenate([old.key_len_M, np.array([len(key) for key in keys], np.int32)])
-        json_len_M = np.concatenate([old.json_len_M, np.array([len(text) for text in texts], np.int32)])
-        length_M = key_len_M + json_len_M
-        new = b"".join(part for pair in zip(keys, texts, strict=True) for part in pair) + bytes(kernel.SLACK)
-        text = np.concatenate([old.text[: -kernel.SLACK], np.frombuffer(new, np.uint8)])
-        at_M = np.cumsum(length_M, dtype=np.int64) - length_M
-        self._arrays = kernel.SymbolTexts(text, at_M, key_len_M, json_len_M)
-        self.longest = int(length_M.max())
-        return self._arrays
+        new = []
+        for symbol in symbols[known:]:
+            key, text = symbol.encode(), json.dumps(symbol, ensure_ascii=False)
+            new += [varint(len(key)) + key, f'","symbol":{text},"ts":'.encode()]
+        added = _pieces(new)
+        bound_P = np.concatenate([old.bound_P, added.bound_P[1:] + old.bound_P[-1]])
+        self._pieces = kernel.Pieces(np.concatenate([old.text[: -kernel.SLACK], added.text]), bound_P)
+        self.longest = int((bound_P[2::2] - bound_P[:-2:2]).max())
+        return self._pieces
 
 
 def encode(
@@ -185,26 +181,18 @@ def warm_up() -> None:
 
 
 def _columns(batch: PredictionBatch) -> kernel.Columns:
-    """Return the columns as the kernel was compiled for, and the state of each row."""
-    score_NH = as_compiled(batch.score_NH, np.float32)
-    state_N = _STATE_OF_FLAGS[batch.flags_N]
-    is_ok_N = state_N == 0
-    if not is_ok_N.all() or not batch.window_ok_N.all():
-        state_N[is_ok_N & ~batch.window_ok_N] = _WINDOW
-    finite_N = np.isfinite(score_NH).all(axis=1)
-    if not finite_N.all():
-        state_N[(state_N == 0) & ~finite_N] = _NO_SCORE
+    """Return the columns as the kernel was compiled for."""
     return kernel.Columns(
-        offset_N=as_compiled(batch.offset_N, np.int64),
-        index_N=as_compiled(batch.index_N, np.int32),
-        symbol_N=as_compiled(batch.symbol_N, np.int32),
-        ts_ns_N=as_compiled(batch.ts_ns_N, np.int64),
-        score_NH=score_NH,
-        state_N=state_N,
+        as_compiled(batch.offset_N, np.int64),
+        as_compiled(batch.index_N, np.int32),
+        as_compiled(batch.symbol_N, np.int32),
+        as_compiled(batch.ts_ns_N, np.int64),
+        as_compiled(batch.score_NH, np.float32),
+        as_compiled(batch.flags_N, np.uint8),
+        as_compiled(batch.window_ok_N, np.bool_),
     )
 
 
-def _text(parts: Sequence[bytes]) -> tuple[UInt8, Int64]:
-    """Return the bytes of ``parts`` with slack behind them, and their bounds."""
-    bounds = np.cumsum([0, *map(len, parts)], dtype=np.int64)
-    return np.frombuffer(bytearray(b"".join(parts) + bytes(kernel.SLACK)), np.uint8), bounds
+def _pieces(parts: Sequence[bytes]) -> kernel.Pieces:
+    bound_P = np.cumsum([0, *map(len, parts)], dtype=np.int64)
+    return kernel.Pieces(np.frombuffer(bytearray(b"".join(parts) + bytes(kernel.SLACK)), np.uint8), bound_P)

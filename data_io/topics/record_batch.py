@@ -80,7 +80,7 @@ def sized(content: bytes | None) -> tuple[bytes, ...]:
 
 
 def varint(value: int) -> bytes:
-    """Return ``value`` as a zigzag varint."""
+    """Return a 64-bit number as a zigzag varint."""
     value = value << 1 ^ value >> 63
     written = bytearray()
     while value > 127:

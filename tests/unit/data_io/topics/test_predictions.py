@@ -1,8 +1,9 @@
 import json
+from decimal import Decimal
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from data_io.topics import predictions
@@ -30,9 +31,12 @@ def batch_of(
     )
 
 
+def values(batch: PredictionBatch, horizons_ns: tuple[int, ...] = (SECOND_NS,)) -> list[tuple[bytes, bytes]]:
+    return predictions.encode(batch, topic_id="a-b_c", partition=2, horizons_ns=horizons_ns, model="btc", version=3)
+
+
 def encode(batch: PredictionBatch, horizons_ns: tuple[int, ...] = (SECOND_NS,)) -> list[tuple[bytes, dict]]:
-    found = predictions.encode(batch, topic_id="a-b_c", partition=2, horizons_ns=horizons_ns, model="btc", version=3)
-    return [(key, json.loads(value)) for key, value in found]
+    return [(key, json.loads(value)) for key, value in values(batch, horizons_ns)]
 
 
 def test_a_prediction_is_named_after_its_tick() -> None:
@@ -108,3 +112,45 @@ def test_a_score_reads_back_as_the_same_float32(scores: list[float]) -> None:
     batch = batch_of([[score] for score in scores])
     found = np.array([value["score"] for _, value in encode(batch)], np.float32)
     assert found.tobytes() == batch.score_NH.tobytes()
+
+
+@given(st.lists(st.floats(width=32, allow_nan=False, allow_infinity=False), min_size=1, max_size=50))
+def test_a_score_has_no_digit_more_than_it_needs(scores: list[float]) -> None:
+    batch = batch_of([[score] for score in scores])
+    written = [json.loads(value, parse_float=Decimal)["score"] for _, value in values(batch)]
+    assert written == [Decimal(np.format_float_scientific(score)) for score in batch.score_NH[:, 0]]
+
+
+@given(
+    places=st.lists(
+        st.tuples(st.integers(0, 2**63 - 1), st.integers(0, 2**31 - 1), st.integers(1 - 2**63, 2**63 - 1)), min_size=1
+    )
+)
+@example(places=[(10**n + d, (10**n + d) % 2**31, 10**n + d) for n in range(19) for d in (-1, 0)])
+def test_numbers_of_any_size_are_written_to_the_last_digit(places: list[tuple[int, int, int]]) -> None:
+    offsets, indices, times = zip(*places, strict=True)
+    *columns, symbols = batch_of([[0.5]] * len(places))
+    columns[:2] = [np.array(offsets), np.array(indices, np.int32)]
+    columns[3] = np.array(times)
+
+    found = encode(PredictionBatch(*columns, symbols=symbols))
+
+    assert [(value["id"], value["ts"]) for _, value in found] == [
+        (predictions.row_id("a-b_c", 2, offset, index), ts) for offset, index, ts in places
+    ]
+
+
+def test_symbols_that_come_later_are_written_by_the_same_encoder() -> None:
+    encoder = PredictionEncoder(topic_id="a-b_c", partition=2, horizons_ns=(SECOND_NS,), model="btc", version=3)
+    *columns, symbols = batch_of([[0.5]])
+    columns[2] = np.array([2], np.int32)
+    names = [*symbols, "x" * 9000]  # its records need lengths of three bytes
+    encoder.values(batch_of([[0.5]]))
+
+    [(key, value)] = encoder.values(PredictionBatch(*columns, symbols=names))
+    [made] = encoder.record_batches(PredictionBatch(*columns, symbols=names))
+
+    assert (key, json.loads(value)["symbol"]) == (names[2].encode(), names[2])
+    seal(made, producer_id=7, epoch=1, sequence=0, transactional=False)
+    records, _ = unpack(RawFetch(made.data.tobytes(), 0, []))
+    assert (records.key, records.value) == ([key], [value])
