@@ -188,6 +188,12 @@ class Gate(_Part):
     approve: Literal["auto", "manual"] = "auto"
 
 
+class Predictions(_Part):
+    """How predictions are written to their topic: a JSON record each, or Arrow streams of up to 4096 rows a record."""
+
+    format: Literal["json", "arrow"] = "json"
+
+
 class Costs(_Part):
     """What trading on a score costs."""
 
@@ -206,6 +212,7 @@ class PipelineSpec(_Part):
     retrain: Retrain = Retrain()
     gate: Gate = Gate()
     costs: Costs = Costs()
+    predictions: Predictions = Predictions()
     _folder: Path | None = PrivateAttr(default=None)
 
     @property

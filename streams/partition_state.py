@@ -4,7 +4,7 @@ import hashlib
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 
-from data_io.topics.predictions import PredictionEncoder
+from data_io.topics.predictions import Encoder
 from data_io.topics.rows import RowEncoder
 from ml_core.data_processor.features import KERNEL_VERSION, FeaturePlan, FeatureState
 from ml_core.data_processor.windows import Tail
@@ -47,7 +47,7 @@ class FeatureSetState:
         self.features = FeatureState(plan, symbols)
         windows = sorted({spec.features.window for spec in pipelines if spec.features.window > 1})
         self.rows = RowEncoder(plan.names, plan.hash, KERNEL_VERSION)
-        self.encoders: dict[str, PredictionEncoder] = {}  # pipeline -> the one of the version that serves it
+        self.encoders: dict[str, Encoder] = {}  # pipeline -> the one of the version that serves it
         self.tails = {window: Tail(window, len(plan.names)) for window in windows}
 
 

@@ -10,7 +10,16 @@ import faust
 import structlog
 import uvloop
 
-from data_io.topics import admin, dead_letters, job_requests, label_counts, predictions, rows, ticks
+from data_io.topics import (
+    admin,
+    dead_letters,
+    job_requests,
+    label_counts,
+    prediction_arrow,
+    predictions,
+    rows,
+    ticks,
+)
 from ml_core import spec as pipeline_file
 from ml_core.data_processor import features
 from ml_core.data_processor.features import FeaturePlan
@@ -247,6 +256,7 @@ def warm_up() -> None:
     ticks.warm_up()
     rows.warm_up()
     predictions.warm_up()
+    prediction_arrow.warm_up()
 
 
 def run(settings: WorkerSettings) -> None:

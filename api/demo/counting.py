@@ -1,7 +1,6 @@
 """Counts what is in the topics with a plain consumer, independently of the code that wrote it."""
 
 import asyncio
-import json
 from collections import Counter
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
@@ -9,6 +8,8 @@ from typing import Any
 
 import pyarrow as pa
 from aiokafka import AIOKafkaConsumer, TopicPartition
+
+from data_io.topics import predictions as prediction_records
 
 TIMEOUT_S = 120.0
 
@@ -71,11 +72,11 @@ async def count(bootstrap: str, *, ticks: str, rejected: str, rows: str, predict
     async for record in read_all(bootstrap, rows):
         counts.rows += sum(batch.num_rows for batch in pa.ipc.open_stream(record.value))
     async for record in read_all(bootstrap, predictions):
-        value = json.loads(record.value)
-        counts.predictions += 1
-        _, partition, offset, _ = value["id"].rsplit("-", 3)
-        counts.places[value["id"]] = int(partition), int(offset)
-        counts.versions[value["version"]] += 1
-        counts.statuses[value["status"]] += 1
-        counts.last[value["symbol"]] = value
+        for value in prediction_records.decode(record.value, record.headers):
+            counts.predictions += 1
+            _, partition, offset, _ = value["id"].rsplit("-", 3)
+            counts.places[value["id"]] = int(partition), int(offset)
+            counts.versions[value["version"]] += 1
+            counts.statuses[value["status"]] += 1
+            counts.last[value["symbol"]] = value
     return counts

@@ -211,13 +211,14 @@ class Story:
         try:
             async for record in consumer:
                 now = time.time()
-                value = json.loads(record.value)
-                self.seen[value["id"]] = now * 1000
-                if now - shown_s > 2 and value["status"] == "ok":
+                values = predictions.decode(record.value, record.headers)
+                self.seen.update((value["id"], now * 1000) for value in values)
+                shown = next((value for value in values if value["status"] == "ok"), None)
+                if now - shown_s > 2 and shown is not None:
                     shown_s = now
                     self.say(
-                        f"{value['symbol']:<10} score {value['score']:+.3f} for {value['horizon']}  "
-                        f"[dim]version {value['version']}[/dim]"
+                        f"{shown['symbol']:<10} score {shown['score']:+.3f} for {shown['horizon']}  "
+                        f"[dim]version {shown['version']}[/dim]"
                     )
         finally:
             await consumer.stop()

@@ -28,12 +28,15 @@ _kernel = numba.njit(cache=True, nogil=True)
 
 
 class Fill(IntEnum):
-    """What a buffer is made of."""
+    """What a buffer is made of; the first three are validity bitmaps, and each of them begins a node."""
 
-    NOTHING = 0  # a validity bitmap where nothing is null
-    COLUMN = 1  # the values of a source, as they lie there
-    ENDS = 2  # of the symbols' texts, and the 0 in front of them
-    TEXTS = 3  # of the symbols
+    NO_NULLS = 0
+    NULL_WHERE_0 = 1  # of a source of bytes, which are 0 or 1
+    NULL_WHERE_1 = 2
+    COLUMN = 3  # the values of a source, as they lie there
+    SAME = 4  # one value for all rows, of 1 or 4 bytes
+    ENDS = 5  # of the symbols' texts, and the 0 in front of them
+    TEXTS = 6  # of the symbols
 
 
 class Place(IntEnum):
@@ -55,7 +58,7 @@ class Plan(NamedTuple):
     text: UInt8
     place_P: Int64
     node_K: Int64  # values a row
-    buffer_B3: Int64  # Fill, bytes a row, source
+    buffer_B4: Int64  # Fill, bytes a row, source or value, and for a source of several columns which of them
 
 
 class SymbolTexts(NamedTuple):
@@ -99,7 +102,7 @@ def _stores(bits: int) -> Any:
     return store
 
 
-_load_4, _load_8 = _loads(32), _loads(64)
+_load_1, _load_4, _load_8 = _loads(8), _loads(32), _loads(64)
 _put, _store_4, _store_8 = _stores(8), _stores(32), _stores(64)
 
 
@@ -180,6 +183,44 @@ def _decimal(value: int, at: int) -> Any:
 
 
 @_kernel
+def _valid(ok: int, count: int) -> Any:
+    """Return how many of ``count`` bytes are 1."""
+    total = 0
+    for i in range(count):
+        total += _load_1(ok + i)
+    return total
+
+
+@_kernel
+def _bitmap(ok: int, count: int, is_opposite: bool, at: int) -> Any:
+    """Write bytes that are 0 or 1 as bits, the first as the lowest one, and return the place behind them."""
+    flip = 0x0101010101010101 if is_opposite else 0
+    for _ in range(count >> 3):
+        # Each byte is shifted to a bit of its own in the highest byte; no two products meet, so nothing is carried.
+        _put(at, ((_load_8(ok) ^ flip) * 0x0102040810204080) >> 56)
+        ok, at = ok + 8, at + 1
+    rest = count & 7
+    if rest:
+        bits = 0
+        for i in range(rest):
+            bits |= (_load_1(ok + i) ^ (flip & 1)) << i
+        _put(at, bits)
+        at += 1
+    return at
+
+
+@_kernel
+def _same(value: int, width: int, count: int, at: int) -> Any:
+    if width == 1:
+        for i in range(count):
+            _put(at + i, value)
+    else:
+        for i in range(count):
+            _store_4(at + 4 * i, value)
+    return at + count * width
+
+
+@_kernel
 def _text_bytes(symbol: int, count: int, len_M: Any) -> Any:
     total = 0
     for i in range(count):
@@ -212,32 +253,61 @@ def _texts(symbol: int, count: int, symbols: Any, at: int) -> Any:
 
 
 @_kernel
-def _body_bytes(buffer_B3: Any, count: int, texts: int) -> Any:
+def _nulls(fill: int, ok: int, count: int) -> Any:
+    if fill == Fill.NO_NULLS:
+        return 0
+    valid = _valid(ok, count)
+    return count - valid if fill == Fill.NULL_WHERE_0 else valid
+
+
+@_kernel
+def _body_bytes(buffer_B4: Any, source_S: Any, first: int, count: int, texts: int) -> Any:
     total = 0
-    for fill, width, _ in buffer_B3:
-        if fill == Fill.COLUMN:
+    for fill, width, source, _ in buffer_B4:
+        if fill in (Fill.COLUMN, Fill.SAME):
             total += _padded(count * width)
         elif fill == Fill.ENDS:
             total += _padded(4 * count + 4)
         elif fill == Fill.TEXTS:
             total += _padded(texts)
+        elif _nulls(fill, source_S[source] + first, count):
+            total += _padded((count + 7) >> 3)
     return total
 
 
 @_kernel
-def _body(plan: Plan, symbols: SymbolTexts, source_S: Any, first: int, count: int, message: int, start: int) -> Any:
-    """Write the buffers of rows, and into the message where each lies; return the place behind them."""
-    at, about = start, message + plan.place_P[Place.BUFFERS]
-    symbol = source_S[SYMBOL] + 4 * first
-    for fill, width, source in plan.buffer_B3:
+def _body(
+    plan: Plan,
+    symbols: SymbolTexts,
+    source_S: Any,
+    first: int,
+    count: int,
+    rows: int,
+    message: int,
+    start: int,
+) -> Any:
+    """Write the buffers of ``count`` of ``rows``, and into the message what they are; return the place behind them."""
+    at, node, about = start, message + plan.place_P[Place.NODES], message + plan.place_P[Place.BUFFERS]
+    symbol, k = source_S[SYMBOL] + 4 * first, 0
+    for fill, width, source, part in plan.buffer_B4:
         begin = at
         if fill == Fill.COLUMN:
-            _move(source_S[source] + first * width, count * width, at)
+            _move(source_S[source] + (part * rows + first) * width, count * width, at)
             at += count * width
+        elif fill == Fill.SAME:
+            at = _same(source, width, count, at)
         elif fill == Fill.ENDS:
             at = _ends(symbol, count, symbols.len_M, at)
         elif fill == Fill.TEXTS:
             at = _texts(symbol, count, symbols, at)
+        else:
+            ok = source_S[source] + first
+            nulls = _nulls(fill, ok, count)
+            if nulls:
+                at = _bitmap(ok, count, fill == Fill.NULL_WHERE_1, at)
+            _store_8(node, count * plan.node_K[k])
+            _store_8(node + 8, nulls)
+            node, k = node + 16, k + 1
         _store_8(about, begin - start)
         _store_8(about + 8, at - begin)
         about += 16
@@ -264,7 +334,7 @@ def _records(
     while n < rows:
         count = min(step, rows - n)
         texts = _text_bytes(source_S[SYMBOL] + 4 * n, count, symbols.len_M)
-        body = _body_bytes(plan.buffer_B3, count, texts)
+        body = _body_bytes(plan.buffer_B4, source_S, n, count, texts)
         value = front + body + END_BYTES
         from_offset = _load_8(source_S[OFFSET] + 8 * n)
         to_offset = _load_8(source_S[OFFSET] + 8 * (n + count - 1))
@@ -283,10 +353,7 @@ def _records(
         about = at + message
         _store_8(about + place_P[Place.LENGTH], count)
         _store_8(about + place_P[Place.BODY], body)
-        for k in range(plan.node_K.shape[0]):
-            _store_8(about + place_P[Place.NODES] + 16 * k, count * plan.node_K[k])
-            _store_8(about + place_P[Place.NODES] + 16 * k + 8, 0)
-        at = _body(plan, symbols, source_S, n, count, about, at + front)
+        at = _body(plan, symbols, source_S, n, count, rows, about, at + front)
         _store_8(at, 0xFFFFFFFF)
         _move(text + front, back - front, at + END_BYTES)
         at = _decimal(from_offset, at + END_BYTES + back - front)

@@ -2,7 +2,7 @@
 
 import struct
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -12,7 +12,6 @@ from data_io.topics import arrow_kernel as kernel
 from data_io.topics.arrow_kernel import Fill
 from data_io.topics.record_batch import BATCH_BYTES, HEADER_BYTES, RecordBatch, sized, varint
 from data_io.topics.records import Header
-from ml_core.types import Int64
 
 CONTENT_TYPE = b"application/vnd.apache.arrow.stream"
 FROM_HEADER, TO_HEADER = "tickwise.offset-from", "tickwise.offset-to"
@@ -21,31 +20,69 @@ _FRAME_BYTES = 100
 # Fields of the flatbuffers tables Message and RecordBatch.
 _HEADER, _BODY_LENGTH = 2, 3
 _LENGTH, _NODES, _BUFFERS = 0, 1, 2
+_NO_NULLS = (Fill.NO_NULLS, 0, 0, 0)
+
+
+class Part(NamedTuple):
+    """A column, or a part of one, as Arrow's format knows it."""
+
+    nodes: list[int]  # values a row
+    buffers: list[tuple[int, int, int, int]]  # as kernel.Plan has them
+
+
+def numbers(width: int, source: int, part: int = 0, *, null: Fill = Fill.NO_NULLS, ok: int = 0) -> Part:
+    """Return numbers of ``width`` bytes; nulls, if any, are said by the source ``ok``."""
+    return Part([1], [(null, 0, ok, 0), (Fill.COLUMN, width, source, part)])
+
+
+def lists(size: int, width: int, source: int) -> Part:
+    """Return lists of ``size`` numbers of ``width`` bytes."""
+    return Part([1, size], [_NO_NULLS, _NO_NULLS, (Fill.COLUMN, size * width, source, 0)])
+
+
+def same(width: int, value: int) -> Part:
+    """Return one number of ``width`` bytes in every row; of a dictionary, the place of its entry."""
+    return Part([1], [_NO_NULLS, (Fill.SAME, width, value, 0)])
+
+
+def texts() -> Part:
+    """Return the symbols."""
+    return Part([1], [_NO_NULLS, (Fill.ENDS, 0, 0, 0), (Fill.TEXTS, 0, 0, 0)])
+
+
+def struct_of(children: Sequence[Part]) -> Part:
+    """Return a struct of other parts."""
+    nodes = [node for child in children for node in child.nodes]
+    return Part([1, *nodes], [_NO_NULLS, *(buffer for child in children for buffer in child.buffers)])
 
 
 class ArrowRecords:
     """Writes columns of one schema as records; the values are byte for byte those of pyarrow."""
 
-    def __init__(self, schema: pa.Schema, headers: Sequence[Header], step: int) -> None:
+    def __init__(
+        self, example: pa.RecordBatch, parts: Sequence[Part], headers: Sequence[Header], *, max_rows: int
+    ) -> None:
         """Prepare what does not depend on the rows.
 
         Args:
-            schema: Its columns are numbers, strings, or lists of a fixed number of numbers, and hold no nulls. The
-                first is the offset, int64; the third is the symbol, and the only string.
+            example: One row of the schema, which has the dictionaries of all rows.
+            parts: What each column is made of. Source ``kernel.OFFSET`` is the offset of each row, int64, and
+                ``kernel.SYMBOL`` the number of its symbol, int32.
             headers: Of each record, between the content type and those that name its first and last offset.
-            step: Rows a record at most.
+            max_rows: Rows a record at most.
         """
-        self._plan = _plan(schema, headers)
-        self._step = step
+        self._plan = _plan(example, parts, headers)
+        self._max_rows = max_rows
         self._symbols = _SymbolTexts()
-        self._record_bytes = len(self._plan.text) + 8 * len(self._plan.buffer_B3) + _FRAME_BYTES
-        self._row_bytes = 4 + int(self._plan.buffer_B3[:, 1].sum())
+        self._record_bytes = len(self._plan.text) + 8 * len(self._plan.buffer_B4) + _FRAME_BYTES
+        # The end of a text, a bit or less for each buffer, and what the buffers hold.
+        self._row_bytes = 4 + len(self._plan.buffer_B4) // 8 + 1 + int(self._plan.buffer_B4[:, 1].sum())
 
     def record_batches(self, columns: tuple[npt.NDArray[Any], ...], symbols: Sequence[str]) -> list[RecordBatch]:
         """Return batches of at most BATCH_BYTES, unless one record alone has more, in order; no rows, no batch.
 
         Args:
-            columns: Contiguous, of N rows and the types of the schema; int32 indices into ``symbols`` for the symbol.
+            columns: The sources, contiguous, of N rows; one may hold several columns of N, one after the other.
             symbols: The table of symbols, which only grows from call to call.
         """
         texts = self._symbols.follow(symbols)
@@ -53,17 +90,17 @@ class ArrowRecords:
         first, rows = 0, len(columns[0])
         while first < rows:
             left = rows - first
-            size = min(self._bound(left), max(BATCH_BYTES, self._bound(min(left, self._step))))
+            size = min(self._bound(left), max(BATCH_BYTES, self._bound(min(left, self._max_rows))))
             buffer = np.empty(HEADER_BYTES + size + kernel.SLACK, np.uint8)
             first, used, records = kernel.write_records(
-                self._plan, texts, columns, first, self._step, BATCH_BYTES, buffer[HEADER_BYTES:]
+                self._plan, texts, columns, first, self._max_rows, BATCH_BYTES, buffer[HEADER_BYTES:]
             )
             made.append(RecordBatch(buffer[: HEADER_BYTES + used], records))
         return made
 
     def _bound(self, rows: int) -> int:
         """Return what records of ``rows`` may take at most."""
-        return -(-rows // self._step) * self._record_bytes + rows * (self._row_bytes + self._symbols.longest)
+        return -(-rows // self._max_rows) * self._record_bytes + rows * (self._row_bytes + self._symbols.longest)
 
 
 class _SymbolTexts:
@@ -88,37 +125,25 @@ class _SymbolTexts:
         return self._arrays
 
 
-def _plan(schema: pa.Schema, headers: Sequence[Header]) -> kernel.Plan:
-    node_K, buffer_B3 = _body(schema)
-    head = schema.serialize().to_pybytes()
-    one_row = pa.RecordBatch.from_arrays([pa.nulls(1, field.type) for field in schema], schema=schema)
-    message, places = _message(one_row.serialize().to_pybytes())
+def _plan(example: pa.RecordBatch, parts: Sequence[Part], headers: Sequence[Header]) -> kernel.Plan:
+    batch = example.serialize().to_pybytes()
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, example.schema) as stream:
+        stream.write_batch(example)
+    head = sink.getvalue().to_pybytes()[: -len(batch) - kernel.END_BYTES]
+    message, places = _message(batch)
     all_headers = [("content-type", CONTENT_TYPE), *headers]
     front = varint(len(all_headers) + 2)
     front += b"".join(part for name, content in all_headers for part in (*sized(name.encode()), *sized(content)))
     front += b"".join(sized(FROM_HEADER.encode()))
-    texts = [head, message, front, b"".join(sized(TO_HEADER.encode()))]
-    bounds = np.cumsum([len(text) for text in texts])
-    text = np.frombuffer(bytearray(b"".join(texts)), np.uint8)
-    return kernel.Plan(text, np.array([*bounds, *places]), node_K, buffer_B3)
-
-
-def _body(schema: pa.Schema) -> tuple[Int64, Int64]:
-    """Return the nodes and buffers that Arrow's format gives to the columns."""
-    nodes: list[int] = []
-    buffers: list[tuple[int, int, int]] = []
-    for source, field in enumerate(schema):
-        nodes.append(1)
-        buffers.append((Fill.NOTHING, 0, source))
-        if pa.types.is_string(field.type):
-            buffers += [(Fill.ENDS, 0, source), (Fill.TEXTS, 0, source)]
-        elif pa.types.is_fixed_size_list(field.type):
-            width = field.type.list_size * field.type.value_type.bit_width // 8
-            nodes.append(field.type.list_size)
-            buffers += [(Fill.NOTHING, 0, source), (Fill.COLUMN, width, source)]
-        else:
-            buffers.append((Fill.COLUMN, field.type.bit_width // 8, source))
-    return np.array(nodes), np.array(buffers)
+    pieces = [head, message, front, b"".join(sized(TO_HEADER.encode()))]
+    bounds = np.cumsum([len(piece) for piece in pieces])
+    return kernel.Plan(
+        text=np.frombuffer(bytearray(b"".join(pieces)), np.uint8),
+        place_P=np.array([*bounds, *places]),
+        node_K=np.array([node for part in parts for node in part.nodes]),
+        buffer_B4=np.array([buffer for part in parts for buffer in part.buffers]),
+    )
 
 
 def _message(batch: bytes) -> tuple[bytes, list[int]]:

@@ -1,16 +1,37 @@
-"""The topic ``predictions.<pipeline>.v1``: one JSON record a feature row, named after its tick."""
+"""The topic ``predictions.<pipeline>.v1``: a prediction of each feature row, named after its tick.
+
+A record holds one prediction as JSON or, where the pipeline says so, an Arrow IPC stream of many.
+"""
 
 import json
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any
 
 import numpy as np
 
+from data_io.topics import arrow_records, prediction_arrow
 from data_io.topics import prediction_kernel as kernel
 from data_io.topics.admin import TopicSpec, log_topic
+from data_io.topics.prediction_arrow import ArrowPredictionEncoder
+from data_io.topics.prediction_batch import NO_SCORE, STATE_OF_FLAGS, STATES, WINDOW, PredictionBatch, row_id
 from data_io.topics.record_batch import BATCH_BYTES, HEADER_BYTES, RecordBatch, varint
+from data_io.topics.records import Header
+from ml_core.errors import SchemaMismatchError
 from ml_core.spec import format_duration
-from ml_core.types import Bool, Float32, Int32, Int64, RowFlag, UInt8, as_compiled
+from ml_core.types import as_compiled
+
+__all__ = [
+    "ENCODERS",
+    "Encoder",
+    "PredictionBatch",
+    "PredictionEncoder",
+    "decode",
+    "encode",
+    "name",
+    "row_id",
+    "topic_spec",
+    "warm_up",
+]
 
 
 def name(pipeline: str) -> str:
@@ -27,46 +48,18 @@ def topic_spec(pipeline: str, partitions: int) -> TopicSpec:
     return log_topic(name(pipeline), partitions)
 
 
-def row_id(topic_id: str, partition: int, offset: int, index: int) -> str:
-    """Return the name of a row, and so of its prediction: the place of its tick in the log.
+def decode(value: bytes | None, headers: Sequence[Header]) -> list[dict[str, Any]]:
+    """Return the predictions of one record, JSON or Arrow as its headers say, with the fields that JSON has.
 
-    >>> row_id("NxrSSrYXQSGq5VVnQ1bVIA", 0, 41, 0)
-    'NxrSSrYXQSGq5VVnQ1bVIA-0-41-0'
+    Raises:
+        SchemaMismatchError: The value is no record of this topic. A retry will not help.
     """
-    return f"{topic_id}-{partition}-{offset}-{index}"
-
-
-class PredictionBatch(NamedTuple):
-    """Predictions of one partition in the order of their rows; N rows, H horizons."""
-
-    offset_N: Int64
-    index_N: Int32
-    symbol_N: Int32
-    ts_ns_N: Int64
-    score_NH: Float32  # anything where the row was abstained from
-    flags_N: UInt8  # RowFlag of the row
-    window_ok_N: Bool  # the window of the model is filled
-    symbols: Sequence[str]
-
-    def __len__(self) -> int:
-        """Return the number of rows, not of fields."""
-        return len(self.ts_ns_N)
-
-
-# Why a row has no score. Of several reasons the first is given: what an operator should look at first.
-_REASONS = {
-    RowFlag.NO_PRICE: "no_price",
-    RowFlag.WARM_UP: "warm_up",
-    RowFlag.GAP: "gap",
-    RowFlag.STALE: "stale",
-    RowFlag.LATE: "late",
-}
-_STATES = ("ok", *_REASONS.values(), "window", "no_score")
-_WINDOW, _NO_SCORE = _STATES.index("window"), _STATES.index("no_score")
-# [flags of a row] -> its state, as far as flags decide
-_STATE_OF_FLAGS = np.array(
-    [next((i for i, flag in enumerate(_REASONS, start=1) if flags & flag), 0) for flags in range(256)], np.uint8
-)
+    if ("content-type", arrow_records.CONTENT_TYPE) in headers:
+        return prediction_arrow.decode(value)
+    try:
+        return [json.loads(value or b"")]
+    except ValueError as error:
+        raise SchemaMismatchError(f"the record holds no prediction: {error}") from error
 
 
 class PredictionEncoder:
@@ -94,7 +87,7 @@ class PredictionEncoder:
             opening += [f'{opening}"{name}":' for opening, name in zip(openings, names, strict=True)] + ["}"]
         about = f',"model":{json.dumps(model)},"version":{version},"status":'
         ends = [f'{about}"ok","reason":null}}']
-        ends += [f'{about}"abstained","reason":"{reason}"}}' for reason in _STATES[1:]]
+        ends += [f'{about}"abstained","reason":"{reason}"}}' for reason in STATES[1:]]
         self._row = _pieces([piece.encode() for piece in opening + ends])
         self._symbols = _SymbolTexts()
         # What one record may take at most, beside its symbol.
@@ -133,7 +126,7 @@ class PredictionEncoder:
         return self._room + self._symbols.longest
 
     def _texts(self, batch: PredictionBatch) -> kernel.Texts:
-        return kernel.Texts(self._row, self._symbols.follow(batch.symbols), _STATE_OF_FLAGS, _WINDOW, _NO_SCORE)
+        return kernel.Texts(self._row, self._symbols.follow(batch.symbols), STATE_OF_FLAGS, WINDOW, NO_SCORE)
 
 
 class _SymbolTexts:
@@ -166,6 +159,10 @@ def encode(
         topic_id=topic_id, partition=partition, horizons_ns=horizons_ns, model=model, version=version
     )
     return encoder.values(batch)
+
+
+Encoder = PredictionEncoder | ArrowPredictionEncoder
+ENCODERS: dict[str, type[Encoder]] = {"json": PredictionEncoder, "arrow": ArrowPredictionEncoder}
 
 
 def warm_up() -> None:

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
+from data_io.topics import arrow_records
 from data_io.topics.admin import TopicSpec, log_topic
 from data_io.topics.arrow_records import ArrowRecords
 from data_io.topics.raw_records import RawFetch, unpack
@@ -29,6 +30,10 @@ _COLUMNS = [
     ("mid", pa.float64()),
     ("spread", pa.float64()),
     ("flags", pa.uint8()),
+]
+_PARTS = [
+    arrow_records.texts() if kind == pa.string() else arrow_records.numbers(kind.bit_width // 8, source)
+    for source, (_, kind) in enumerate(_COLUMNS)
 ]
 _ROW_BYTES = 41 + MAX_SYMBOL_BYTES  # of a row beside its features, at most
 
@@ -56,11 +61,6 @@ def topic_spec(feature_set: str, partitions: int) -> TopicSpec:
     return log_topic(name(feature_set), partitions)
 
 
-def _schema(names: Sequence[str], hash: str, kernel_version: int) -> pa.Schema:
-    about = {"names": json.dumps(list(names)), "hash": hash, "kernel_version": str(kernel_version)}
-    return pa.schema([*_COLUMNS, ("x", pa.list_(pa.float32(), len(names)))], metadata=about)
-
-
 class RowEncoder:
     """Writes the rows of one feature set for one partition; it keeps what is the same for all of them."""
 
@@ -72,8 +72,14 @@ class RowEncoder:
             hash: Of the feature schema.
             kernel_version: Of the kernel that computed them.
         """
-        step = max(1, min(MAX_ROWS, MAX_RECORD_BYTES // (_ROW_BYTES + 4 * len(names))))
-        self._records = ArrowRecords(_schema(names, hash, kernel_version), [(HASH_HEADER, hash.encode())], step)
+        about = {"names": json.dumps(list(names)), "hash": hash, "kernel_version": str(kernel_version)}
+        schema = pa.schema([*_COLUMNS, ("x", pa.list_(pa.float32(), len(names)))], metadata=about)
+        self._records = ArrowRecords(
+            pa.RecordBatch.from_arrays([pa.nulls(1, field.type) for field in schema], schema=schema),
+            [*_PARTS, arrow_records.lists(len(names), 4, source=len(_PARTS))],
+            [(HASH_HEADER, hash.encode())],
+            max_rows=max(1, min(MAX_ROWS, MAX_RECORD_BYTES // (_ROW_BYTES + 4 * len(names)))),
+        )
 
     def record_batches(self, rows: RowBatch) -> list[RecordBatch]:
         """Return record batches of as few records as their bounds allow, in order and ready to be sent.

@@ -87,7 +87,7 @@ def _publish_predictions(
     scored = scoring.step(made, windows, spec.features.window, serving)
     encoder = state.encoders.get(spec.name)
     if encoder is None or encoder.version != serving.version.version:
-        encoder = state.encoders[spec.name] = predictions.PredictionEncoder(
+        encoder = state.encoders[spec.name] = predictions.ENCODERS[spec.predictions.format](
             topic_id=partition.shared.topic_id,
             partition=partition.number,
             horizons_ns=serving.scorer.contract.horizons_ns,

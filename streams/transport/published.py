@@ -3,15 +3,11 @@
 import asyncio
 from collections.abc import Sequence
 
-import msgspec
-from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
 from aiokafka.errors import KafkaError
 
+from data_io.topics import predictions
 from ml_core.errors import KafkaUnavailableError
-
-
-class _Named(msgspec.Struct):
-    id: str
 
 
 async def last_published(
@@ -38,10 +34,11 @@ async def last_published(
             consumer.assign(tps)
             ends, begins = await consumer.end_offsets(tps), await consumer.beginning_offsets(tps)
             for tp in tps:
-                value = await _last_value(consumer, tp, begins[tp], ends[tp])
-                if value is not None:
+                record = await _last_record(consumer, tp, begins[tp], ends[tp])
+                if record is not None:
                     # topic id, partition, offset, index: the id of the topic may hold dashes, the rest does not
-                    topic, _, offset, _ = msgspec.json.decode(value, type=_Named).id.rsplit("-", 3)
+                    last = predictions.decode(record.value, record.headers)[-1]
+                    topic, _, offset, _ = last["id"].rsplit("-", 3)
                     newest = max(newest, int(offset)) if topic == topic_id else newest
     except (TimeoutError, KafkaError) as error:
         raise KafkaUnavailableError(f"cannot read the end of {', '.join(topics)}: {error!r}") from error
@@ -50,15 +47,15 @@ async def last_published(
     return newest
 
 
-async def _last_value(consumer: AIOKafkaConsumer, tp: TopicPartition, begin: int, end: int) -> bytes | None:
-    """Return the last committed value below ``end``; what ends a transaction has an offset and no value."""
-    back, start, value = 1, end, None
-    while value is None and start > begin:
+async def _last_record(consumer: AIOKafkaConsumer, tp: TopicPartition, begin: int, end: int) -> ConsumerRecord | None:
+    """Return the last committed record below ``end`` with a value; what ends a transaction has only an offset."""
+    back, start, last = 1, end, None
+    while last is None and start > begin:
         start = max(begin, end - back)
         consumer.seek(tp, start)
         while await consumer.position(tp) < end:
             for record in (await consumer.getmany(tp, timeout_ms=200)).get(tp, ()):
-                if record.offset < end:
-                    value = record.value
+                if record.offset < end and record.value is not None:
+                    last = record
         back *= 16
-    return value
+    return last

@@ -23,6 +23,10 @@ def spec() -> PipelineSpec:
 
 @pytest.fixture
 def partition(spec: PipelineSpec) -> SimpleNamespace:
+    return partition_of(spec)
+
+
+def partition_of(spec: PipelineSpec) -> SimpleNamespace:
     state = PartitionState({spec.feature_set: (FeaturePlan.from_spec(spec), [spec])}, {})
     shared = SimpleNamespace(topic=TOPIC, topic_id="Topic-id")
     return SimpleNamespace(shared=shared, number=2, publish_from=0, state=state, serving={}, outputs=Recorded())

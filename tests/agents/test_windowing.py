@@ -12,10 +12,11 @@ from data_io.topics.ticks import TickDecoder
 from ml_core import fit as learning
 from ml_core.errors import CorruptRecordError, KafkaUnavailableError
 from ml_core.model.runtime import Scorer
-from ml_core.spec import parse
+from ml_core.spec import Predictions, parse
 from model_ops_manager.champion import Serving
 from streams.agents import windowing
 from streams.transport.batch_channel import Batch
+from tests.agents.conftest import partition_of
 from tests.agents.in_memory import TOPIC, fetch_of, quote, quotes
 
 LETTERS = dead_letters.name(TOPIC)
@@ -145,6 +146,19 @@ async def test_each_row_gets_one_prediction_and_those_not_to_be_trusted_abstain(
     assert {each["version"] for each in found} == {3}
     assert {(each["status"], each["reason"]) for each in found} == {("ok", None), ("abstained", "warm_up")}
     assert all((each["score"] is None) == (each["status"] == "abstained") for each in found)
+
+
+async def test_a_pipeline_may_have_its_predictions_as_arrow(spec, scorer) -> None:
+    spec = spec.model_copy(update={"predictions": Predictions(format="arrow")})
+    partition = partition_of(spec)
+    partition.serving = {spec.name: Serving(SimpleNamespace(version=3), scorer)}
+
+    await run(partition, fetch_of(quotes(400)))
+
+    [(key, value, headers)] = partition.outputs.of(predictions.name(spec.name))
+    found = predictions.decode(value, headers)
+    assert (key, [each["id"] for each in found]) == (None, [f"Topic-id-2-{offset}-0" for offset in range(400)])
+    assert {(each["status"], each["reason"]) for each in found} == {("ok", None), ("abstained", "warm_up")}
 
 
 async def test_without_a_model_rows_go_out_and_predictions_do_not(partition, spec) -> None:

@@ -3,11 +3,14 @@
 import pytest
 
 from data_io.data_fetcher.sources import open_source
+from data_io.topics import admin, arrow_records
+from data_io.topics import predictions as predictions_topic
 from ml_core import fit as learning
 from ml_core.model.export import restated
 from ml_core.spec import PipelineSpec
 from model_ops_manager.mlflow_agent import MlflowAgent
 from model_ops_manager.registration import register
+from streams.transport.published import last_published
 from tests.integration.worker_lab import stop
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(240)]
@@ -66,6 +69,34 @@ async def test_predictions_after_a_kill_equal_those_of_an_undisturbed_run(lab, s
     assert found == by_name(await lab.predictions(undisturbed))
     assert len(await lab.predictions(disturbed)) > len(found), "the kill was meant to leave a tail to repeat"
     assert {said[5] for said in found.values()} == {"ok", "abstained"}
+
+
+async def test_predictions_as_arrow_equal_those_as_json_also_after_a_kill(lab, store, fitted) -> None:
+    plain, arrow = lab.pipeline("json", **PARTS), lab.pipeline("arrow", **PARTS, predictions={"format": "arrow"})
+    for spec in (plain, arrow):
+        crown(store, spec, fitted)
+    await lab.publish(SOURCE.format(ticks=4_000, seed=2))
+    process = lab.start(arrow, instance="a")
+    await lab.until_rows(arrow, 4_000)
+    process.kill()
+    process.wait(10)
+    await lab.publish("synthetic:symbols=9,ticks=4000,rate=200,seed=3")
+    processes = [lab.start(arrow, instance="a"), lab.start(plain)]
+    expected = await lab.expected_rows(arrow)
+    for spec in (arrow, plain):
+        await lab.until_rows(spec, len(expected))
+    assert [stop(process) for process in processes] == [0, 0]
+
+    found = by_name(await lab.predictions(arrow))
+
+    assert len(found) == len(expected)
+    assert found == by_name(await lab.predictions(plain))
+    topics = [predictions_topic.name(arrow.name)]
+    records = [record async for record in lab.records(topics[0], 0)]
+    assert {dict(record.headers)["content-type"] for record in records} == {arrow_records.CONTENT_TYPE}
+    newest = [max(offset for number, offset, _ in expected if number == partition) for partition in (0, 1)]
+    topic_id = (await admin.describe(lab.kafka, lab.topic)).topic_id
+    assert [await last_published(lab.kafka, topics, topic_id, partition) for partition in (0, 1)] == newest
 
 
 async def test_a_moved_alias_is_followed_without_restart_and_no_row_is_scored_twice(lab, store, fitted) -> None:

@@ -111,7 +111,8 @@ class WorkerLab:
 
     async def predictions(self, spec: PipelineSpec) -> list[dict[str, Any]]:
         topic = predictions.name(spec.name)
-        return [json.loads(r.value) for p in range(PARTITIONS) async for r in self.records(topic, p)]
+        records = [r for p in range(PARTITIONS) async for r in self.records(topic, p)]
+        return [each for r in records for each in predictions.decode(r.value, r.headers)]
 
     async def dead_letters(self) -> list[Any]:
         return [r for p in range(PARTITIONS) async for r in self.records(dead_letters.name(self.topic), p)]

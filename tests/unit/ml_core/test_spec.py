@@ -27,6 +27,10 @@ MAP = {"ts": "$.T:ms", "symbol": "$.s", "price": "$.p", "size": "$.q"}
         ),
         ({"name": "x", "source": {"map": {**MAP, "ts": "$.T:milli"}}}, "a unit of ns, us, ms or s, such as '$.T:ms'"),
         ({"name": "x", "source": {"topic": "../ticks"}}, "source.topic: String should match pattern"),
+        (
+            {"name": "x", "predictions": {"format": "arow"}},
+            "predictions.format: 'arow' is not known; did you mean 'arrow'?",
+        ),
         ({"name": "x", "retrain": {"when": ["evry 6h"]}}, "'rows <count>', 'drift' or 'decay'; did you mean 'every'?"),
         ({"name": "x", "retrain": {"when": ["every 6x"]}}, "retrain.when.0: '6x' is not a duration"),
         ({"name": "x", "retrain": {"when": ["rows 0"]}}, "retrain.when.0: 'rows 0' is not"),
