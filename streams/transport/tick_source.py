@@ -15,7 +15,7 @@ from data_io.kafka_clients import end_consumer
 from data_io.topics import admin
 from ml_core.errors import KafkaUnavailableError, NotFoundError, SetupError
 from streams import metrics
-from streams.transport import packed_batch, raw_fetch
+from streams.transport import connection, packed_batch, raw_fetch
 from streams.transport.batch_channel import Batch, BatchChannel
 from streams.transport.partition import Partition, Phase, Shared
 
@@ -64,6 +64,7 @@ class TickSource(mode.Service, ConsumerRebalanceListener):  # type: ignore[misc]
         """Join the group."""
         raw_fetch.install()
         packed_batch.install()
+        connection.install()
         self.consumer = AIOKafkaConsumer(
             bootstrap_servers=self.shared.bootstrap,
             group_id=self.shared.group,

@@ -176,10 +176,10 @@ def test_a_produce_request_has_the_bytes_of_aiokafkas_own(version) -> None:
     given = {"transactional_id": "t-1", "required_acks": -1, "timeout": 30_000, "topics": topics}
 
     own = ProduceRequest(**given).build(wanted).encode()
-    parts = packed_batch._UncopiedProduceRequest(**given).build(wanted).encode()
+    parted = packed_batch.PartedProduceRequest(**given).build(wanted)
 
-    assert len(parts) == len(own)
-    assert b"size" + (b"header" + parts) == b"sizeheader" + own
+    assert b"".join(parted.parts) == parted.encode() == own
+    assert any(part is topics[0][1][1][1] for part in parted.parts), "a record batch was copied"
 
 
 def test_a_partial_batch_at_the_end_does_not_move_the_end_offset() -> None:
