@@ -17,7 +17,7 @@ from aiokafka.record.default_records import DefaultRecordBatch, DefaultRecordBat
 
 from data_io.topics.record_batch import pack
 from streams.transport import packed_batch, raw_fetch
-from streams.transport.batch_channel import Batch, BatchChannel, batch_channel
+from streams.transport.batch_channel import Batch, BatchChannel, Round, batch_channel
 
 TP = TopicPartition("ticks", 3)
 
@@ -195,28 +195,28 @@ async def until(condition) -> None:
             await asyncio.sleep(0)
 
 
-async def test_the_channel_hands_batches_to_an_agent_and_keeps_its_queue_through_a_rebalance() -> None:
+async def test_the_channel_hands_rounds_to_an_agent_and_keeps_its_queue_through_a_rebalance() -> None:
     app = faust.App("pinned", store="memory://", broker="kafka://127.0.0.1:1", loop=asyncio.get_running_loop())
     channel = batch_channel(app)
     seen: list[object] = []
 
     async def collect(stream) -> None:
-        async for batch in stream:
-            seen.append(batch)
-            batch.done(1, 0)
+        async for each in stream:
+            seen.append(each)
+            each.batches[0].done(1, 0)
 
     agent = app.agent(channel, name="collect")(collect)
     app.finalize()
     await agent.start()
     try:
         await until(lambda: channel.has_subscriber)
-        first, second = Batch(None, None), Batch(None, None)
+        first, second = Round([Batch(None, None)]), Round([Batch(None, None)])
         await channel.put(first)
-        await first.ended
+        await first.batches[0].ended
         app.flow_control.suspend()
         app.flow_control.resume()
         await channel.put(second)
-        await asyncio.wait_for(second.ended, 10)
+        await asyncio.wait_for(second.batches[0].ended, 10)
     finally:
         await agent.stop()
 
