@@ -9,6 +9,7 @@ from dataclasses import replace
 
 import numpy as np
 import onnx
+import onnxruntime as ort
 import torch
 from torch import nn
 
@@ -74,7 +75,7 @@ def with_block(file: bytes) -> bytes:
     """
     refusal: ModelRefusedError | None = None
     for block in (None, BLOCK_ROWS, 1):
-        contract = Scorer(file).contract.model_copy(update={"block": block})
+        contract = Scorer(file).contract.model_copy(update={"block": block, "runtime_version": ort.__version__})
         candidate = with_contract(file, contract)
         try:
             if block == BLOCK_ROWS:

@@ -1,5 +1,6 @@
 import numpy as np
 import onnx
+import onnxruntime as ort
 import pytest
 import torch
 from torch import nn
@@ -44,6 +45,11 @@ def test_the_scale_of_the_outputs_is_part_of_the_last_layer(contract):
         np.testing.assert_allclose(
             Scorer(file).outputs(x), net.eval()(torch.from_numpy(x)).numpy(), rtol=1e-4, atol=1e-5
         )
+
+
+def test_the_contract_says_which_runtime_passed_the_probe(mlp_file):
+    found = Scorer(mlp_file).contract
+    assert (found.runtime, found.runtime_version) == ("onnxruntime", ort.__version__)
 
 
 def test_export_leaves_the_graph_in_the_mode_it_was_in(contract, graph):
