@@ -19,7 +19,7 @@ from ml_core.errors import InputError, TickwiseError, nearest
 from ml_core.spec import PipelineSpec
 from ml_core.types import Bool, Float32, RowBatch
 from model_ops_manager.champion import ChampionFollower, Serving
-from model_ops_manager.scoring import score
+from model_ops_manager.scoring import Unscored, score
 
 Values = Sequence[float | None]
 
@@ -162,7 +162,7 @@ class Answerer:
 
     def _records(self, stretch: _Stretch, serving: Serving, encoder: PredictionEncoder) -> list[bytes]:
         """Return what the stream's encoder writes of each row, and count it."""
-        predictions = score(stretch.rows, stretch.x_NTF, stretch.ready_N, serving.scorer)
+        [predictions] = score([Unscored(stretch.rows, stretch.x_NTF, stretch.ready_N)], serving.scorer)
         records = [value for _, value in encoder.values(predictions)]
         scored = b"".join(records).count(_OK)
         for status, count in (("ok", scored), ("abstained", len(records) - scored)):

@@ -50,6 +50,8 @@ class ModelContract(BaseModel):
         description="direction: class shares a horizon in the training rows; return: mean and variance"
     )
     scaler: Scaler
+    runtime: Literal["onnxruntime"] = Field(default="onnxruntime", description="what scores; its bits are the model's")
+    runtime_version: str | None = Field(default=None, description="of the runtime that passed the probe at export")
     block: int | None = Field(
         default=None, description="rows a call when scores depend on the batch size; None: they do not"
     )

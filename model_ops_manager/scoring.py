@@ -1,7 +1,10 @@
 """The one way from rows to predictions, for the stream and for HTTP: equal rows get equal answers.
 
-Shapes: N rows, T rows of a window, F features, H horizons.
+Shapes: N rows, M rows of all unscored, T rows of a window, F features, H horizons.
 """
+
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 
@@ -11,24 +14,39 @@ from ml_core.types import Bool, Float32, RowBatch, RowFlag
 
 # A row with one of these is not scored: the prediction abstains and says why.
 ABSTAIN = RowFlag.WARM_UP | RowFlag.GAP | RowFlag.NO_PRICE | RowFlag.STALE
+_ABSTAIN = np.uint8(ABSTAIN)
 
 
-def score(rows: RowBatch, x_NTF: Float32, ready_N: Bool, scorer: Scorer) -> PredictionBatch:
+class Unscored(NamedTuple):
+    """Rows of one partition that a model is asked about."""
+
+    rows: RowBatch
+    x_NTF: Float32  # windows of the rows, oldest row first
+    ready_N: Bool  # False where the window is too short
+
+
+def score(unscored: Sequence[Unscored], scorer: Scorer) -> list[PredictionBatch]:
     """Return one prediction per row; rows that cannot be trusted or whose window is too short are not scored.
 
-    Args:
-        rows: Feature rows.
-        x_NTF: Their windows, oldest row first.
-        ready_N: False where the window is too short.
-        scorer: The model.
+    All are scored as if they were one batch, which changes no bit of any.
     """
-    scored_N = ready_N & ((rows.flags_N & ABSTAIN) == 0)
-    if scored_N.all():
-        score_NH = scorer.scores(x_NTF)
-    else:
-        score_NH = np.full((len(rows), len(scorer.contract.horizons_ns)), np.nan, np.float32)
-        if scored_N.any():
-            score_NH[scored_N] = scorer.scores(x_NTF[scored_N])
+    scored = [ready_N & ((rows.flags_N & _ABSTAIN) == 0) for rows, _, ready_N in unscored]
+    parts = [
+        x_NTF if scored_N.all() else x_NTF[scored_N] for (_, x_NTF, _), scored_N in zip(unscored, scored, strict=True)
+    ]
+    score_MH = scorer.scores(parts[0] if len(parts) == 1 else np.concatenate(parts))
+    answers, at = [], 0
+    for (rows, _, ready_N), scored_N, part in zip(unscored, scored, parts, strict=True):
+        score_NH = score_MH[at : at + len(part)]
+        at += len(part)
+        if len(part) < len(rows):
+            known_NH, score_NH = score_NH, np.full((len(rows), score_MH.shape[1]), np.nan, np.float32)
+            score_NH[scored_N] = known_NH
+        answers.append(_prediction(rows, score_NH, ready_N))
+    return answers
+
+
+def _prediction(rows: RowBatch, score_NH: Float32, ready_N: Bool) -> PredictionBatch:
     return PredictionBatch(
         offset_N=rows.offset_N,
         index_N=rows.index_N,

@@ -9,6 +9,7 @@ from dataclasses import replace
 
 import numpy as np
 import onnx
+import onnxruntime as ort
 import torch
 from torch import nn
 
@@ -74,7 +75,7 @@ def with_block(file: bytes) -> bytes:
     """
     refusal: ModelRefusedError | None = None
     for block in (None, BLOCK_ROWS, 1):
-        contract = Scorer(file).contract.model_copy(update={"block": block})
+        contract = Scorer(file).contract.model_copy(update={"block": block, "runtime_version": ort.__version__})
         candidate = with_contract(file, contract)
         try:
             if block == BLOCK_ROWS:
@@ -114,7 +115,36 @@ def _to_onnx(graph: nn.Module, contract: ModelContract) -> bytes:
         exporter_log.setLevel(level)
     if program is None:
         raise ModelRefusedError("export: the exporter returned nothing")
-    return bytes(program.model_proto.SerializeToString())
+    return bytes(_with_scale_folded(program.model_proto).SerializeToString())
+
+
+def _with_scale_folded(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Put scale and shift of the outputs into the last layer where that is a ``Gemm``.
+
+    They are one number a row, and the runtime would spend as long on them as on the layer itself.
+    """
+    graph = model.graph
+    constants = {constant.name: constant for constant in graph.initializer}
+    if [node.op_type for node in graph.node[-3:]] != ["Gemm", "Mul", "Add"]:
+        return model
+    gemm, mul, add = graph.node[-3:]
+    scale, shift = ([name for name in node.input if name in constants] for node in (mul, add))
+    is_chain = gemm.output[0] in mul.input and mul.output[0] in add.input
+    if not is_chain or len(scale) != 1 or len(shift) != 1 or not {*gemm.input[1:]} <= {*constants}:
+        return model
+    scale_O, shift_O, weight, bias_O = (
+        onnx.numpy_helper.to_array(constants[name]) for name in (*scale, *shift, *gemm.input[1:])
+    )
+    is_OI = any(attribute.name == "transB" and attribute.i for attribute in gemm.attribute)
+    folded = scale_O[:, None] * weight if is_OI else weight * scale_O, scale_O * bias_O + shift_O
+    for name, values in zip(gemm.input[1:], folded, strict=True):
+        constants[name].CopyFrom(onnx.numpy_helper.from_array(values, name))
+    gemm.output[0] = add.output[0]
+    for node in (mul, add):
+        graph.node.remove(node)
+    for name in (*scale, *shift):
+        graph.initializer.remove(constants[name])
+    return model
 
 
 def _check_parity(graph: nn.Module, file: bytes) -> None:

@@ -1,6 +1,6 @@
 """The graph that is trained, exported and served: scaling, the model and the scale of its outputs.
 
-Shapes: B rows of a batch, T rows of a window, F features, O outputs.
+Shapes: B rows of a batch, T rows of a window, F features, X = T x F, O outputs.
 """
 
 import math
@@ -38,10 +38,12 @@ class ScoringGraph(nn.Module):
 
     def forward(self, x_BTF: Tensor) -> Tensor:
         """Return the outputs (B, O) of raw feature rows (B, T, F)."""
-        z_BTF = (x_BTF - self.median) / self.iqr
-        z_BTF = torch.minimum(torch.maximum(z_BTF, -self.limit), self.limit)
-        z_BTF = torch.where(torch.isnan(z_BTF), 0.0, z_BTF)
-        y_BO: Tensor = self.model(z_BTF)
+        rows, features = x_BTF.shape[1:]
+        # The runtime broadcasts over one long axis faster than over two short ones.
+        z_BX = (x_BTF.flatten(1) - self.median.repeat(rows)) / self.iqr.repeat(rows)
+        z_BX = torch.minimum(torch.maximum(z_BX, -self.limit), self.limit)
+        z_BX = torch.where(torch.isnan(z_BX), 0.0, z_BX)
+        y_BO: Tensor = self.model(z_BX.reshape(-1, rows, features))
         return self.shift + self.scale * y_BO
 
 

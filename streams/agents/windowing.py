@@ -1,16 +1,20 @@
-"""From a fetched batch to rows, predictions and dead letters: decode, features, scores, in that order."""
+"""From a round of fetched batches to rows, predictions and dead letters: decode, features, scores, in that order."""
 
 import time
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import faust
 import numpy as np
 
 from data_io.topics import dead_letters, predictions, record_batch, rows
+from data_io.topics.predictions import PredictionBatch
 from data_io.topics.ticks import Decoded, TickDecoder
 from ml_core.data_processor import features
 from ml_core.spec import PipelineSpec
 from ml_core.types import RowBatch
+from model_ops_manager.champion import Serving
+from model_ops_manager.scoring import Unscored
 from streams import metrics
 from streams.agents import scoring
 from streams.partition_state import FeatureSetState
@@ -18,30 +22,64 @@ from streams.transport.batch_channel import Batch, BatchChannel
 from streams.transport.partition import Partition
 
 
+class _Waiting(NamedTuple):
+    """Rows of one partition that wait for the answer of a model."""
+
+    batch: Batch
+    state: FeatureSetState
+    spec: PipelineSpec
+    serving: Serving
+    unscored: Unscored
+
+
 def attach(app: faust.App, channel: BatchChannel, decoder: TickDecoder) -> Any:
     """Register the agent on ``app`` and return it."""
 
     async def windowing(stream: Any) -> None:
-        async for batch in stream:  # one event = one fetched batch of one partition
+        async for rounds in stream:
             try:
-                process(batch, decoder)
-            except Exception as error:  # noqa: BLE001 - the partition stops here, uncommitted, and starts over
-                batch.failed(error)
+                process(rounds.batches, decoder)
             finally:
-                # An agent that is cancelled must not leave the source waiting; after `done` this says nothing.
-                batch.failed(RuntimeError("the agent ended in the middle of a batch"))
+                # An agent that is cancelled must not leave the source waiting; what has ended does not hear this.
+                rounds.failed(RuntimeError("the agent ended in the middle of a round"))
 
     return app.agent(channel, name="features.windowing")(windowing)
 
 
-def process(batch: Batch, decoder: TickDecoder) -> None:
-    """Move the partition's state over ``batch`` and hand every output to its producer."""
+def process(batches: Sequence[Batch], decoder: TickDecoder) -> None:
+    """Move the state of each partition over its batch, hand every output to its producer, and end the batches.
+
+    What goes wrong stops the partition it belongs to, uncommitted; a model that fails stops all that asked it.
+    """
     began = time.perf_counter()
+    waiting: list[_Waiting] = []
+    moved: list[tuple[Batch, int, int]] = []
+    for batch in batches:
+        try:
+            rows_of, next_offset, count = _move(batch, decoder)
+        except Exception as error:  # noqa: BLE001 - whatever it is, the partition starts over
+            batch.failed(error)
+        else:
+            waiting += rows_of
+            moved.append((batch, next_offset, count))
+    try:
+        _score(waiting)
+    except Exception as error:  # noqa: BLE001 - as above
+        for each in waiting:
+            each.batch.failed(error)
+    for batch, next_offset, count in moved:
+        batch.done(next_offset, count)
+    metrics.BATCH_SECONDS.observe(time.perf_counter() - began)
+
+
+def _move(batch: Batch, decoder: TickDecoder) -> tuple[list[_Waiting], int, int]:
+    """Return the rows that wait for a model, the offset of the next batch and the number of rows made."""
     partition = batch.partition
     decoded = decoder.decode_fetch(batch.fetch, partition.state.symbols)
     partition.outputs.begin()
     _publish_rejects(partition, decoded)
     metrics.TICKS.labels(partition.shared.topic).inc(len(decoded.ticks))
+    waiting: list[_Waiting] = []
     count = 0
     for name, state in partition.state.sets.items():
         made = features.step(decoded.ticks, state.features)
@@ -54,12 +92,23 @@ def process(batch: Batch, decoder: TickDecoder) -> None:
             windows = {window: (x_NTF[live_N], ready_N[live_N]) for window, (x_NTF, ready_N) in windows.items()}
         for spec in state.pipelines:
             partition.state.labelled[spec.name].observe(made)
-        if len(made):
-            _publish_rows(partition, name, state, made)
-            for spec in state.pipelines:
-                _publish_predictions(partition, state, spec, made, windows)
-    metrics.BATCH_SECONDS.observe(time.perf_counter() - began)
-    batch.done(decoded.next_offset, count)
+        if not len(made):
+            continue
+        _publish_rows(partition, name, state, made)
+        for spec in state.pipelines:
+            if (serving := partition.serving.get(spec.name)) is not None:
+                unscored = Unscored(made, *windows[spec.features.window])
+                waiting.append(_Waiting(batch, state, spec, serving, unscored))
+    return waiting, decoded.next_offset, count
+
+
+def _score(waiting: Sequence[_Waiting]) -> None:
+    answers = scoring.step([(each.unscored, each.serving) for each in waiting])
+    for each, answer in zip(waiting, answers, strict=True):
+        try:
+            _publish_predictions(each, answer)
+        except Exception as error:  # noqa: BLE001 - the partition whose outputs cannot be queued starts over
+            each.batch.failed(error)
 
 
 def _publish_rejects(partition: Partition, decoded: Decoded) -> None:
@@ -78,23 +127,18 @@ def _publish_rows(partition: Partition, name: str, state: FeatureSetState, made:
     metrics.ROWS.labels(name).inc(len(made))
 
 
-def _publish_predictions(
-    partition: Partition, state: FeatureSetState, spec: PipelineSpec, made: RowBatch, windows: scoring.Windows
-) -> None:
-    serving = partition.serving.get(spec.name)
-    if serving is None:
-        return
-    scored = scoring.step(made, windows, spec.features.window, serving)
-    encoder = state.encoders.get(spec.name)
-    if encoder is None or encoder.version != serving.version.version:
-        encoder = state.encoders[spec.name] = predictions.ENCODERS[spec.predictions.format](
+def _publish_predictions(each: _Waiting, scored: PredictionBatch) -> None:
+    partition, name, version = each.batch.partition, each.spec.name, each.serving.version.version
+    encoder = each.state.encoders.get(name)
+    if encoder is None or encoder.version != version:
+        encoder = each.state.encoders[name] = predictions.ENCODERS[each.spec.predictions.format](
             topic_id=partition.shared.topic_id,
             partition=partition.number,
-            horizons_ns=serving.scorer.contract.horizons_ns,
-            model=spec.name,
-            version=serving.version.version,
+            horizons_ns=each.serving.scorer.contract.horizons_ns,
+            model=name,
+            version=version,
         )
-    partition.outputs.send(predictions.name(spec.name), encoder.record_batches(scored))
+    partition.outputs.send(predictions.name(name), encoder.record_batches(scored))
     ok = int(np.isfinite(scored.score_NH[:, 0]).sum())
-    metrics.PREDICTIONS.labels(spec.name, "ok").inc(ok)
-    metrics.PREDICTIONS.labels(spec.name, "abstained").inc(len(made) - ok)
+    metrics.PREDICTIONS.labels(name, "ok").inc(ok)
+    metrics.PREDICTIONS.labels(name, "abstained").inc(len(scored.score_NH) - ok)

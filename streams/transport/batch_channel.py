@@ -1,6 +1,7 @@
-"""A Faust channel whose event is one fetched batch of one partition."""
+"""A Faust channel whose event is a round: what was fetched for some partitions, a batch each."""
 
 import asyncio
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import faust
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 class Batch:
     """Record batches of one partition as they were fetched.
 
-    Whoever takes it from the channel ends it with ``done`` or ``failed``, once; the next batch comes only then.
+    Whoever takes it from the channel ends it with ``done`` or ``failed``, once; the next round comes only then.
     """
 
     def __init__(self, partition: "Partition", fetch: RawFetch) -> None:
@@ -36,6 +37,19 @@ class Batch:
             self.ended.set_exception(error)
 
 
+class Round:
+    """Batches that are processed together, each of another partition."""
+
+    def __init__(self, batches: Sequence[Batch]) -> None:
+        """Hold ``batches``, at least one."""
+        self.batches = batches
+
+    def failed(self, error: Exception) -> None:
+        """Say of every batch that has not ended that it failed."""
+        for batch in self.batches:
+            batch.failed(error)
+
+
 class BatchChannel(Channel[Any]):  # type: ignore[misc]  # Faust ships no types that mypy can follow
     """A channel that keeps its queue through rebalances of Faust's own consumer.
 
@@ -45,7 +59,7 @@ class BatchChannel(Channel[Any]):  # type: ignore[misc]  # Faust ships no types 
 
     @property
     def queue(self) -> ThrowableQueue:  # pinned: Channel keeps it in `_queue`
-        """The queue of this subscriber: one batch waits while one is processed."""
+        """The queue of this subscriber: one round waits while one is processed."""
         queue: ThrowableQueue | None = self.__dict__["_queue"]
         if queue is None:
             always_open = FlowControlEvent(initially_suspended=False)
@@ -59,5 +73,5 @@ class BatchChannel(Channel[Any]):  # type: ignore[misc]  # Faust ships no types 
 
 
 def batch_channel(app: faust.App) -> BatchChannel:
-    """Return a new channel for batches of ``app``."""
+    """Return a new channel for rounds of ``app``."""
     return BatchChannel(app, maxsize=1)

@@ -1,7 +1,7 @@
 """Hands whole record batches to an aiokafka producer: no object a record, and one copy on the way to the socket."""
 
 import asyncio
-from typing import Any, Union
+from typing import Any
 
 import aiokafka.producer.sender as aiokafka_sender
 from aiokafka import AIOKafkaProducer, TopicPartition
@@ -62,37 +62,25 @@ class PackedBatch(BatchBuilder):  # type: ignore[misc]  # aiokafka ships no type
 
 def install() -> None:
     """Let every producer of this process send its requests without copying batches from buffer to buffer."""
-    aiokafka_sender.ProduceRequest = _UncopiedProduceRequest
+    aiokafka_sender.ProduceRequest = PartedProduceRequest
 
 
-class _UncopiedProduceRequest(ProduceRequest):  # type: ignore[misc]  # as above
-    """Encodes to parts; aiokafka joins a batch into a field, a partition, a topic, a request and two headers."""
+class PartedProduceRequest(ProduceRequest):  # type: ignore[misc]  # as above
+    """Keeps its record batches apart; aiokafka joins a batch into a field, a partition, a topic and a request."""
 
     def build(self, request_struct_class: Any) -> Any:
+        """Return the request as the broker takes it; ``parts`` is what ``encode`` joins, None in a format too old."""
         built = super().build(request_struct_class)
-        if request_struct_class.API_VERSION >= 3:  # the format with a transactional id, up to version 8
-            built.encode = self._encoded
+        built.parts = self._parts() if request_struct_class.API_VERSION >= 3 else None  # up to version 8
         return built
 
-    def _encoded(self) -> "_Parts":
+    def _parts(self) -> list[Any]:
         about = (Int16.encode(self._required_acks), Int32.encode(self._timeout), Int32.encode(len(self._topics)))
-        parts: list[Any] = [_STRING.encode(self._transactional_id), *about]
+        parts: list[Any] = []
+        front = b"".join((_STRING.encode(self._transactional_id), *about))
         for topic, partitions in self._topics:
-            parts += [_STRING.encode(topic), Int32.encode(len(partitions))]
+            front += _STRING.encode(topic) + Int32.encode(len(partitions))
             for partition, data in partitions:
-                parts += [Int32.encode(partition), Int32.encode(len(data)), data]
-        return _Parts(parts)
-
-
-class _Parts:
-    """Bytes in parts, joined when aiokafka has put both of its headers in front: first the request's, then the size."""
-
-    def __init__(self, parts: list[Any], *, has_header: bool = False) -> None:
-        self._parts, self._has_header = parts, has_header
-
-    def __len__(self) -> int:
-        return sum(map(len, self._parts))
-
-    def __radd__(self, front: bytes) -> Union["_Parts", bytes]:
-        parts = [front, *self._parts]
-        return b"".join(parts) if self._has_header else _Parts(parts, has_header=True)
+                parts += [front + Int32.encode(partition) + Int32.encode(len(data)), data]
+                front = b""
+        return parts

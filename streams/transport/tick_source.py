@@ -1,7 +1,8 @@
-"""The service that owns the ticks consumer: assignment, takeover, and one batch at a time to the agents."""
+"""The service that owns the ticks consumer: assignment, takeover, and one round of batches at a time to the agents."""
 
 import asyncio
 import time
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,10 +14,11 @@ from aiokafka.errors import KafkaError, OffsetOutOfRangeError
 
 from data_io.kafka_clients import end_consumer
 from data_io.topics import admin
+from data_io.topics.raw_records import RawFetch
 from ml_core.errors import KafkaUnavailableError, NotFoundError, SetupError
 from streams import metrics
-from streams.transport import packed_batch, raw_fetch
-from streams.transport.batch_channel import Batch, BatchChannel
+from streams.transport import connection, packed_batch, raw_fetch
+from streams.transport.batch_channel import Batch, BatchChannel, Round
 from streams.transport.partition import Partition, Phase, Shared
 
 log = structlog.get_logger()
@@ -27,6 +29,8 @@ POLL_S = 0.05
 REPORT_S = 0.25
 # The fetch answers as soon as one byte is there; an idle partition may hold a busy one back for this long.
 FETCH_WAIT_MS = 10
+# Batches of partitions are handed out together up to this size.
+ROUND_BYTES = 1 << 18
 # Takeovers in a row without progress after which the worker gives up instead of spinning.
 MAX_ATTEMPTS = 6
 
@@ -40,8 +44,22 @@ class Membership:
     max_fetch_bytes: int = 1 << 20
 
 
+def _rounds(fetched: Mapping[TopicPartition, RawFetch]) -> Iterator[dict[TopicPartition, RawFetch]]:
+    """Yield the fetches in order, together where they are small: each round has a cost, and holds up the loop."""
+    part: dict[TopicPartition, RawFetch] = {}
+    size = 0
+    for tp, fetch in fetched.items():
+        if part and size + len(fetch.raw) > ROUND_BYTES:
+            yield part
+            part, size = {}, 0
+        part[tp] = fetch
+        size += len(fetch.raw)
+    if part:
+        yield part
+
+
 class TickSource(mode.Service, ConsumerRebalanceListener):  # type: ignore[misc]  # both ship no usable types
-    """Feeds a ``BatchChannel`` with fetched batches; the next one is handed out after ``batch.done()``."""
+    """Feeds a ``BatchChannel`` with rounds of fetched batches; the next comes when every batch of one has ended."""
 
     def __init__(self, shared: Shared, channel: BatchChannel, membership: Membership, **kwargs: Any) -> None:
         """Serve the partitions of ``shared.topic`` that the group assigns to this worker."""
@@ -64,6 +82,7 @@ class TickSource(mode.Service, ConsumerRebalanceListener):  # type: ignore[misc]
         """Join the group."""
         raw_fetch.install()
         packed_batch.install()
+        connection.install()
         self.consumer = AIOKafkaConsumer(
             bootstrap_servers=self.shared.bootstrap,
             group_id=self.shared.group,
@@ -216,12 +235,8 @@ class TickSource(mode.Service, ConsumerRebalanceListener):  # type: ignore[misc]
                 log.warning("fetching ticks failed", action="fetch", error=repr(error))
                 await asyncio.sleep(POLL_S)
                 continue
-            for tp, fetch in fetched.items():
-                partition = ready[tp]
-                if partition.is_open:
-                    await self._hand_out(partition, Batch(partition, fetch))
-                else:
-                    self._put_back(partition, fetch.first_offset)
+            for together in _rounds(fetched):
+                await self._hand_out({ready[tp]: fetch for tp, fetch in together.items()})
             self._look_around()
             if time.monotonic() >= self._next_report:
                 self._next_report = time.monotonic() + REPORT_S
@@ -240,25 +255,40 @@ class TickSource(mode.Service, ConsumerRebalanceListener):  # type: ignore[misc]
         if not self._wake.done():
             self._wake.set_result(None)
 
-    async def _hand_out(self, partition: Partition, batch: Batch) -> None:
-        if batch.fetch.first_offset != partition.position:
-            # A skipped tick would be lost without a trace.
-            skipped = f"ticks come from {batch.fetch.first_offset} on instead of {partition.position}"
-            self._fail(partition, KafkaUnavailableError(skipped))
+    async def _hand_out(self, fetched: Mapping[Partition, RawFetch]) -> None:
+        batches = [Batch(partition, fetch) for partition, fetch in fetched.items() if self._is_next(partition, fetch)]
+        if not batches:
             return
         self._idle.clear()
         self.busy_since = time.monotonic()
         try:
-            await self.channel.put(batch)
-            before = partition.position
-            partition.advance(*await batch.ended)
-            if partition.position > before:
-                self.last_progress = time.monotonic()
-        except Exception as error:  # noqa: BLE001 - a batch that cannot be processed stops its partition, uncommitted
-            self._fail(partition, error)
+            await self.channel.put(Round(batches))
+            for batch in batches:
+                await self._ended(batch)
         finally:
             self.busy_since = None
             self._idle.set()
+
+    def _is_next(self, partition: Partition, fetch: RawFetch) -> bool:
+        """Return whether ``fetch`` may be handed out; where not, the partition gets it later or is taken over again."""
+        if not partition.is_open:
+            self._put_back(partition, fetch.first_offset)
+            return False
+        if fetch.first_offset != partition.position:
+            # A skipped tick would be lost without a trace.
+            skipped = f"ticks come from {fetch.first_offset} on instead of {partition.position}"
+            self._fail(partition, KafkaUnavailableError(skipped))
+            return False
+        return True
+
+    async def _ended(self, batch: Batch) -> None:
+        partition, before = batch.partition, batch.partition.position
+        try:
+            partition.advance(*await batch.ended)
+        except Exception as error:  # noqa: BLE001 - a batch that cannot be processed stops its partition, uncommitted
+            self._fail(partition, error)
+        if partition.position > before:
+            self.last_progress = time.monotonic()
 
     def _fail(self, partition: Partition, error: Exception) -> None:
         if self.partitions.get(partition.number) is not partition:

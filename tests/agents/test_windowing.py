@@ -15,7 +15,7 @@ from ml_core.model.runtime import Scorer
 from ml_core.spec import Predictions, parse
 from model_ops_manager.champion import Serving
 from streams.agents import windowing
-from streams.transport.batch_channel import Batch
+from streams.transport.batch_channel import Batch, Round
 from tests.agents.conftest import partition_of
 from tests.agents.in_memory import TOPIC, fetch_of, quote, quotes
 
@@ -24,7 +24,7 @@ LETTERS = dead_letters.name(TOPIC)
 
 async def run(partition, fetch) -> tuple[int, int]:
     batch = Batch(partition, fetch)
-    windowing.process(batch, TickDecoder())
+    windowing.process([batch], TickDecoder())
     return await batch.ended
 
 
@@ -116,12 +116,12 @@ async def test_an_output_that_cannot_be_queued_ends_the_batch_as_failed(partitio
 
 
 async def feed(batch: Batch) -> None:
-    """Run the agent's own loop on one batch."""
+    """Run the agent's own loop on a round of one batch."""
     agents = []
     app = SimpleNamespace(agent=lambda _channel, name: agents.append)  # takes what `attach` registers
 
     async def stream():
-        yield batch
+        yield Round([batch])
 
     windowing.attach(app, None, TickDecoder())
     await agents[0](stream())
@@ -159,6 +159,54 @@ async def test_a_pipeline_may_have_its_predictions_as_arrow(spec, scorer) -> Non
     found = predictions.decode(value, headers)
     assert (key, [each["id"] for each in found]) == (None, [f"Topic-id-2-{offset}-0" for offset in range(400)])
     assert {(each["status"], each["reason"]) for each in found} == {("ok", None), ("abstained", "warm_up")}
+
+
+def beside(partition, number: int):
+    """Another partition of the same worker."""
+    return SimpleNamespace(
+        **{**vars(partition), "number": number, "outputs": type(partition.outputs)(), "state": fresh(partition)}
+    )
+
+
+async def test_partitions_scored_together_get_what_each_gets_alone(partition, spec, scorer) -> None:
+    partition.serving = {spec.name: Serving(SimpleNamespace(version=3), scorer)}
+    sizes = {0: 150, 1: 1, 2: 97, 3: 400}
+    alone, together = ({n: beside(partition, n) for n in sizes} for _ in range(2))
+    fetches = {n: fetch_of(quotes(size, start_s=1_700_000_000 + n)) for n, size in sizes.items()}
+    for n, fetch in fetches.items():
+        await run(alone[n], fetch)
+
+    batches = [Batch(together[n], fetch) for n, fetch in fetches.items()]
+    windowing.process(batches, TickDecoder())
+
+    assert [await batch.ended for batch in batches] == [(size, size) for size in sizes.values()]
+    for n, size in sizes.items():
+        assert together[n].outputs.sent == alone[n].outputs.sent
+        assert len(alone[n].outputs.of(predictions.name(spec.name))) == size
+
+
+async def test_a_partition_that_fails_leaves_its_neighbours_alone(partition, spec, scorer) -> None:
+    partition.serving = {spec.name: Serving(SimpleNamespace(version=3), scorer)}
+    first, damaged, full, last = (beside(partition, n) for n in range(4))
+
+    def no_room(topic, batches) -> None:
+        if topic == predictions.name(spec.name):
+            raise KafkaUnavailableError("an earlier output failed")
+
+    full.outputs.send = no_room
+    fetch = fetch_of(quotes(3))
+    batches = [Batch(each, fetch) for each in (first, damaged, full, last)]
+    batches[1].fetch = fetch._replace(raw=fetch.raw[:-1] + bytes([fetch.raw[-1] ^ 1]))
+
+    windowing.process(batches, TickDecoder())
+
+    assert await batches[0].ended == await batches[3].ended == (3, 3)
+    with pytest.raises(CorruptRecordError):
+        await batches[1].ended
+    with pytest.raises(KafkaUnavailableError):
+        await batches[2].ended
+    assert first.outputs.of(predictions.name(spec.name))
+    assert last.outputs.of(predictions.name(spec.name))
 
 
 async def test_without_a_model_rows_go_out_and_predictions_do_not(partition, spec) -> None:

@@ -17,7 +17,7 @@ from aiokafka.record.default_records import DefaultRecordBatch, DefaultRecordBat
 
 from data_io.topics.record_batch import pack
 from streams.transport import packed_batch, raw_fetch
-from streams.transport.batch_channel import Batch, BatchChannel, batch_channel
+from streams.transport.batch_channel import Batch, BatchChannel, Round, batch_channel
 
 TP = TopicPartition("ticks", 3)
 
@@ -176,10 +176,10 @@ def test_a_produce_request_has_the_bytes_of_aiokafkas_own(version) -> None:
     given = {"transactional_id": "t-1", "required_acks": -1, "timeout": 30_000, "topics": topics}
 
     own = ProduceRequest(**given).build(wanted).encode()
-    parts = packed_batch._UncopiedProduceRequest(**given).build(wanted).encode()
+    parted = packed_batch.PartedProduceRequest(**given).build(wanted)
 
-    assert len(parts) == len(own)
-    assert b"size" + (b"header" + parts) == b"sizeheader" + own
+    assert b"".join(parted.parts) == parted.encode() == own
+    assert any(part is topics[0][1][1][1] for part in parted.parts), "a record batch was copied"
 
 
 def test_a_partial_batch_at_the_end_does_not_move_the_end_offset() -> None:
@@ -195,28 +195,28 @@ async def until(condition) -> None:
             await asyncio.sleep(0)
 
 
-async def test_the_channel_hands_batches_to_an_agent_and_keeps_its_queue_through_a_rebalance() -> None:
+async def test_the_channel_hands_rounds_to_an_agent_and_keeps_its_queue_through_a_rebalance() -> None:
     app = faust.App("pinned", store="memory://", broker="kafka://127.0.0.1:1", loop=asyncio.get_running_loop())
     channel = batch_channel(app)
     seen: list[object] = []
 
     async def collect(stream) -> None:
-        async for batch in stream:
-            seen.append(batch)
-            batch.done(1, 0)
+        async for each in stream:
+            seen.append(each)
+            each.batches[0].done(1, 0)
 
     agent = app.agent(channel, name="collect")(collect)
     app.finalize()
     await agent.start()
     try:
         await until(lambda: channel.has_subscriber)
-        first, second = Batch(None, None), Batch(None, None)
+        first, second = Round([Batch(None, None)]), Round([Batch(None, None)])
         await channel.put(first)
-        await first.ended
+        await first.batches[0].ended
         app.flow_control.suspend()
         app.flow_control.resume()
         await channel.put(second)
-        await asyncio.wait_for(second.ended, 10)
+        await asyncio.wait_for(second.batches[0].ended, 10)
     finally:
         await agent.stop()
 

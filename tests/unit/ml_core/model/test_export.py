@@ -1,4 +1,6 @@
 import numpy as np
+import onnx
+import onnxruntime as ort
 import pytest
 import torch
 from torch import nn
@@ -7,7 +9,7 @@ from ml_core.errors import ModelRefusedError
 from ml_core.model import export as exporting
 from ml_core.model.export import export, restated
 from ml_core.model.fitted import FittedModel
-from ml_core.model.graph import output_scale
+from ml_core.model.graph import ScoringGraph, output_scale
 from ml_core.model.mlp import MLP
 from ml_core.model.runtime import Scorer
 
@@ -28,6 +30,26 @@ def test_the_exported_graph_agrees_with_torch_on_raw_rows(contract, graph):
 
     with torch.inference_mode():
         np.testing.assert_allclose(scorer.outputs(x), net.eval()(torch.from_numpy(x)).numpy(), rtol=1e-4, atol=1e-5)
+
+
+def test_the_scale_of_the_outputs_is_part_of_the_last_layer(contract):
+    one = contract(label_kind="return", horizons=2, window=3)
+    torch.manual_seed(4)
+    net = ScoringGraph(MLP(12, 2), one.scaler, shift_O=[0.5, -1.0], scale_O=[3.0, 0.25])
+    x = np.random.default_rng(1).normal(0, 3, (20, 3, 4)).astype(np.float32)
+
+    file = export(net, one)
+
+    assert onnx.load_from_string(file).graph.node[-1].op_type == "Gemm"
+    with torch.inference_mode():
+        np.testing.assert_allclose(
+            Scorer(file).outputs(x), net.eval()(torch.from_numpy(x)).numpy(), rtol=1e-4, atol=1e-5
+        )
+
+
+def test_the_contract_says_which_runtime_passed_the_probe(mlp_file):
+    found = Scorer(mlp_file).contract
+    assert (found.runtime, found.runtime_version) == ("onnxruntime", ort.__version__)
 
 
 def test_export_leaves_the_graph_in_the_mode_it_was_in(contract, graph):
