@@ -20,6 +20,8 @@ from ml_core.types import RowBatch, SymbolTable, TickBatch, as_compiled
 
 __all__ = ["CATALOGUE", "DEFAULT_USE", "KERNEL_VERSION", "Feature", "FeaturePlan", "FeatureState", "step", "warm_up"]
 
+_DTYPES = [np.dtype(dtype) for _, dtype in kernels.TICK_DTYPES]  # comparing with a name would parse it each time
+
 
 def step(ticks: TickBatch, state: FeatureState) -> RowBatch:
     """Move ``state`` over ``ticks`` and return one row for each that counts, in the same order.
@@ -30,39 +32,31 @@ def step(ticks: TickBatch, state: FeatureState) -> RowBatch:
     Raises:
         InputError: An own feature failed. A retry will not help.
     """
-    plan = state.plan
+    plan, memory = state.plan, state.memory()
     n = len(ticks)
-    columns = _columns(ticks)
-    memory = state.memory()
+    # Read-only memory is copied, or the kernel would be compiled once more.
+    given: tuple[Any, ...] = ticks[2:-1]
+    columns = kernels.Ticks._make(map(as_compiled, given, _DTYPES))
     made = kernels.Rows(
-        x_NF=np.empty((n, len(plan.names)), dtype=np.float32),
+        x_NF=np.empty((n, len(plan.names)), np.float32),
         mid_N=np.empty(n),
         spread_N=np.empty(n),
-        flags_N=np.empty(n, dtype=np.uint8),
-        tick_N=np.empty(n, dtype=np.int64),
-        accepted_N=np.zeros(n, dtype=np.bool_),
+        flags_N=np.empty(n, np.uint8),
+        tick_N=np.empty(n, np.int64),
+        accepted_N=np.zeros(n, np.bool_),
     )
-    program = plan.compiled.program
-    scratch = kernels.Scratch(np.empty(len(program.rate_D)), np.empty(kernels.IMPULSES))
-    count = int(kernels.run(columns, program, memory, made, scratch))
+    count = kernels.run(columns, plan.compiled.program, memory, made, state.scratch)
     if plan.own:
         _add_own(ticks, plan, memory, made, count)
-    tick_R = made.tick_N[:count]
-
-    def of_rows(column: Any) -> Any:
-        return column.copy() if count == n else column[tick_R]  # the usual case, a row for each tick
-
-    return RowBatch(
-        offset_N=of_rows(ticks.offset_N),
-        index_N=of_rows(ticks.index_N),
-        symbol_N=of_rows(columns.symbol_N),
-        ts_ns_N=of_rows(columns.ts_ns_N),
-        mid_N=made.mid_N[:count],
-        spread_N=made.spread_N[:count],
-        x_NF=made.x_NF[:count],
-        flags_N=made.flags_N[:count],
-        symbols=ticks.symbols,
-    )
+    of_ticks: list[Any] = [ticks.offset_N, ticks.index_N, columns.symbol_N, columns.ts_ns_N]
+    of_rows: list[Any] = [made.mid_N, made.spread_N, made.x_NF, made.flags_N]
+    if count == n:  # the usual case, a row for each tick
+        of_ticks = [column.copy() for column in of_ticks]
+    else:
+        tick_R = made.tick_N[:count]
+        of_ticks = [column[tick_R] for column in of_ticks]
+        of_rows = [column[:count] for column in of_rows]
+    return RowBatch(*[*of_ticks, *of_rows, ticks.symbols])
 
 
 def warm_up() -> None:
@@ -75,11 +69,6 @@ def warm_up() -> None:
     columns: dict[str, Any] = dict.fromkeys(TickBatch._fields, none) | {"symbols": []}
     step(TickBatch(**columns), FeatureState(plan, SymbolTable(["none"])))
     link(np.empty(0, np.int32), np.empty(0, np.uint8), 2)
-
-
-def _columns(ticks: TickBatch) -> kernels.Ticks:
-    """Return the columns as the kernel was compiled for; read-only memory is copied, or it would compile once more."""
-    return kernels.Ticks(*(as_compiled(getattr(ticks, name), dtype) for name, dtype in kernels.TICK_DTYPES))
 
 
 def _add_own(ticks: TickBatch, plan: FeaturePlan, memory: kernels.Memory, made: kernels.Rows, count: int) -> None:

@@ -5,15 +5,19 @@ a bit. The work per tick does not depend on window or horizon. What is computed 
 that `ml_core.data_processor.program` compiles from feature names.
 
 Time constants are true decays: a sum S over a time constant tau becomes ``S * exp(-dt / tau) + x``, whatever the gap
-between ticks. Shapes: N ticks, S symbols, K floats and J integers of state a symbol, F features.
+between ticks. Shapes: N ticks, S symbols, K floats and J integers of state a symbol, F features, B rows at once.
 """
 
 from typing import Any, NamedTuple
 
 import numba
 import numpy as np
+import numpy.typing as npt
 
 from ml_core.types import Bool, Float32, Float64, Int8, Int32, Int64, RowFlag, TickKind, UInt8
+
+UInt32 = npt.NDArray[np.uint32]
+"""Of slots: numba has indices that may be negative counted from the end, which takes time at each access."""
 
 KERNEL_VERSION = 1
 """Grows with every change that can change a value of a row."""
@@ -39,14 +43,19 @@ FIXED_INTS = 15
 # What one tick adds to sums.
 (TRADE_COUNT, QUOTE_COUNT, VOLUME, SIGNED_VOLUME, OFI, ABS_OFI) = range(6)
 IMPULSES = 6
-# What turns state into a feature; a, b, c are slots.
-(VALUE, RETURN, DISTANCE, PER_VOL, SHARE, EXCESS, DIFFERENCE, LOG_RATIO, LOG_RATE, SINCE_TRADE) = range(10)
+# What turns state into a feature; a, b, c are what was noted of it.
+(VALUE, DISTANCE, PER_VOL, SHARE, EXCESS, DIFFERENCE, LOG_RATIO, LOG_RATE, LOG_MS) = range(9)
+# So many rows are noted before their features are written, so that a feature is one loop without branches over them;
+# few enough for the L1 cache.
+ROWS_AT_ONCE = 64
 
 _WARM_UP, _GAP, _NO_PRICE = int(RowFlag.WARM_UP), int(RowFlag.GAP), int(RowFlag.NO_PRICE)
 _STALE, _LATE = int(RowFlag.STALE), int(RowFlag.LATE)
 _IS_TRADE = int(TickKind.TRADE)
 # No reference counts: the kernel allocates nothing and its caller holds every array; with them it takes twice as long.
 _COMPILED: dict[str, Any] = {"cache": True, "nogil": True, "error_model": "numpy", "_nrt": False}
+# A call would pass each array as seven words on the stack: with calls the kernel takes a third longer.
+_INLINED: dict[str, Any] = {**_COMPILED, "forceinline": True}
 _MAX_FLOAT32 = float(np.finfo(np.float32).max)
 
 
@@ -84,16 +93,21 @@ TICK_DTYPES = (
 class Program(NamedTuple):
     """What to compute, as tables of slots.
 
-    D time constants, U sums, M means, G grids of time (each for a volatility or a ring of past prices), F features.
+    D time constants, U sums, M means, G grids of time (each for a volatility or a ring of past prices), H rings,
+    F features. Before its features are written, W floats are noted of each row: those of slots ``watch_W``, the past
+    prices of the rings, and the time since the last trade, ns or -1.
     """
 
     start_K: Float64  # state of a symbol never seen
     rate_D: Float64  # 1 / time constant, per ns
-    weight_D: Int64  # slot: share of an exponential window that has been seen, 0 to 1
-    sum_U3: Int64  # impulse, number of the time constant, slot
-    mean_M3: Int64  # slot of the value held, number of the time constant, slot
-    grid_G4: Int64  # VOLATILITY or RING, bucket width ns, first float slot, int slot: the bucket of the clock
-    op_F5: Int64  # operation, a, b, c, column
+    weight_D: UInt32  # slot: share of an exponential window that has been seen, 0 to 1
+    sum_3U: UInt32  # impulse, number of the time constant, slot
+    mean_3M: UInt32  # slot of the value held, number of the time constant, slot
+    grid_3G: UInt32  # VOLATILITY or RING, first float slot, int slot: the bucket of the clock
+    width_G: Int64  # of a bucket, ns
+    watch_W: UInt32
+    ring_2H: UInt32  # first float slot, int slot
+    op_5F: UInt32  # operation; a, b, c: numbers of what was noted; column
     factor_F: Float64
     rows_on_2: Bool  # by TickKind
     gap_ns: int
@@ -128,59 +142,95 @@ class Rows(NamedTuple):
     accepted_N: Bool  # by tick; False: a duplicate, or of a symbol that is not wanted
 
 
-@numba.njit(**_COMPILED)
 def run(ticks: Ticks, program: Program, memory: Memory, rows: Rows, scratch: Scratch) -> int:
     """Move ``memory`` over ``ticks``, fill ``rows``, and return the number of rows."""
-    kind_N, symbol_N, ts_ns_N, seq_N = ticks.kind_N, ticks.symbol_N, ticks.ts_ns_N, ticks.seq_N
-    price_N, size_N, side_N = ticks.price_N, ticks.size_N, ticks.side_N
-    bid_N, ask_N, bid_size_N, ask_size_N = ticks.bid_N, ticks.ask_N, ticks.bid_size_N, ticks.ask_size_N
-    start_K, grid_G4, sum_U3, mean_M3 = program.start_K, program.grid_G4, program.sum_U3, program.mean_M3
-    rate_D, weight_D, op_F5, factor_F = program.rate_D, program.weight_D, program.op_F5, program.factor_F
-    rows_on_2, gap_ns, max_age_ns, look_back_ns = (
-        program.rows_on_2,
-        program.gap_ns,
-        program.max_age_ns,
-        program.look_back_ns,
-    )
-    float_SK, int_SJ, wanted_S, dirty_B = memory.float_SK, memory.int_SJ, memory.wanted_S, memory.dirty_B
-    x_NF, mid_N, spread_N, flags_N = rows.x_NF, rows.mid_N, rows.spread_N, rows.flags_N
-    tick_N, accepted_N = rows.tick_N, rows.accepted_N
-    decay_D, impulse_I = scratch
+    seen_WB = np.empty((len(program.watch_W) + program.ring_2H.shape[1] + 2, ROWS_AT_ONCE))
+    # One by one: an array in a named tuple takes the call four times as long.
+    return int(_run(*ticks, *program, *memory, *rows, *scratch, seen_WB))
+
+
+@numba.njit(**_COMPILED)
+def _run(  # noqa: PLR0913, PLR0917 - see `run`
+    kind_N: Int8,
+    symbol_N: Int32,
+    ts_ns_N: Int64,
+    price_N: Float64,
+    size_N: Float64,
+    side_N: Int8,
+    bid_N: Float64,
+    ask_N: Float64,
+    bid_size_N: Float64,
+    ask_size_N: Float64,
+    seq_N: Int64,
+    start_K: Float64,
+    rate_D: Float64,
+    weight_D: UInt32,
+    sum_3U: UInt32,
+    mean_3M: UInt32,
+    grid_3G: UInt32,
+    width_G: Int64,
+    watch_W: UInt32,
+    ring_2H: UInt32,
+    op_5F: UInt32,
+    factor_F: Float64,
+    rows_on_2: Bool,
+    gap_ns: int,
+    max_age_ns: int,
+    look_back_ns: int,
+    float_SK: Float64,
+    int_SJ: Int64,
+    wanted_S: Bool,
+    dirty_B: Bool,
+    x_NF: Float32,
+    mid_N: Float64,
+    spread_N: Float64,
+    flags_N: UInt8,
+    tick_N: Int64,
+    accepted_N: Bool,
+    decay_D: Float64,
+    impulse_I: Float64,
+    seen_WB: Float64,
+) -> int:
+    """See `run`; the fields of its arguments, in their order."""
     count = 0
-    for i in range(len(ts_ns_N)):
-        symbol, kind = symbol_N[i], kind_N[i]
-        if symbol < 0 or not wanted_S[symbol]:
-            continue
-        f, j = float_SK[symbol], int_SJ[symbol]
-        if _seen_before(j, kind, seq_N[i]):
-            continue
-        accepted_N[i] = True
-        dirty_B[symbol >> 6] = True
-        dt, late = _advance_clock(f, j, ts_ns_N[i], start_K, grid_G4, gap_ns, look_back_ns)
-        if dt > 0:
-            _decay(f, dt, rate_D, weight_D, mean_M3, decay_D)
-            _move_grids(f, j, grid_G4)
-        else:
-            for k in range(len(decay_D)):
-                decay_D[k] = 1.0
-        for k in range(len(impulse_I)):
-            impulse_I[k] = 0.0
-        if kind == _IS_TRADE:
-            _take_trade(f, j, price_N[i], size_N[i], side_N[i], impulse_I)
-        else:
-            _take_quote(f, j, bid_N[i], ask_N[i], bid_size_N[i], ask_size_N[i], impulse_I)
-        _add_impulses(f, decay_D, impulse_I, sum_U3)
-        if rows_on_2[kind]:
-            tick_N[count] = i
-            mid_N[count] = f[REF]
-            spread_N[count] = f[SPREAD]
-            flags_N[count] = _flags(f, j, late, max_age_ns)
-            _write(f, j, op_F5, factor_F, x_NF[count])
-            count += 1
+    for start in range(0, len(ts_ns_N), ROWS_AT_ONCE):
+        begin = count
+        for tick in range(start, min(start + ROWS_AT_ONCE, len(ts_ns_N))):
+            i = np.uint64(tick)  # as with slots
+            symbol, kind = symbol_N[i], kind_N[i]
+            if symbol < 0 or not wanted_S[symbol]:
+                continue
+            f, j = float_SK[symbol], int_SJ[symbol]
+            if _seen_before(j, kind, seq_N[i]):
+                continue
+            accepted_N[i] = True
+            dirty_B[symbol >> 6] = True
+            dt, late = _advance_clock(f, j, ts_ns_N[i], start_K, grid_3G, width_G, gap_ns, look_back_ns)
+            if dt > 0:
+                _decay(f, dt, rate_D, weight_D, mean_3M, decay_D)
+                _move_grids(f, j, grid_3G, width_G)
+            else:
+                for k in range(len(decay_D)):
+                    decay_D[k] = 1.0
+            for k in range(IMPULSES):
+                impulse_I[k] = 0.0
+            if kind == _IS_TRADE:
+                _take_trade(f, j, price_N[i], size_N[i], side_N[i], impulse_I)
+            else:
+                _take_quote(f, j, bid_N[i], ask_N[i], bid_size_N[i], ask_size_N[i], impulse_I)
+            _add_impulses(f, decay_D, impulse_I, sum_3U)
+            if rows_on_2[kind]:
+                tick_N[count] = tick
+                mid_N[count] = f[REF]
+                spread_N[count] = f[SPREAD]
+                flags_N[count] = _flags(f, j, late, max_age_ns)
+                _watch(f, j, watch_W, ring_2H, seen_WB, count - begin)
+                count += 1
+        _write(seen_WB, op_5F, factor_F, x_NF[begin:count])
     return count
 
 
-@numba.njit(**_COMPILED)
+@numba.njit(**_INLINED)
 def _seen_before(j: Int64, kind: int, seq: int) -> bool:
     """Remember ``seq``; True where it is among the last numbers seen. One too old to know counts as new."""
     if seq < 0:
@@ -200,9 +250,9 @@ def _seen_before(j: Int64, kind: int, seq: int) -> bool:
     return False
 
 
-@numba.njit(**_COMPILED)
+@numba.njit(**_INLINED)
 def _advance_clock(
-    f: Float64, j: Int64, ts: int, start_K: Float64, grid_G4: Int64, gap_ns: int, look_back_ns: int
+    f: Float64, j: Int64, ts: int, start_K: Float64, grid_3G: UInt32, width_G: Int64, gap_ns: int, look_back_ns: int
 ) -> tuple[int, bool]:
     """Move the symbol's clock; return the time passed, ns, and whether the tick is late."""
     j[TICKS] += 1
@@ -214,7 +264,7 @@ def _advance_clock(
     j[BEHIND] = 0
     j[CLOCK] = ts
     if j[TICKS] == 1 or dt < 0:
-        _start(f, j, ts, start_K, grid_G4)
+        _start(f, j, ts, start_K, grid_3G, width_G)
         j[WARM_UNTIL] = ts + look_back_ns
         j[GAP_UNTIL] = ts
     if j[TICKS] > 1 and (dt < 0 or dt > gap_ns):
@@ -223,48 +273,53 @@ def _advance_clock(
     return dt if j[TICKS] > 1 and dt > 0 else 0, False
 
 
-@numba.njit(**_COMPILED)
-def _start(f: Float64, j: Int64, ts: int, start_K: Float64, grid_G4: Int64) -> None:
+@numba.njit(**_INLINED)
+def _start(f: Float64, j: Int64, ts: int, start_K: Float64, grid_3G: UInt32, width_G: Int64) -> None:
     for k in range(len(start_K)):
         f[k] = start_K[k]
     j[GAP_OWED] = j[SIDE] = j[RUN] = 0
     j[TRADE_TS] = j[QUOTE_TS] = j[TRADE_GAP] = -1
-    for k in range(len(grid_G4)):
-        j[grid_G4[k, 3]] = ts // grid_G4[k, 1]
+    for k in range(len(width_G)):
+        j[grid_3G[2, k]] = ts // width_G[k]
 
 
-@numba.njit(**_COMPILED)
-def _decay(f: Float64, dt: int, rate_D: Float64, weight_D: Int64, mean_M3: Int64, decay_D: Float64) -> None:
+@numba.njit(**_INLINED)
+def _decay(f: Float64, dt: int, rate_D: Float64, weight_D: UInt32, mean_3M: UInt32, decay_D: Float64) -> None:
     """Let ``dt`` ns pass with the values that were in force before this tick."""
     for k in range(len(rate_D)):
         decay_D[k] = np.exp(-dt * rate_D[k])
+    for k in range(len(weight_D)):
         f[weight_D[k]] += (1.0 - f[weight_D[k]]) * (1.0 - decay_D[k])
-    for k in range(len(mean_M3)):
-        held, slot = f[mean_M3[k, 0]], mean_M3[k, 2]
+    held_M, number_M, slot_M = mean_3M[0], mean_3M[1], mean_3M[2]
+    for k in range(len(slot_M)):
+        held, slot = f[held_M[k]], slot_M[k]
         if np.isnan(f[slot]):
             f[slot] = held
         elif not np.isnan(held):
-            f[slot] += (1.0 - decay_D[mean_M3[k, 1]]) * (held - f[slot])
+            f[slot] += (1.0 - decay_D[number_M[k]]) * (held - f[slot])
 
 
-@numba.njit(**_COMPILED)
-def _move_grids(f: Float64, j: Int64, grid_G4: Int64) -> None:
+@numba.njit(**_INLINED)
+def _move_grids(f: Float64, j: Int64, grid_3G: UInt32, width_G: Int64) -> None:
     """Close the buckets that ended before the clock, with the price that was in force."""
     now, price = j[CLOCK], f[LOG_REF]
-    for k in range(len(grid_G4)):
-        width, base, slot = grid_G4[k, 1], grid_G4[k, 2], grid_G4[k, 3]
-        if now < (j[slot] + 1) * width:
+    kind_G, base_G, slot_G = grid_3G[0], grid_3G[1], grid_3G[2]
+    for k in range(len(width_G)):
+        width, base, slot = width_G[k], base_G[k], slot_G[k]
+        held = j[slot]
+        if now < (held + 1) * width:
             continue
-        bucket = now // width
-        if grid_G4[k, 0] == VOLATILITY:
-            _sample_volatility(f, base, bucket - j[slot], width, price)
+        # Mostly the next bucket has begun; a division takes longer than all else here.
+        bucket = held + 1 if now < (held + 2) * width else now // width
+        if kind_G[k] == VOLATILITY:
+            _sample_volatility(f, base, bucket - held, width, price)
         else:
-            for past in range(max(j[slot], bucket - BUCKETS), bucket):
-                f[base + past % BUCKETS] = price
+            for past in range(max(held, bucket - BUCKETS), bucket):
+                f[base + (past & (BUCKETS - 1))] = price
         j[slot] = bucket
 
 
-@numba.njit(**_COMPILED)
+@numba.njit(**_INLINED)
 def _sample_volatility(f: Float64, base: int, buckets: int, width: int, price: float) -> None:
     """Add the squared change of the log price since the last sample; slots: squares, seconds, sample, sigma, log."""
     if np.isnan(price):
@@ -282,7 +337,7 @@ def _sample_volatility(f: Float64, base: int, buckets: int, width: int, price: f
     f[base + 2] = price
 
 
-@numba.njit(**_COMPILED)
+@numba.njit(**_INLINED)
 def _take_trade(f: Float64, j: Int64, price: float, size: float, side: int, impulse_I: Float64) -> None:
     impulse_I[TRADE_COUNT] = 1.0
     f[IS_TRADE] = 1.0
@@ -307,7 +362,7 @@ def _take_trade(f: Float64, j: Int64, price: float, size: float, side: int, impu
         impulse_I[SIGNED_VOLUME] = side * size
 
 
-@numba.njit(**_COMPILED)
+@numba.njit(**_INLINED)
 def _side_of(f: Float64, j: Int64, price: float) -> int:
     """Return who took: by the quote, else by the last change of trade prices, else as before (Lee and Ready 1991)."""
     against = f[REF] if not np.isnan(f[BID]) and price != f[REF] else f[TRADE]
@@ -318,7 +373,7 @@ def _side_of(f: Float64, j: Int64, price: float) -> int:
     return int(j[SIDE])
 
 
-@numba.njit(**_COMPILED)
+@numba.njit(**_INLINED)
 def _take_quote(
     f: Float64, j: Int64, bid: float, ask: float, bid_size: float, ask_size: float, impulse_I: Float64
 ) -> None:
@@ -348,7 +403,7 @@ def _take_quote(
         f[DEPTH] = f[QUEUE] = f[MICRO] = np.nan
 
 
-@numba.njit(**_COMPILED)
+@numba.njit(**_INLINED)
 def _order_flow(f: Float64, bid: float, ask: float, bid_size: float, ask_size: float) -> float:
     """Return e_n of Cont, Kukanov and Stoikov (2014), eq. 4, base units; NaN at the first quote or without sizes."""
     flow = 0.0
@@ -363,14 +418,15 @@ def _order_flow(f: Float64, bid: float, ask: float, bid_size: float, ask_size: f
     return flow if abs(flow) < np.inf and not np.isnan(f[BID]) else np.nan
 
 
-@numba.njit(**_COMPILED)
-def _add_impulses(f: Float64, decay_D: Float64, impulse_I: Float64, sum_U3: Int64) -> None:
-    for k in range(len(sum_U3)):
-        slot = sum_U3[k, 2]
-        f[slot] = f[slot] * decay_D[sum_U3[k, 1]] + impulse_I[sum_U3[k, 0]]
+@numba.njit(**_INLINED)
+def _add_impulses(f: Float64, decay_D: Float64, impulse_I: Float64, sum_3U: UInt32) -> None:
+    impulse_U, number_U, slot_U = sum_3U[0], sum_3U[1], sum_3U[2]
+    for k in range(len(slot_U)):
+        slot = slot_U[k]
+        f[slot] = f[slot] * decay_D[number_U[k]] + impulse_I[impulse_U[k]]
 
 
-@numba.njit(**_COMPILED)
+@numba.njit(**_INLINED)
 def _flags(f: Float64, j: Int64, late: bool, max_age_ns: int) -> int:
     """Return why the row is not whole. The first row after a gap always says so, however late it comes."""
     flags, now = 0, j[CLOCK]
@@ -388,40 +444,62 @@ def _flags(f: Float64, j: Int64, late: bool, max_age_ns: int) -> int:
     return flags
 
 
-@numba.njit(**_COMPILED)
-def _write(  # noqa: PLR0912 - a switch over operations, which compiles to one jump
-    f: Float64, j: Int64, op_F5: Int64, factor_F: Float64, x_F: Float32
+@numba.njit(**_INLINED)
+def _watch(f: Float64, j: Int64, watch_W: UInt32, ring_2H: UInt32, seen_WB: Float64, b: int) -> None:
+    """Note what the features of a row are made of, as its column ``b``."""
+    for k in range(len(watch_W)):
+        seen_WB[k, b] = f[watch_W[k]]
+    base_H, slot_H = ring_2H[0], ring_2H[1]
+    for k in range(len(base_H)):
+        seen_WB[len(watch_W) + k, b] = f[base_H[k] + (j[slot_H[k]] & (BUCKETS - 1))]
+    seen_WB[len(watch_W) + len(base_H), b] = j[TRADE_GAP]
+
+
+@numba.njit(**_INLINED)
+def _write(  # noqa: PLR0912 - a switch over operations
+    seen_WB: Float64, op_5F: UInt32, factor_F: Float64, x_BF: Float32
 ) -> None:
-    """Write the features of one row; whatever is not a finite float32 becomes NaN."""
-    for k in range(len(op_F5)):
-        op, a, b, c = op_F5[k, 0], op_F5[k, 1], op_F5[k, 2], op_F5[k, 3]
-        factor = factor_F[k]
-        value = np.nan
+    """Write the features of some rows, a feature at a time; whatever is not a finite float32 becomes NaN."""
+    value_B, rows = seen_WB[len(seen_WB) - 1], len(x_BF)
+    for k in range(len(factor_F)):
+        op, factor, column = op_5F[0, k], factor_F[k], op_5F[4, k]
+        a_B, b_B, c_B = seen_WB[op_5F[1, k]], seen_WB[op_5F[2, k]], seen_WB[op_5F[3, k]]
         if op == VALUE:
-            value = f[a]
-        elif op == RETURN:
-            if f[c] > 0.0:
-                value = (f[LOG_REF] - f[a + j[b] % BUCKETS]) / (f[c] * factor)
+            for i in range(rows):
+                value_B[i] = a_B[i]
         elif op == DISTANCE:
-            if f[c] > 0.0:
-                value = (f[a] - f[b]) / (f[c] * factor)
+            for i in range(rows):
+                value_B[i] = (a_B[i] - b_B[i]) / (_above(c_B[i], 0.0) * factor)
         elif op == PER_VOL:
-            if f[c] > 0.0:
-                value = f[a] / (f[c] * factor)
+            for i in range(rows):
+                value_B[i] = a_B[i] / (_above(c_B[i], 0.0) * factor)
         elif op == SHARE:
-            if f[b] > TINY:
-                value = f[a] / f[b]
+            for i in range(rows):
+                value_B[i] = a_B[i] / _above(b_B[i], TINY)
         elif op == EXCESS:
-            if f[b] > 0.0:
-                value = f[a] / f[b] - 1.0
+            for i in range(rows):
+                value_B[i] = a_B[i] / _above(b_B[i], 0.0) - 1.0
         elif op == DIFFERENCE:
-            value = f[a] - f[b]
+            for i in range(rows):
+                value_B[i] = a_B[i] - b_B[i]
         elif op == LOG_RATIO:
-            if f[a] > 0.0 and f[b] > TINY and f[c] > TINY:
-                value = np.log(f[a] * f[c] / f[b])
+            for i in range(rows):
+                value_B[i] = np.log(_above(a_B[i], 0.0) * _above(c_B[i], TINY) / _above(b_B[i], TINY))
         elif op == LOG_RATE:
-            if f[a] > TINY and f[b] > 0.0:
-                value = np.log(f[a] / (f[b] * factor))
-        elif op == SINCE_TRADE and j[TRADE_GAP] >= 0:
-            value = np.log(1.0 + j[TRADE_GAP] / MS_NS)
-        x_F[op_F5[k, 4]] = value if abs(value) <= _MAX_FLOAT32 else np.nan
+            for i in range(rows):
+                value_B[i] = np.log(_above(a_B[i], TINY) / (_above(b_B[i], 0.0) * factor))
+        elif op == LOG_MS:
+            for i in range(rows):
+                value_B[i] = np.log(1.0 + _from(a_B[i], 0.0) / MS_NS)
+        for i in range(rows):
+            x_BF[i, column] = value_B[i] if abs(value_B[i]) <= _MAX_FLOAT32 else np.nan
+
+
+@numba.njit(**_INLINED)
+def _above(value: float, bound: float) -> float:
+    return value if value > bound else np.nan
+
+
+@numba.njit(**_INLINED)
+def _from(value: float, bound: float) -> float:
+    return value if value >= bound else np.nan

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
 from ml_core.data_processor import kernels as k
 from ml_core.data_processor.catalogue import SIGMA_NS, VOL_RATIO_SPAN
-from ml_core.types import SECOND_NS, Int64, TickKind
+from ml_core.types import SECOND_NS, TickKind
 
 
 class Column(NamedTuple):
@@ -17,6 +17,10 @@ class Column(NamedTuple):
 
     feature: str
     duration_ns: int
+
+
+_Noted = int | tuple[int, int]  # what is noted of a row: the float in a slot, the past price of a ring, or:
+_SINCE_TRADE = -1
 
 
 class _Builder:
@@ -30,8 +34,8 @@ class _Builder:
         self.means: dict[tuple[int, int], int] = {}
         self.vols: dict[int, tuple[int, int]] = {}
         self.rings: dict[int, tuple[int, int]] = {}
-        self.ops: list[tuple[int, int, int, int, int]] = []
-        self.factors: list[float] = []
+        self.ops: list[tuple[int, tuple[_Noted, ...], int, float]] = []  # operation, of what, column, factor
+        self.columns = 0
         self.look_back_ns = 0
 
     def sum(self, impulse: int, tau_ns: int) -> int:
@@ -75,15 +79,15 @@ class _Builder:
         ]
         return vols + [(k.RING, span // k.BUCKETS, base, slot) for span, (base, slot) in self.rings.items()]
 
-    def op(self, op: int, a: int = 0, b: int = 0, c: int = 0, *, factor: float = 1.0) -> None:
+    def op(self, op: int, a: _Noted, b: _Noted | None = None, c: _Noted | None = None, *, factor: float = 1.0) -> None:
         """Add the operation of the next column."""
-        self.ops.append((op, a, b, c, len(self.ops)))
-        self.factors.append(factor)
+        of = (a, a if b is None else b, a if c is None else c)
+        self.ops.append((op, of, self.columns, factor))
+        self.columns += 1
 
     def skip(self) -> None:
         """Leave the next column to somebody else."""
-        self.ops.append((-1, 0, 0, 0, len(self.ops)))
-        self.factors.append(1.0)
+        self.columns += 1
 
     def _tau(self, tau_ns: int) -> tuple[int, int]:
         self._look_back(tau_ns)
@@ -108,8 +112,7 @@ def _root_s(span_ns: int) -> float:
 
 
 def _return(build: _Builder, span_ns: int) -> None:
-    base, slot = build.ring(span_ns)
-    build.op(k.RETURN, base, slot, build.sigma(), factor=_root_s(span_ns))
+    build.op(k.DISTANCE, k.LOG_REF, build.ring(span_ns), build.sigma(), factor=_root_s(span_ns))
 
 
 def _mid_offset(build: _Builder, span_ns: int) -> None:
@@ -159,7 +162,7 @@ _RECIPES: dict[str, Recipe] = {
     "ofi": _share(k.OFI, k.ABS_OFI),
     "trade_intensity": _rate(k.TRADE_COUNT),
     "quote_intensity": _rate(k.QUOTE_COUNT),
-    "since_trade": lambda build, _: build.op(k.SINCE_TRADE),
+    "since_trade": lambda build, _: build.op(k.LOG_MS, _SINCE_TRADE),
     "last_trade_offset": lambda build, _: build.op(k.DISTANCE, k.TRADE, k.REF, k.SPREAD),
     "trade_streak": _value(k.STREAK),
     "trade_size": _trade_size,
@@ -185,16 +188,21 @@ def compile_program(
             builder.skip()
         else:
             _RECIPES[column.feature](builder, column.duration_ns)
-    kept = [i for i, op in enumerate(builder.ops) if op[0] >= 0]
+    watched = sorted({slot for _, of, _, _ in builder.ops for slot in of if isinstance(slot, int) and slot >= 0})
+    noted: list[_Noted] = [*watched, *builder.rings.values(), _SINCE_TRADE]
+    grids = builder.grids()
     program = k.Program(
         start_K=np.array(builder.start),
         rate_D=1.0 / np.array(list(builder.taus), dtype=np.float64),
-        weight_D=np.array([slot for _, slot in builder.taus.values()], dtype=np.int64),
-        sum_U3=_table([(*key, slot) for key, slot in builder.sums.items()], 3),
-        mean_M3=_table([(*key, slot) for key, slot in builder.means.items()], 3),
-        grid_G4=_table(builder.grids(), 4),
-        op_F5=_table([builder.ops[i] for i in kept], 5),
-        factor_F=np.array([builder.factors[i] for i in kept], dtype=np.float64),
+        weight_D=np.array([slot for _, slot in builder.taus.values()], dtype=np.uint32),
+        sum_3U=_table([(*key, slot) for key, slot in builder.sums.items()], 3),
+        mean_3M=_table([(*key, slot) for key, slot in builder.means.items()], 3),
+        grid_3G=_table([(kind, base, slot) for kind, _, base, slot in grids], 3),
+        width_G=np.array([width for _, width, _, _ in grids], dtype=np.int64),
+        watch_W=np.array(watched, dtype=np.uint32),
+        ring_2H=_table(list(builder.rings.values()), 2),
+        op_5F=_table([(op, *map(noted.index, of), column) for op, of, column, _ in builder.ops], 5),
+        factor_F=np.array([factor for *_, factor in builder.ops], dtype=np.float64),
         rows_on_2=np.array([kind.name.lower() in rows_on for kind in TickKind]),
         gap_ns=gap_ns,
         max_age_ns=max_age_ns,
@@ -203,5 +211,6 @@ def compile_program(
     return Compiled(program, len(builder.start), builder.ints)
 
 
-def _table(rows: list[tuple[int, ...]], width: int) -> Int64:
-    return np.array(rows, dtype=np.int64).reshape(-1, width)
+def _table(entries: Sequence[tuple[int, ...]], width: int) -> k.UInt32:
+    """Return a table with a column for each entry."""
+    return np.ascontiguousarray(np.array(entries, dtype=np.uint32).reshape(-1, width).T)

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from ml_core.data_processor import blocks
-from ml_core.data_processor.kernels import KERNEL_VERSION, Memory
+from ml_core.data_processor.kernels import IMPULSES, KERNEL_VERSION, Memory, Scratch
 from ml_core.data_processor.plan import FeaturePlan
 from ml_core.errors import SchemaMismatchError
 from ml_core.types import Bool, Float64, Int64, SymbolTable
@@ -24,6 +24,7 @@ class FeatureState:
         self._int_SJ: Int64 = np.zeros((0, plan.ints), dtype=np.int64)
         self._wanted_S: Bool = np.zeros(0, dtype=np.bool_)
         self._dirty_B: Bool = np.zeros(0, dtype=np.bool_)
+        self.scratch = Scratch(np.empty(len(plan.compiled.program.rate_D)), np.empty(IMPULSES))
 
     def memory(self) -> Memory:
         """Return the arrays, with a place for every symbol of the table; valid until the table grows."""

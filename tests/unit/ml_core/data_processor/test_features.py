@@ -3,6 +3,7 @@ import math
 import numpy as np
 import pytest
 
+from ml_core.data_processor import kernels
 from ml_core.data_processor.features import CATALOGUE, DEFAULT_USE, FeaturePlan, FeatureState, step
 from ml_core.types import RowFlag, SymbolTable, TickBatch, TickKind
 from tests.unit.ml_core.data_processor.market import NAN, START_NS, Tick, batch, pipeline, quote, rows, trade
@@ -188,6 +189,10 @@ def test_read_only_columns_of_other_layouts_are_taken() -> None:
     strided = TickBatch(**{**ticks._asdict(), "price_N": np.repeat(ticks.price_N, 2)[::2]})
     strided.ts_ns_N.flags.writeable = False
     assert len(step(strided, FeatureState(plan, symbols))) == 6
+
+
+def test_the_kernel_takes_the_columns_of_ticks_in_their_order() -> None:
+    assert kernels.Ticks._fields == tuple(name for name, _ in kernels.TICK_DTYPES) == TickBatch._fields[2:-1]
 
 
 def test_a_row_carries_the_time_and_the_name_of_its_tick() -> None:
