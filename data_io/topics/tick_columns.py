@@ -35,26 +35,27 @@ class TickColumns:
     def add_columns(self, offset: int, first: int, ticks: ArrowTicks) -> list[tuple[int, BadTickError]]:
         """Add the rows from ``first`` on of the record at ``offset``; return those that are refused, in order."""
         symbol_N, bad = self._symbols_of(ticks)
-        is_kept_N = ticks.is_valid_N
-        if bad:
-            is_kept_N = is_kept_N.copy()
-            is_kept_N[[row for row, _ in bad]] = False
-        row_N = np.flatnonzero(is_kept_N)
+        rows = len(symbol_N)
         _, kind_N, *values = ticks.rows
-        columns = [np.full(len(row_N), offset), row_N + first, kind_N, symbol_N, *values]
-        if len(row_N) < len(is_kept_N):
-            columns[2:] = [column[row_N] for column in columns[2:]]
+        columns = [np.full(rows, offset), np.arange(first, first + rows, dtype=np.int32), kind_N, symbol_N, *values]
+        bad = sorted([*ticks.bad, *bad], key=lambda pair: pair[0])
+        if bad:
+            is_kept_N = ticks.is_valid_N.copy()
+            is_kept_N[[row for row, _ in bad]] = False
+            row_N = np.flatnonzero(is_kept_N)
+            columns = [column[row_N] for column in columns]
         self._close_rows()
         self._parts.append(columns)
-        return [(first + row, error) for row, error in sorted([*ticks.bad, *bad], key=lambda pair: pair[0])]
+        return [(first + row, error) for row, error in bad]
 
     def batch(self) -> TickBatch:
         """Return all ticks."""
         self._close_rows()
-        columns: list[Any] = [
-            np.concatenate([np.empty(0, dtype), *(part[i] for part in self._parts)], dtype=dtype)
-            for i, dtype in enumerate(_TYPES)
-        ]
+        if not self._parts:
+            self._parts.append([np.empty(0, dtype) for dtype in _TYPES])
+        columns: list[Any] = [*self._parts[0]]
+        if len(self._parts) > 1:
+            columns = [np.concatenate(parts) for parts in zip(*self._parts, strict=True)]
         columns.append(self._symbols.names)
         return TickBatch(*columns)
 
@@ -66,21 +67,27 @@ class TickColumns:
 
     def _symbols_of(self, ticks: ArrowTicks) -> tuple[Any, list[tuple[int, BadTickError]]]:
         """Return the symbol of each row, and the valid rows whose symbol is refused."""
-        valid, name_N = np.flatnonzero(ticks.is_valid_N), ticks.rows.name_N
-        first_D = np.full(len(ticks.names) + 1, -1)  # and one for no name
-        first_D[name_N[valid][::-1]] = valid[::-1]  # of equal places the one written last stays
-        symbol_D = np.zeros(len(first_D), np.int32)
+        first_D, name_N = ticks.first_D, ticks.rows.name_N
+        symbol_D = np.zeros(len(first_D) + 1, np.int32)  # and one for no name
         used = np.flatnonzero(first_D >= 0)
+        used = used[np.argsort(first_D[used])]
+        known, names, found = self._symbols.index, ticks.names, []
         errors: dict[int, BadTickError] = {}
-        for d in used[np.argsort(first_D[used])].tolist():
-            try:
-                symbol_D[d] = self._symbol(ticks.names[d])
-            except BadTickError as error:
-                errors[d] = error
+        for d in used.tolist():
+            symbol = known.get(names[d])
+            if symbol is None:
+                try:
+                    symbol = self._symbol(names[d])
+                except BadTickError as error:
+                    errors[d], symbol = error, 0
+            found.append(symbol)
+        symbol_D[used] = found
+        symbol_N = symbol_D.take(name_N, mode="wrap")  # the index of no name is that of the last place
         if not errors:
-            return symbol_D[name_N], []
-        names = name_N[valid].tolist()
-        return symbol_D[name_N], [(row, errors[d]) for row, d in zip(valid.tolist(), names, strict=True) if d in errors]
+            return symbol_N, []
+        valid = np.flatnonzero(ticks.is_valid_N)
+        name_M = name_N[valid].tolist()
+        return symbol_N, [(row, errors[d]) for row, d in zip(valid.tolist(), name_M, strict=True) if d in errors]
 
     def _symbol(self, name: str) -> int:
         known = self._symbols.index.get(name)
