@@ -12,13 +12,13 @@ import uvloop
 
 from data_io.topics import admin, dead_letters, job_requests, label_counts, predictions, rows, ticks
 from ml_core import spec as pipeline_file
-from ml_core.data_processor import features
 from ml_core.data_processor.features import FeaturePlan
 from ml_core.errors import KafkaUnavailableError, NotFoundError, SetupError
 from ml_core.spec import PipelineSpec
 from model_ops_manager.champion import must_fit
 from model_ops_manager.jobs.store import JobStore
 from model_ops_manager.store_process import StoreProcess
+from streams import kernels
 from streams.agents import learning, retraining, windowing
 from streams.health import HealthServer
 from streams.last_resort import LastResort
@@ -151,7 +151,7 @@ class Worker:
         windowing.attach(app, channel, ticks.TickDecoder(self.field_map))
         learning.attach(app, trigger)
         retraining.attach(app, trigger)
-        await asyncio.gather(asyncio.to_thread(warm_up), first_look)
+        await asyncio.gather(asyncio.to_thread(kernels.load), first_look)
         # What was imported stays: without this every full collection walks it, and scoring stands still for 0.2 s.
         gc.collect()
         gc.freeze()
@@ -244,13 +244,6 @@ class Worker:
             broker_heartbeat_interval=self.settings.session_timeout_s / 4,
             loop=asyncio.get_running_loop(),
         )
-
-
-def warm_up() -> None:
-    """Compile the kernels before the first batch, so that no tick waits for a compiler."""
-    features.warm_up()
-    ticks.warm_up()
-    predictions.warm_up()
 
 
 def run(settings: WorkerSettings) -> None:
