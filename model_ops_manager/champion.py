@@ -3,16 +3,35 @@
 import asyncio
 import time
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import structlog
 
 from ml_core.contract import ModelContract
 from ml_core.errors import ModelRefusedError, TickwiseError
 from ml_core.model.runtime import Scorer
-from model_ops_manager.mlflow_agent import MlflowAgent, ModelVersion
+from model_ops_manager.mlflow_agent import ModelVersion
 
 log = structlog.get_logger()
+
+
+class ModelReader(Protocol):
+    """What serving asks of the model store: ``MlflowAgent``, or ``StoreProcess`` where MLflow would weigh too much.
+
+    Every method raises ModelStoreUnavailableError when the store does not answer; a retry is safe.
+    """
+
+    def champion(self, name: str) -> ModelVersion | None:
+        """Return the version with the alias ``champion``; None where there is none."""
+        ...
+
+    def version(self, name: str, number: int) -> ModelVersion:
+        """Return one version, or raise ModelNotFoundError: a retry will not help."""
+        ...
+
+    def load_onnx(self, version: ModelVersion) -> bytes:
+        """Return the graph of a version, or raise ModelNotFoundError or ModelRefusedError: a retry will not help."""
+        ...
 
 
 class Serving(NamedTuple):
@@ -42,7 +61,7 @@ def accept_any(_contract: ModelContract) -> None:
     """Accept a model of any schema: the check of who looks at the schema elsewhere."""
 
 
-def load_serving(agent: MlflowAgent, name: str, number: int, check: Check = accept_any) -> Serving:
+def load_serving(agent: ModelReader, name: str, number: int, check: Check = accept_any) -> Serving:
     """Return version ``number`` of ``name``, loaded, checked against its pipeline and probed.
 
     Raises:
@@ -63,7 +82,7 @@ class ChampionFollower:
     Loading and probing happen in a thread; everything else, callbacks included, in the event loop.
     """
 
-    def __init__(self, agent: MlflowAgent, name: str, poll_s: float, check: Check = accept_any) -> None:
+    def __init__(self, agent: ModelReader, name: str, poll_s: float, check: Check = accept_any) -> None:
         """Follow the champion of ``name`` as far as ``check`` lets it; ``run`` does the polling."""
         self.agent, self.name, self.poll_s, self.check = agent, name, poll_s, check
         self.current: Serving | None = None

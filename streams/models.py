@@ -3,8 +3,7 @@
 import asyncio
 from collections.abc import Mapping
 
-from model_ops_manager.champion import ChampionFollower, Check, Serving, load_serving
-from model_ops_manager.mlflow_agent import MlflowAgent
+from model_ops_manager.champion import ChampionFollower, Check, ModelReader, Serving, load_serving
 
 # A model is a few hundred kilobytes; a store that needs longer than this is treated as down.
 LOAD_TIMEOUT_S = 60.0
@@ -13,7 +12,7 @@ LOAD_TIMEOUT_S = 60.0
 class FollowedModels:
     """One follower of the alias ``champion`` per pipeline."""
 
-    def __init__(self, agent: MlflowAgent, checks: Mapping[str, Check], poll_s: float) -> None:
+    def __init__(self, agent: ModelReader, checks: Mapping[str, Check], poll_s: float) -> None:
         """Follow the pipelines of ``checks``, which say what fits them; ``run`` does the polling."""
         self.agent = agent
         self.followers = {name: ChampionFollower(agent, name, poll_s, check) for name, check in checks.items()}

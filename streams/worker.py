@@ -10,24 +10,15 @@ import faust
 import structlog
 import uvloop
 
-from data_io.topics import (
-    admin,
-    dead_letters,
-    job_requests,
-    label_counts,
-    prediction_arrow,
-    predictions,
-    rows,
-    ticks,
-)
+from data_io.topics import admin, dead_letters, job_requests, label_counts, predictions, rows, ticks
 from ml_core import spec as pipeline_file
-from ml_core.data_processor import features
 from ml_core.data_processor.features import FeaturePlan
 from ml_core.errors import KafkaUnavailableError, NotFoundError, SetupError
 from ml_core.spec import PipelineSpec
 from model_ops_manager.champion import must_fit
 from model_ops_manager.jobs.store import JobStore
-from model_ops_manager.mlflow_agent import MlflowAgent
+from model_ops_manager.store_process import StoreProcess
+from streams import kernels
 from streams.agents import learning, retraining, windowing
 from streams.health import HealthServer
 from streams.last_resort import LastResort
@@ -116,16 +107,21 @@ class Worker:
 
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, ask_to_stop)
-        info = await self._prepare_topics()
-        agent = MlflowAgent(self.settings.tracking_uri, self.settings.home)
-        store = await asyncio.to_thread(JobStore, self.settings.job_store_url)
-        specs = {spec.name: spec for spec in self.pipelines}
+        with StoreProcess(self.settings.tracking_uri, self.settings.home) as model_store:
+            await self._run(model_store, stop)
+
+    async def _run(self, model_store: StoreProcess, stop: asyncio.Event) -> None:
         checks = {
             spec.name: must_fit(plan.hash, spec.features.window)
             for plan, members in self.sets.values()
             for spec in members
         }
-        models = FollowedModels(agent, checks, self.settings.champion_poll_s)
+        models = FollowedModels(model_store, checks, self.settings.champion_poll_s)
+        # First of all, because MLflow takes seconds to start; closing the store ends it.
+        first_look = asyncio.create_task(models.look(), name="first-look")
+        info = await self._prepare_topics()
+        store = await asyncio.to_thread(JobStore, self.settings.job_store_url)
+        specs = {spec.name: spec for spec in self.pipelines}
         trigger = retraining.Trigger(store, specs)
 
         app = self._app()
@@ -155,7 +151,7 @@ class Worker:
         windowing.attach(app, channel, ticks.TickDecoder(self.field_map))
         learning.attach(app, trigger)
         retraining.attach(app, trigger)
-        await asyncio.gather(asyncio.to_thread(warm_up), models.look())
+        await asyncio.gather(asyncio.to_thread(kernels.load), first_look)
         # What was imported stays: without this every full collection walks it, and scoring stands still for 0.2 s.
         gc.collect()
         gc.freeze()
@@ -248,15 +244,6 @@ class Worker:
             broker_heartbeat_interval=self.settings.session_timeout_s / 4,
             loop=asyncio.get_running_loop(),
         )
-
-
-def warm_up() -> None:
-    """Compile the kernels before the first batch, so that no tick waits for a compiler."""
-    features.warm_up()
-    ticks.warm_up()
-    rows.warm_up()
-    predictions.warm_up()
-    prediction_arrow.warm_up()
 
 
 def run(settings: WorkerSettings) -> None:

@@ -29,6 +29,12 @@ def test_a_worker_reads_one_topic_through_one_map() -> None:
         one_source([])
 
 
+def test_a_worker_imports_nothing_that_only_its_children_need() -> None:
+    code = "import sys, streams.worker; print({'mlflow', 'torch', 'onnx', 'scipy.linalg'} & set(sys.modules))"
+
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "set()\n"
+
+
 def problems(**changes) -> list[str]:
     known = {"fatal": SimpleNamespace(done=lambda: False), "all_open": True, "busy_since": None, "answered_ms": None}
     source = SimpleNamespace(**{**known, "last_progress": time.monotonic(), **changes})

@@ -1,0 +1,61 @@
+"""Pins what streams/kernels.py leans on in numba: kernels are cached code without a compiler, which stays whole."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+# Modules that numba imports to compile, and for nothing else.
+COMPILER = {"numba.np.npyimpl", "numba.np.arraymath", "numba.np.linalg", "scipy.linalg"}
+
+SAY = """
+import sys
+import numba
+import numpy as np
+from streams import kernels
+kernels.load()
+print(sorted({compiler} & set(sys.modules)))
+"""
+# What a worker meets later: a kernel of ours for other types, a cached kernel of somebody else, one without a cache.
+GO_ON = """
+from ml_core.data_processor.windows import link
+link(np.empty(0, np.int64), np.empty(0, np.uint16), 2)
+from theirs import total
+print(total(np.arange(4.0)), numba.njit(lambda x: np.sort(x)[0])(np.arange(3.0)[::-1]))
+"""
+THEIRS = """
+import numba
+import numpy as np
+@numba.njit(cache=True)
+def total(x):
+    names = {"a": x.sum()}
+    return names["a"] + np.linalg.norm(x) * 0
+"""
+
+
+def run(folder: Path, code: str) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "NUMBA_CACHE_DIR": str(folder / "cache"), "PYTHONPATH": f"{Path.cwd()}:{folder}"}
+    text = code.replace("{compiler}", repr(COMPILER))
+    return subprocess.run(
+        [sys.executable, "-c", text], env=environment, capture_output=True, text=True, timeout=170, check=False
+    )
+
+
+@pytest.mark.timeout(360)
+def test_a_worker_never_holds_the_compiler_and_may_still_compile_what_it_meets(tmp_path) -> None:
+    (tmp_path / "theirs.py").write_text(THEIRS, encoding="utf-8")
+    cold = run(tmp_path, SAY)
+    *logged, imported = cold.stdout.splitlines()
+    assert (len(logged), imported, cold.stderr, cold.returncode) == (1, "[]", "", 0)
+    made = {file.name: file.stat().st_mtime_ns for file in (tmp_path / "cache").rglob("*.nbc")}
+
+    warm = run(tmp_path, SAY)
+
+    assert (warm.stdout, warm.stderr, warm.returncode) == ("[]\n", "", 0)
+    assert made
+    assert {file.name: file.stat().st_mtime_ns for file in (tmp_path / "cache").rglob("*.nbc")} == made
+    for _ in ("compiled", "cached"):
+        met = run(tmp_path, SAY + GO_ON)
+        assert (met.stdout, met.stderr, met.returncode) == ("[]\n6.0 0.0\n", "", 0)
