@@ -43,19 +43,19 @@ class ArrowPredictionEncoder:
         several: dict[str, tuple[pa.Array, arrow.Part]] = {}
         if len(horizons) > 1:
             kind = pa.struct([(horizon, pa.float32()) for horizon in horizons])
-            several["scores"] = (pa.array([dict.fromkeys(horizons, 0.0)], kind), arrow.struct_of(scores))
+            several["scores"] = (pa.nulls(1, kind), arrow.struct_of(scores))
         columns: dict[str, tuple[pa.Array, arrow.Part]] = {
             "topic_id": (_of_few([topic_id]), first),
-            "partition": (pa.array([partition], pa.int32()), arrow.same(4, partition)),
-            "offset": (pa.array([0], pa.int64()), arrow.numbers(8, _OFFSET)),
-            "index": (pa.array([0], pa.int32()), arrow.numbers(4, _INDEX)),
-            "symbol": (pa.array([""]), arrow.texts()),
-            "ts": (pa.array([0], pa.int64()), arrow.numbers(8, _TS)),
+            "partition": (pa.nulls(1, pa.int32()), arrow.same(4, partition)),
+            "offset": (pa.nulls(1, pa.int64()), arrow.numbers(8, _OFFSET)),
+            "index": (pa.nulls(1, pa.int32()), arrow.numbers(4, _INDEX)),
+            "symbol": (pa.nulls(1, pa.string()), arrow.texts()),
+            "ts": (pa.nulls(1, pa.int64()), arrow.numbers(8, _TS)),
             "horizon": (_of_few(horizons[:1]), first),
-            "score": (pa.array([0], pa.float32()), scores[0]),
+            "score": (pa.nulls(1, pa.float32()), scores[0]),
             **several,
             "model": (_of_few([model]), first),
-            "version": (pa.array([version], pa.int32()), arrow.same(4, version)),
+            "version": (pa.nulls(1, pa.int32()), arrow.same(4, version)),
             "status": (_of_few(_STATUSES), arrow.numbers(1, _STATUS)),
             "reason": (_of_few(STATES[1:]), reason),
         }
@@ -107,7 +107,11 @@ def warm_up() -> None:
 
 def _of_few(values: Sequence[str]) -> pa.Array:
     """Return one row of a column that has only these values."""
-    return pa.DictionaryArray.from_arrays(pa.array([0], pa.int8()), pa.array(values))
+    texts = [value.encode() for value in values]
+    ends = np.cumsum([0, *map(len, texts)], dtype=np.int32)
+    # pa.array would import pandas, which takes 30 MB of a worker's memory.
+    array = pa.StringArray.from_buffers(len(texts), pa.py_buffer(ends), pa.py_buffer(b"".join(texts)))
+    return pa.DictionaryArray.from_arrays(pa.nulls(1, pa.int8()), array)
 
 
 @numba.njit(cache=True, nogil=True)

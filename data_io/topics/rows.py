@@ -2,10 +2,9 @@
 
 import json
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-import pandas as pd
 import pyarrow as pa
 
 from data_io.topics import arrow_records
@@ -16,6 +15,9 @@ from data_io.topics.record_batch import Record, RecordBatch, seal
 from data_io.topics.tick_rules import MAX_SYMBOL_BYTES
 from ml_core.errors import SchemaMismatchError
 from ml_core.types import RowBatch, as_compiled
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 # 16 features make about 450 KB, below the broker's default message.max.bytes of 1 MB.
 MAX_ROWS = 4096
@@ -135,8 +137,10 @@ def decode(value: bytes | None) -> DecodedRows:
         raise SchemaMismatchError(f"the record holds no feature rows: {error}") from error
 
 
-def to_frame(rows: RowBatch, names: Sequence[str]) -> pd.DataFrame:
+def to_frame(rows: RowBatch, names: Sequence[str]) -> "pd.DataFrame":
     """Return a frame of feature rows: place, symbol, time, prices and flags of each, then its features by name."""
+    import pandas as pd  # 30 MB that a worker does without
+
     symbol_N = pd.Categorical.from_codes(rows.symbol_N, categories=pd.Index(list(rows.symbols)))
     known = {
         "offset": rows.offset_N,

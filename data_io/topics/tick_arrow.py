@@ -66,7 +66,9 @@ class ArrowTicks(NamedTuple):
 
 def warm_up() -> None:
     """Compile what reads a batch, or load it from numba's cache."""
-    _columns(pa.RecordBatch.from_pydict({"type": ["trade"]}))
+    # Other ways to make a column import pandas, which takes 30 MB of a worker's memory.
+    kind = pa.StringArray.from_buffers(1, pa.py_buffer(np.array([0, 5], np.int32)), pa.py_buffer(b"trade"))
+    _columns(pa.RecordBatch.from_arrays([kind], names=["type"]))
 
 
 def is_arrow(headers: tuple[Header, ...]) -> bool:
@@ -139,7 +141,7 @@ def _columns(batch: pa.RecordBatch) -> ArrowTicks | None:
         all_valid = check_rows(at_2C, name_N, kind_N, side_N, float_6N, integer_2N, first_D, is_valid_N, nulls_C)
         columns.count_nulls(nulls_C)
         bad = [] if all_valid else _judged(batch, np.flatnonzero(~is_valid_N))
-    except (_UnusualError, pa.ArrowException, UnicodeDecodeError):
+    except (_UnusualError, pa.ArrowException, UnicodeDecodeError, OverflowError):  # the last of lengths that lie
         return None
     price_N, size_N, bid_N, ask_N, bid_size_N, ask_size_N = float_6N
     ts_ns_N, seq_N = integer_2N
@@ -150,7 +152,8 @@ def _columns(batch: pa.RecordBatch) -> ArrowTicks | None:
 def _judged(batch: pa.RecordBatch, bad_M: Int64) -> list[tuple[int, BadTickError]]:
     """Return what is wrong with some rows of ``batch``."""
     bad = []
-    rows = _plain(batch.take(pa.array(bad_M))).to_pylist()
+    places = pa.Array.from_buffers(pa.int64(), len(bad_M), [None, pa.py_buffer(bad_M)])  # pa.array imports pandas
+    rows = _plain(batch.take(places)).to_pylist()
     for row, fields in zip(bad_M.tolist(), rows, strict=True):
         try:
             check(fields)

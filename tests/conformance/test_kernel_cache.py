@@ -59,3 +59,10 @@ def test_a_worker_never_holds_the_compiler_and_may_still_compile_what_it_meets(t
     for _ in ("compiled", "cached"):
         met = run(tmp_path, SAY + GO_ON)
         assert (met.stdout, met.stderr, met.returncode) == ("[]\n6.0 0.0\n", "", 0)
+
+
+def test_a_worker_that_is_ready_holds_nothing_of_what_only_others_need() -> None:
+    code = "import sys\nfrom streams import kernels, worker\nkernels.load()\n"
+    code += 'print(sorted({"pandas", "mlflow", "torch", "fastapi"} & set(sys.modules)))'
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=170, check=False)
+    assert (found.stdout.splitlines()[-1:], found.returncode) == (["[]"], 0), found.stderr
