@@ -114,6 +114,19 @@ def test_features_equal_their_formulas_over_the_whole_past(seed: int) -> None:
     assert found.tolist() == pytest.approx(list(expected.values()), rel=1e-4, abs=1e-5)
 
 
+def test_a_tick_on_the_edge_of_a_bucket_belongs_to_the_bucket_that_begins() -> None:
+    edges = np.cumsum(np.random.default_rng(0).choice([1, 2, 3, 17], 80))  # buckets of 1/16 s
+    ticks = [quote(edge / 16, 100 + i % 7, 101 + i % 7) for i, edge in enumerate(edges.tolist())]
+    past = History(ticks)
+    expected = [past.change(n, 1.0) for n in range(40, 80)]
+    assert rows(ticks, ["return:1s"]).x_NF[40:, 0].tolist() == pytest.approx(expected, rel=1e-4, abs=1e-5)
+
+
+def test_a_share_of_a_sum_that_has_decayed_to_nothing_is_not_known() -> None:
+    ticks = [trade(0, 100, 2, 1), quote(500, 99, 101), quote(600, 99, 101)]
+    assert column(ticks, "signed_volume:1s") == [1.0, 1.0, pytest.approx(NAN, nan_ok=True)]
+
+
 def test_every_default_feature_is_defined_after_warm_up_and_none_is_infinite() -> None:
     rng = np.random.default_rng(0)
     ticks = []
