@@ -37,7 +37,8 @@ def crc32c(data: bytes | memoryview) -> int:
     if not _HAS_INSTRUCTION:
         return int(calc_crc32c(data))
     whole = np.frombuffer(data, np.uint8)
-    return int(_crc32c(whole.ctypes.data, len(whole), _MOVED))
+    whole.flags.writeable = False  # one type, so that the kernel is compiled once
+    return int(_crc32c(whole, _MOVED))
 
 
 @intrinsic
@@ -81,8 +82,8 @@ def _move(state: Any, moved: Any) -> Any:
 
 
 @outermost
-def _crc32c(at: int, length: int, moved: Any) -> Any:
-    state = _ALL_32
+def _crc32c(whole: Any, moved: Any) -> Any:
+    state, at, length = _ALL_32, numba.int64(whole.ctypes.data), whole.shape[0]
     while length >= 3 * _STRETCH:
         second, third = numba.uint64(0), numba.uint64(0)
         for i in range(0, _STRETCH, 8):

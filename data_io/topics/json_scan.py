@@ -104,6 +104,8 @@ _ONES, _TOPS, _ZEROS, SPACES = _each(1), _each(0x80), _each(0x30), _each(0x20)
 _QUOTES, _BACKSLASHES, _ABOVE_NINE = _each(0x22), _each(0x5C), _each(0x80 - 10)
 _ALL_64 = np.uint64(0xFFFFFFFFFFFFFFFF)
 LOW_32, LOW_40, LOW_48, LOW_56 = (np.uint64((1 << bits) - 1) for bits in (32, 40, 48, 56))
+# as they are when combined with _ZEROS; small and large e differ in one bit, which is left out
+_POINT, _EXPONENT = np.uint64(0x2E ^ 0x30), np.uint64((0x65 ^ 0x30) & 0xDF)
 _MANTISSA_TOP = np.uint64(1 << 52)
 _EXACT = np.uint64(1 << 53)
 _PAIRS, _FOURS = np.uint64(0x00FF00FF00FF00FF), np.uint64(0x0000FFFF0000FFFF)
@@ -130,7 +132,7 @@ def _float_bits(digits: Any, power: int) -> Any:
     """
     one = numba.uint64(1)
     if digits <= _EXACT and -23 < power <= 0:  # both exact in float64, so that one division rounds once
-        return _bits_of(numba.float64(digits) / _EXACT_TENS[-power])
+        return _bits_of(numba.float64(numba.int64(digits)) / _EXACT_TENS[-power])
     if digits == numba.uint64(0) or power < SMALLEST_POWER or power > LARGEST_POWER:
         return numba.int64(0)
     zeros = _leading_zeros(digits)
@@ -166,22 +168,39 @@ def low(word: Any, count: int) -> Any:
 
 
 @inlined
+def _not_digits(word: Any) -> Any:
+    """Return the top bit of each byte that is no digit in a word of text, which was combined with _ZEROS.
+
+    The lowest one is found exactly, and the next one too if the lowest is a point: a carry comes only out of bytes
+    above 127, and it only reaches bytes behind them.
+    """
+    return (word + _ABOVE_NINE | word) & _TOPS
+
+
+@inlined
+def _eight(word: Any) -> Any:
+    """Return the number that eight digits make; each is a byte of 0 to 9, the first one lowest."""
+    # ten times each byte plus the next one; then the same for pairs and for fours
+    word = word * numba.uint64(10 << 8 | 1) >> numba.uint64(8) & _PAIRS
+    word = word * numba.uint64(100 << 16 | 1) >> numba.uint64(16) & _FOURS
+    return word * numba.uint64(10_000 << 32 | 1) >> numba.uint64(32)
+
+
+@inlined
 def _run(at: int, end: int, value: Any) -> tuple[Any, int]:
     """Append the digits at ``at`` to ``value``, modulo 2**64; return it and the place behind them."""
     while at <= end:
         word = load(at) ^ _ZEROS
-        # The lowest byte above 9 is found exactly; a carry out of it only reaches bytes behind it.
-        count = _trailing_zeros((word + _ABOVE_NINE | word) & _TOPS) >> 3
-        if count == 0:
+        others = _not_digits(word)
+        if others != numba.uint64(0):
+            count = _trailing_zeros(others) >> 3
+            if count > 0:
+                value = value * _TENS[count] + _eight(word << numba.uint64(64 - 8 * count))
+                at += count
             break
-        word <<= numba.uint64(64 - 8 * count)
-        # ten times each byte plus the next one; then the same for pairs and for fours
-        word = word * numba.uint64(10 << 8 | 1) >> numba.uint64(8) & _PAIRS
-        word = word * numba.uint64(100 << 16 | 1) >> numba.uint64(16) & _FOURS
-        value = value * _TENS[count] + (word * numba.uint64(10_000 << 32 | 1) >> numba.uint64(32))
-        at += count
-        if count < 8:
-            break
+        # The processor foresees this branch and goes on before it knows how many digits there are.
+        value = value * _TENS[8] + _eight(word)
+        at += 8
     return value, at
 
 
@@ -217,6 +236,27 @@ def _rare_decimal(at: int, end: int) -> Any:
 @inlined
 def decimal(at: int, end: int) -> Any:
     """Return the bits of a JSON number without a sign (0: not certain) and the place behind it (-1: none)."""
+    if at > end:
+        return 0, -1
+    # Most are shorter than a word and have a point: one look finds both ends, and all digits are read as one number.
+    word = load(at) ^ _ZEROS
+    others = _not_digits(word)
+    point = others & numba.uint64(0) - others
+    others ^= point
+    unit, behind = point >> numba.uint64(7), _trailing_zeros(others) >> 3  # 1 in the place of the point
+    after = behind - (_trailing_zeros(point) >> 3) - 1
+    if (
+        others != numba.uint64(0)
+        and word & unit * numba.uint64(255) == unit * _POINT
+        and unit != numba.uint64(1)
+        and after > 0
+        and (word & numba.uint64(255) != numba.uint64(0) or unit == numba.uint64(256))  # no zeros in front
+        and word >> numba.uint64(8 * behind) & numba.uint64(0xDF) != _EXPONENT
+        and behind <= end - at
+    ):
+        digits = word & unit - numba.uint64(1) | word >> numba.uint64(8) & numba.uint64(0) - unit
+        value = _eight(digits << numba.uint64(72 - 8 * behind))
+        return _bits_of(numba.float64(numba.int64(value)) / _EXACT_TENS[after]), at + behind
     start, power = at, 0
     value, at = _run(at, end, numba.uint64(0))
     if at == start or at > end or (byte_at(start) == 48 and at > start + 1):

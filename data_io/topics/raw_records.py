@@ -144,14 +144,17 @@ def _uncompressed(raw: bytes, kept: list[_Batch]) -> tuple[bytes, Batches]:
             raise CorruptRecordError(
                 f"the record batch at offset {batch.base} is too short for its {batch.records} records"
             )
-    columns = [
-        [b[0] for b in bounds],
-        [b[1] for b in bounds],
-        [b.base for b in kept],
-        [b.span for b in kept],
-        [b.records for b in kept],
-    ]
-    return buffer, Batches(np.frombuffer(buffer, np.uint8), *(np.array(column, np.int64) for column in columns))
+    columns = np.array(
+        [
+            [start for start, _ in bounds],
+            [end for _, end in bounds],
+            [batch.base for batch in kept],
+            [batch.span for batch in kept],
+            [batch.records for batch in kept],
+        ],
+        np.int64,
+    )
+    return buffer, Batches(np.frombuffer(buffer, np.uint8), *columns)
 
 
 def _decompress(raw: bytes, batch: _Batch) -> bytes:

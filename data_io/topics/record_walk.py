@@ -42,11 +42,13 @@ class Places(NamedTuple):
 
 def find_records(batches: Batches, first_offset: int) -> Places | None:
     """Return the places of all records at or above ``first_offset``, in order; None when a batch is malformed."""
-    room = int(batches.count_B.sum())
+    room = sum(batches.count_B.tolist())
     at_6N = np.empty((6, room), np.int64)
     counts, typed = np.empty(room, np.int32), np.empty(room, np.uint8)
     places = Places(at_6N[0], at_6N[1], at_6N[2], at_6N[3], at_6N[4], at_6N[5], counts, typed)
     found = _walk(batches, first_offset, _CONTENT_TYPE, places)
+    if found == room:
+        return places
     return None if found < 0 else Places._make(column[:found] for column in places)
 
 

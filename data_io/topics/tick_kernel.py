@@ -100,16 +100,18 @@ class Parsed(NamedTuple):
     side_N: Int8
     seq_N: Int64
     bits_FN: Int64  # [field, record], of the float64 of the fields below 6
+    left_1: Int64  # how many were left to the exact decoder
 
 
 class Layouts(NamedTuple):
-    """The layouts met so far."""
+    """The layouts met so far through one plan; whoever holds them parses in one thread at a time."""
 
     text_LC: UInt8  # the bytes between the values, each piece filled up to a multiple of 8
     step_LV: Int64  # a piece's length and the kind of the value behind it: length * 16 + kind
     count_L: Int64  # pieces; 0: no layout
     seen_L: Int64  # a bit a field
     kind_L: Int64  # trade or quote
+    turn_2: Int64  # the layout that fitted last, and the one that the next new one replaces
 
 
 @inlined
@@ -377,15 +379,19 @@ def _compiled(_version: int) -> Any:
     """Return the outermost kernel, which numba's cache keeps for this file and this version of the one below it."""
 
     @outermost
-    def parse_all(address_2: Any, places: Any, plan: Any, symbols: Any, layouts: Any, value_F: Any, out: Any) -> int:
-        recent, spare = 0, 0
-        total = places.value_at_N.shape[0]
+    def parse_all(
+        whole: Any, tail: Any, places: Any, plan: Any, symbols: Any, layouts: Any, value_F: Any, out: Any
+    ) -> int:
+        address = numba.int64(whole.ctypes.data)
+        recent, spare = layouts.turn_2[0], layouts.turn_2[1]
+        total = left = places.value_at_N.shape[0]
         for n in range(total):
             out.taken_N[n] = False
             length = places.value_len_N[n]
             if places.typed_N[n] or length <= 0 or length > MAX_VALUE_BYTES:
                 continue
-            address = address_2[numba.int64(n == total - 1)]
+            if n == total - 1:
+                address = numba.int64(tail.ctypes.data) - (whole.shape[0] + SLACK - tail.shape[0])
             at = address + places.value_at_N[n]
             layout = -1
             for i in range(LAYOUTS):
@@ -405,7 +411,11 @@ def _compiled(_version: int) -> Any:
                 key_len = places.key_len_N[n]
                 known = 0 < key_len <= MAX_SYMBOL_BYTES
                 value_F[SYMBOL] = _find_symbol(address + places.key_at_N[n], key_len, symbols) if known else -1
-            out.taken_N[n] = _take(n, layout, layouts, value_F, out)
+            is_taken = _take(n, layout, layouts, value_F, out)
+            out.taken_N[n] = is_taken
+            left -= is_taken
+        layouts.turn_2[0], layouts.turn_2[1] = recent, spare
+        out.left_1[0] = left
         return _version
 
     return parse_all
@@ -414,26 +424,31 @@ def _compiled(_version: int) -> Any:
 _parse = _compiled(zlib.crc32(Path(json_scan.__file__).read_bytes()))
 
 
-def _with_slack(data: UInt8) -> UInt8:
-    return np.concatenate([data, np.zeros(SLACK, np.uint8)])
+def _with_slack(data: bytes | memoryview) -> UInt8:
+    return np.frombuffer(bytes(data) + bytes(SLACK), np.uint8)
 
 
-def parse(data: bytes | memoryview, places: Places, plan: Plan, symbols: SymbolArrays) -> Parsed:
-    """Return the ticks in the values of the records at ``places`` of ``data``."""
+def no_layouts() -> Layouts:
+    """Return room for the layouts that are to be met."""
+    return Layouts(
+        np.empty((LAYOUTS, LAYOUT_BYTES), np.uint8), np.empty((LAYOUTS, LAYOUT_VALUES), np.int64),
+        np.zeros(LAYOUTS, np.int64), np.zeros(LAYOUTS, np.int64), np.zeros(LAYOUTS, np.int64), np.zeros(2, np.int64),
+    )  # fmt: skip
+
+
+def parse(
+    data: bytes | memoryview, places: Places, plan: Plan, symbols: SymbolArrays, layouts: Layouts | None = None
+) -> Parsed:
+    """Return the ticks in the values of the records at ``places`` of ``data``; ``layouts`` are those of ``plan``."""
     n = len(places.offset_N)
     out = Parsed(
         np.empty(n, np.bool_), np.empty(n, np.int8), np.empty(n, np.int32), np.empty(n, np.int64),
-        np.empty(n, np.int8), np.empty(n, np.int64), np.empty((6, n), np.int64),
+        np.empty(n, np.int8), np.empty(n, np.int64), np.empty((6, n), np.int64), np.empty(1, np.int64),
     )  # fmt: skip
     whole = np.frombuffer(data, np.uint8)
     # A load could reach past the end of the data only from the last record, which is copied: behind the value of any
     # other one lie its count of headers and a record, which has 7 bytes at least.
-    at = int(min(places.key_at_N[-1], places.value_at_N[-1])) if n else 0
-    tail = _with_slack(whole[at:])
-    layouts = Layouts(
-        np.empty((LAYOUTS, LAYOUT_BYTES), np.uint8), np.empty((LAYOUTS, LAYOUT_VALUES), np.int64),
-        np.zeros(LAYOUTS, np.int64), np.zeros(LAYOUTS, np.int64), np.zeros(LAYOUTS, np.int64),
-    )  # fmt: skip
-    address_2 = np.array([whole.ctypes.data, tail.ctypes.data - at])
-    _parse(address_2, places, plan, symbols, layouts, np.zeros(SEQ + 1, np.int64), out)
+    tail = _with_slack(data[min(places.key_at_N[-1], places.value_at_N[-1]) :] if n else b"")
+    whole.flags.writeable = tail.flags.writeable = False  # one type, so that the kernel is compiled once
+    _parse(whole, tail, places, plan, symbols, layouts or no_layouts(), np.zeros(SEQ + 1, np.int64), out)
     return out

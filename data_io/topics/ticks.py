@@ -41,7 +41,7 @@ class Decoded(NamedTuple):
 
 
 class TickDecoder:
-    """Turns records into ticks; what is wrong with a record touches no other record."""
+    """Turns records into ticks, in one thread at a time; what is wrong with a record touches no other record."""
 
     def __init__(self, field_map: FieldMap | None = None) -> None:
         """Read the native format, or the user's own through ``field_map``.
@@ -54,6 +54,7 @@ class TickDecoder:
         if field_map:
             self._read = reader = MappedReader(field_map)
             self._plan = reader.plan
+        self._layouts = tick_kernel.no_layouts()
         self._indices: WeakKeyDictionary[SymbolTable, SymbolIndex] = WeakKeyDictionary()
 
     def decode_fetch(self, fetch: RawFetch, symbols: SymbolTable) -> Decoded:
@@ -66,14 +67,17 @@ class TickDecoder:
         if self._plan is None or found.places.typed_N.all():  # the kernel takes no record that names its type
             records = found.take(range(len(found.places.offset_N)))
             return Decoded(*self.decode(records, symbols), records, found.next_offset)
-        index = self._indices.setdefault(symbols, SymbolIndex())
-        parsed = parse(found.data, found.places, self._plan, index.follow(symbols))
+        index = self._indices.get(symbols)
+        if index is None:
+            index = self._indices[symbols] = SymbolIndex()
+        parsed = parse(found.data, found.places, self._plan, index.follow(symbols), self._layouts)
         taken = _taken(found, parsed, symbols)
-        if parsed.taken_N.all():
+        left = int(parsed.left_1[0])
+        if not left:
             return Decoded(taken, [], no_records(), found.next_offset)
         records = found.take(np.flatnonzero(~parsed.taken_N))
         exact, rejects = self.decode(records, symbols)
-        ticks = _joined(taken, parsed.taken_N, exact) if parsed.taken_N.any() else exact
+        ticks = _joined(taken, parsed.taken_N, exact) if left < len(parsed.taken_N) else exact
         return Decoded(ticks, rejects, records, found.next_offset)
 
     def decode(self, records: Records, symbols: SymbolTable) -> tuple[TickBatch, list[Reject]]:

@@ -114,7 +114,9 @@ def test_a_score_reads_back_as_the_same_float32(scores: list[float]) -> None:
     assert found.tobytes() == batch.score_NH.tobytes()
 
 
-@given(st.lists(st.floats(width=32, allow_nan=False, allow_infinity=False), min_size=1, max_size=50))
+@given(scores=st.lists(st.floats(width=32, allow_nan=False, allow_infinity=False), min_size=1, max_size=50))
+@example(scores=[2097152.25, 2097152.75])  # as far from one decimal as from the next
+@example(scores=[float(f"1.2345678e{power}") for power in range(-37, 39)])
 def test_a_score_has_no_digit_more_than_it_needs(scores: list[float]) -> None:
     batch = batch_of([[score] for score in scores])
     written = [json.loads(value, parse_float=Decimal)["score"] for _, value in values(batch)]

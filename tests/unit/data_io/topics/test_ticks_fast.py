@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from data_io.topics.raw_records import RawFetch
 from data_io.topics.symbol_index import SymbolIndex
-from data_io.topics.tick_kernel import MAX_PROBES
+from data_io.topics.tick_kernel import LAYOUTS, MAX_PROBES
 from data_io.topics.ticks import Decoded, TickDecoder, warm_up
 from ml_core.types import SymbolTable
 from tests.unit.data_io.topics import either_way
@@ -213,6 +213,18 @@ def test_two_tables_do_not_mix_their_symbols(batches) -> None:
     decoder, a, b = TickDecoder(), SymbolTable(["X", "ACME"]), SymbolTable(["ACME"])
     fetch = RawFetch(batches.build(batches.values(TRADE)), 0, [])
     assert [decoder.decode_fetch(fetch, table).ticks.symbol_N.tolist() for table in (a, b, a)] == [[1], [0], [1]]
+
+
+def test_fetches_of_many_layouts_are_read_as_by_a_decoder_that_has_met_none(batches) -> None:
+    texts = [TRADE, QUOTE]
+    texts += [text.replace(b"}", b',"x%d":1}' % i) for i in range(2 * LAYOUTS) for text in (TRADE, QUOTE)]
+    texts += [TRADE[:-9], TRADE.replace(b"price", b"prise"), QUOTE, TRADE]
+    decoder, symbols = TickDecoder(), SymbolTable(KNOWN)
+    for text in texts * 2:
+        fetch = RawFetch(batches.build(batches.values(text, TRADE)), 0, [])
+        kept, fresh = decoder.decode_fetch(fetch, symbols), TickDecoder().decode_fetch(fetch, SymbolTable(KNOWN))
+        assert [c.tobytes() for c in kept.ticks[:-1]] == [c.tobytes() for c in fresh.ticks[:-1]]
+        assert (kept.rejects, kept.reject_records) == (fresh.rejects, fresh.reject_records)
 
 
 def test_a_full_table_rejects_new_symbols_and_keeps_the_old(batches) -> None:
