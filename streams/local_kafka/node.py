@@ -52,6 +52,9 @@ def properties(port: int, voters: Mapping[int, int], *, node: int = 1) -> dict[s
         "transaction.state.log.num.partitions": "4",
         "group.initial.rebalance.delay.ms": "0",
         "group.min.session.timeout.ms": "1000",  # tests of takeover need not wait 6 s
+        # Kafka's 100 kB make a fetch of a megabyte a chain of small writes
+        "socket.send.buffer.bytes": str(1 << 20),
+        "socket.receive.buffer.bytes": str(1 << 20),
         "num.network.threads": "2",
         "num.io.threads": "4",
         "log.cleaner.dedupe.buffer.size": str(16 << 20),

@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum, auto
@@ -12,6 +13,7 @@ from aiokafka import TopicPartition
 
 from data_io.topics import dead_letters, rows
 from data_io.topics import predictions as predictions_topic
+from data_io.topics.raw_records import RawFetch
 from ml_core.data_processor.features import FeaturePlan
 from ml_core.errors import ModelNotFoundError, ModelRefusedError, SchemaMismatchError, SetupError
 from ml_core.spec import PipelineSpec
@@ -98,6 +100,8 @@ class Partition:
         self.publish_from = 0  # below it, ticks only rebuild state: their outputs are out already
         self.state = PartitionState(shared.sets, {})
         self.serving: dict[str, Serving] = {}
+        self.fetched: deque[RawFetch] = deque()  # not handed out yet, in order
+        self.is_fetching = True  # once open
         self._log = StateLog(shared.bootstrap, shared.group, self.tp)
         producer = self._log.producer if shared.exactly_once else output_producer(shared.bootstrap)
         self.outputs = Outputs(producer, number, transactional=shared.exactly_once, on_room=on_room)

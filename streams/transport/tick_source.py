@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +14,6 @@ from aiokafka.errors import KafkaError, OffsetOutOfRangeError
 
 from data_io.kafka_clients import end_consumer
 from data_io.topics import admin
-from data_io.topics.raw_records import RawFetch
 from ml_core.errors import KafkaUnavailableError, NotFoundError, SetupError
 from streams import metrics
 from streams.transport import connection, packed_batch, raw_fetch
@@ -44,16 +43,24 @@ class Membership:
     max_fetch_bytes: int = 1 << 20
 
 
-def _rounds(fetched: Mapping[TopicPartition, RawFetch]) -> Iterator[dict[TopicPartition, RawFetch]]:
-    """Yield the fetches in order, together where they are small: each round has a cost, and holds up the loop."""
-    part: dict[TopicPartition, RawFetch] = {}
+def _patience_s(partitions: Collection[Partition]) -> float:
+    """Return how long new ticks may be waited for."""
+    if any(p.fetched and p.takes_batches for p in partitions):
+        return 0.0
+    return min([POLL_S, *(p.lingers_s for p in partitions if p.lingers_s > 0)])
+
+
+def _rounds(partitions: Sequence[Partition]) -> Iterator[list[Partition]]:
+    """Yield them in order, together where their batches are small: each round has a cost, and holds up the loop."""
+    part: list[Partition] = []
     size = 0
-    for tp, fetch in fetched.items():
-        if part and size + len(fetch.raw) > ROUND_BYTES:
+    for partition in partitions:
+        more = len(partition.fetched[0].raw)
+        if part and size + more > ROUND_BYTES:
             yield part
-            part, size = {}, 0
-        part[tp] = fetch
-        size += len(fetch.raw)
+            part, size = [], 0
+        part.append(partition)
+        size += more
     if part:
         yield part
 
@@ -221,10 +228,10 @@ class TickSource(mode.Service, ConsumerRebalanceListener):  # type: ignore[misc]
                 continue
             if self._wake.done():
                 self._wake = asyncio.get_running_loop().create_future()
-            ready = {p.tp: p for p in self.partitions.values() if p.takes_batches}
-            linger_s = min((p.lingers_s for p in self.partitions.values() if p.lingers_s > 0), default=POLL_S)
+            working = {p.tp: p for p in self.partitions.values() if p.phase in (Phase.OPEN, Phase.SWAPPING)}
+            self._fetch_for(working.values())
             try:
-                fetched = await raw_fetch.take(self.consumer, ready.keys(), min(POLL_S, linger_s), self._wake)
+                fetched = await raw_fetch.take(self.consumer, working.keys(), _patience_s(working.values()), self._wake)
             except OffsetOutOfRangeError as error:
                 self._give_up(SetupError(f"ticks were deleted by retention before they were read: {error}"))
                 return
@@ -235,8 +242,11 @@ class TickSource(mode.Service, ConsumerRebalanceListener):  # type: ignore[misc]
                 log.warning("fetching ticks failed", action="fetch", error=repr(error))
                 await asyncio.sleep(POLL_S)
                 continue
-            for together in _rounds(fetched):
-                await self._hand_out({ready[tp]: fetch for tp, fetch in together.items()})
+            for tp, fetch in fetched.items():
+                if (partition := self.partitions.get(tp.partition)) is not None:  # perhaps another than before
+                    partition.fetched.append(fetch)
+            for together in _rounds([p for p in working.values() if p.takes_batches and p.fetched]):
+                await self._hand_out(together)
             self._look_around()
             if time.monotonic() >= self._next_report:
                 self._next_report = time.monotonic() + REPORT_S
@@ -252,11 +262,27 @@ class TickSource(mode.Service, ConsumerRebalanceListener):  # type: ignore[misc]
                 self._fail(partition, error)
 
     def _wake_up(self) -> None:
-        if not self._wake.done():
+        if not self._wake.done() and any(p.fetched for p in self.partitions.values()):
             self._wake.set_result(None)
 
-    async def _hand_out(self, fetched: Mapping[Partition, RawFetch]) -> None:
-        batches = [Batch(partition, fetch) for partition, fetch in fetched.items() if self._is_next(partition, fetch)]
+    def _fetch_for(self, partitions: Iterable[Partition]) -> None:
+        """Let the consumer fetch for those that may need it soon.
+
+        It fetches for nobody while it holds what somebody does not take, so all is taken from it, and what cannot be
+        handed out yet keeps the partition from fetching more.
+        """
+        for partition in partitions:
+            wants_more = not partition.fetched and partition.lingers_s <= 0
+            if wants_more is not partition.is_fetching and partition.tp in self.consumer.assignment():
+                partition.is_fetching = wants_more
+                (self.consumer.resume if wants_more else self.consumer.pause)(partition.tp)
+
+    async def _hand_out(self, partitions: Sequence[Partition]) -> None:
+        batches = [
+            Batch(partition, partition.fetched.popleft())
+            for partition in partitions
+            if partition.is_open and self._is_next(partition)
+        ]
         if not batches:
             return
         self._idle.clear()
@@ -269,17 +295,13 @@ class TickSource(mode.Service, ConsumerRebalanceListener):  # type: ignore[misc]
             self.busy_since = None
             self._idle.set()
 
-    def _is_next(self, partition: Partition, fetch: RawFetch) -> bool:
-        """Return whether ``fetch`` may be handed out; where not, the partition gets it later or is taken over again."""
-        if not partition.is_open:
-            self._put_back(partition, fetch.first_offset)
-            return False
-        if fetch.first_offset != partition.position:
+    def _is_next(self, partition: Partition) -> bool:
+        first = partition.fetched[0].first_offset
+        if first != partition.position:
             # A skipped tick would be lost without a trace.
-            skipped = f"ticks come from {fetch.first_offset} on instead of {partition.position}"
+            skipped = f"ticks come from {first} on instead of {partition.position}"
             self._fail(partition, KafkaUnavailableError(skipped))
-            return False
-        return True
+        return first == partition.position
 
     async def _ended(self, batch: Batch) -> None:
         partition, before = batch.partition, batch.partition.position
@@ -296,10 +318,6 @@ class TickSource(mode.Service, ConsumerRebalanceListener):  # type: ignore[misc]
         partition.phase = Phase.CLOSED
         task = asyncio.create_task(self._start_over(partition, error), name=f"start-over-{partition.number}")
         self._claims[partition.number] = task
-
-    def _put_back(self, partition: Partition, offset: int) -> None:
-        if partition.phase is Phase.SWAPPING and partition.tp in self.consumer.assignment():
-            self.consumer.seek(partition.tp, offset)
 
     def _report_lag(self) -> None:
         assignment = self.consumer.assignment()
