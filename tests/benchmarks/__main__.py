@@ -33,7 +33,9 @@ PLANS = {
 PARTS = {
     "throughput": Suite.throughput,
     "latency": Suite.latencies,
+    "arrow": Suite.arrow,
     "growth": Suite.growth,
+    "memory": Suite.long_run,
     "profile": Suite.profile,
     "http": Suite.http,
 }

@@ -79,13 +79,15 @@ class Arena:
             self._work[count, symbols] = workload.make(count, symbols=symbols)
         return self._work[count, symbols]
 
-    async def create(self, work: Workload, passes: int, **config: str) -> Ticks:
+    async def create(self, work: Workload, passes: int, rows_a_record: int = 1, **config: str) -> Ticks:
         """Make an empty topic for ``passes`` passes, and compute what they must become."""
         topic = f"bench-ticks-{secrets.token_hex(3)}"
         spec = ticks.topic_spec(topic, PARTITIONS)
         await admin.ensure_topics(self.bootstrap, [spec._replace(config={**spec.config, **config})])
         info = await admin.describe(self.bootstrap, topic)
-        return Ticks(topic, info.topic_id, work, list(expectations(work, passes, self.spec, self.network)))
+        return Ticks(
+            topic, info.topic_id, work, list(expectations(work, passes, self.spec, self.network, rows_a_record))
+        )
 
     async def filled(self, work: Workload, passes: int) -> Ticks:
         """Make a topic with ``passes`` passes in it."""
@@ -102,7 +104,14 @@ class Arena:
 
     @asynccontextmanager
     async def run(
-        self, name: str, form: str, given: Ticks, *, exactly_once: bool = False, profile: Path | None = None
+        self,
+        name: str,
+        form: str,
+        given: Ticks,
+        *,
+        exactly_once: bool = False,
+        predictions_as: str = "json",
+        profile: Path | None = None,
     ) -> AsyncIterator[Run]:
         """Start a contender on ``given``; at the end it is stopped and what it wrote is deleted.
 
@@ -122,7 +131,7 @@ class Arena:
         if profile:
             command[1:1] = ["-m", "cProfile", "-o", str(profile)]
         await admin.ensure_topics(self.bootstrap, [spec._replace(name=out)])
-        environment = self._worker(group, given.topic, exactly_once=exactly_once) if is_ours else {}
+        environment = self._worker(group, given.topic, predictions_as, exactly_once=exactly_once) if is_ours else {}
         process = Contender(command, environment, self.folder / f"{group}.log")
         try:
             yield Run(process, out)
@@ -130,10 +139,12 @@ class Arena:
             await asyncio.to_thread(process.stop)
             await self.delete(out, rows.name(self.spec.name), state_log.name(group))
 
-    def _worker(self, group: str, topic: str, *, exactly_once: bool) -> Mapping[str, str]:
+    def _worker(self, group: str, topic: str, predictions_as: str, *, exactly_once: bool) -> Mapping[str, str]:
         pipeline = self.folder / f"{group}.toml"
         text = PIPELINE.read_text(encoding="utf-8")
-        pipeline.write_text(f'{text}\n[source]\ntopic = "{topic}"\n', encoding="utf-8")
+        pipeline.write_text(
+            f'{text}\n[source]\ntopic = "{topic}"\n[predictions]\nformat = "{predictions_as}"\n', encoding="utf-8"
+        )
         delivery = {"TICKWISE_DELIVERY": "exactly_once"} if exactly_once else {}
         return {
             "TICKWISE_KAFKA": self.bootstrap,

@@ -59,11 +59,11 @@ async def drain(arena: Arena, name: str, form: str, given: Ticks, *, longest_s: 
     async with arena.run(name, form, given) as run:
         samples, rss_mb, start_s = await watched(arena, run, given.count, longest_s + warm_s)
         stamps = await arena.judged(run, given)
-    first_ms, last_ms = _steady(stamps, skip)
+    first_ms, last_ms = steady(stamps, skip)
     counted = sum(stamp.records for stamp in stamps if first_ms < stamp.time_ms <= last_ms)
     return Drain(
         ticks_per_s=counted / (last_ms - first_ms) * 1e3,
-        cpu_s_per_million=_cpu_s_per_million(samples, skip),
+        cpu_s_per_million=cpu_s_per_million(samples, skip),
         rss_mb=rss_mb,
         predictions=sum(stamp.records for stamp in stamps),
         start_s=start_s,
@@ -99,7 +99,7 @@ async def watched(arena: Arena, run: Run, total: int, longest_s: float) -> tuple
         await consumer.stop()
 
 
-def _steady(stamps: Sequence[Stamp], skip: Skip) -> tuple[int, int]:
+def steady(stamps: Sequence[Stamp], skip: Skip) -> tuple[int, int]:
     """Return the times, ms, between which the contender works evenly."""
     total, seen = sum(stamp.records for stamp in stamps), 0
     first_ms = last_ms = stamps[0].time_ms
@@ -115,7 +115,7 @@ def _steady(stamps: Sequence[Stamp], skip: Skip) -> tuple[int, int]:
     return first_ms, last_ms
 
 
-def _cpu_s_per_million(samples: Sequence[Sample], skip: Skip) -> float:
+def cpu_s_per_million(samples: Sequence[Sample], skip: Skip) -> float:
     first, last = samples[0], samples[-1]
     until = first.at_s + skip.longest_s
     begin = next(s for s in samples if s.count >= skip.share * last.count or s.at_s >= until)

@@ -4,6 +4,7 @@ Shapes: N ticks of a partition, S symbols, F features.
 """
 
 from collections.abc import Iterator
+from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,6 +12,7 @@ import msgspec
 import numba
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 
 from data_io.topics.raw_records import FoundRecords
 from ml_core.contract import ModelContract
@@ -38,8 +40,10 @@ class WrongOutputError(AssertionError):
 
 
 class Expected(NamedTuple):
-    """What the ticks of one partition become, in their order; a tick is named by its place, which is its offset."""
+    """What the ticks of one partition become, in their order; a tick is named by offset and index."""
 
+    offset_N: Int64
+    index_N: Int64
     ts_ns_N: Int64
     symbol_N: Int32
     reason_N: UInt8  # 0: scored, else place in `reasons` + 1
@@ -91,8 +95,10 @@ class Network:
         return scores
 
 
-def expected_of(work: Workload, partition: int, passes: int, spec: PipelineSpec, network: Network) -> Expected:
-    """Return what ``passes`` passes of the partition's ticks must become."""
+def expected_of(
+    work: Workload, partition: int, passes: int, spec: PipelineSpec, network: Network, rows_a_record: int = 1
+) -> Expected:
+    """Return what ``passes`` passes of the partition's ticks must become; each pass begins a record."""
     ticks, number_N = work.ticks, work.of_partition(partition)
     once = {name: np.require(getattr(ticks, name)[number_N], dtype, "CW") for name, dtype in kernels.TICK_DTYPES}
     state = FeatureState(FeaturePlan.from_spec(spec), SymbolTable(ticks.symbols))
@@ -110,7 +116,17 @@ def expected_of(work: Workload, partition: int, passes: int, spec: PipelineSpec,
             score_N[at : at + len(flags_n)][scored_N] = network.score(x_NF[scored_N])
     reason_N = np.select([(flags_N & flag) != 0 for flag, _ in _REASONS], range(1, len(_REASONS) + 1), 0)
     score_N[reason_N != 0] = np.nan
-    return Expected(ts_ns_N, symbol_N, reason_N.astype(np.uint8), score_N, list(ticks.symbols))
+    place_N = np.tile(np.arange(len(number_N)), passes)
+    record_N = np.repeat(np.arange(passes), len(number_N)) * -(-len(number_N) // rows_a_record)
+    return Expected(
+        offset_N=record_N + place_N // rows_a_record,
+        index_N=place_N % rows_a_record,
+        ts_ns_N=ts_ns_N,
+        symbol_N=symbol_N,
+        reason_N=reason_N.astype(np.uint8),
+        score_N=score_N,
+        symbols=list(ticks.symbols),
+    )
 
 
 def _rows(state: FeatureState, ticks: kernels.Ticks) -> tuple[Float64, UInt8]:
@@ -166,26 +182,57 @@ class Judge:
             made = self._decoder.decode(_as_list(buffer, places.value_at_N, places.value_len_N))
         except msgspec.MsgspecError as error:
             raise WrongOutputError(f"partition {self._partition}, a prediction after {first}: {error}") from error
-        self._compare(made, first, part)
+        fields = {name: [getattr(each, name) for each in made] for name in ("id", "symbol", "ts", "reason", "status")}
+        constant = {(each.horizon, each.model, each.version) for each in made}
+        score_N = np.array([np.nan if each.score is None else each.score for each in made], np.float64)
+        self._compare(fields, constant, score_N, first)
 
-    def _compare(self, made: list[Prediction], first: int, part: slice) -> None:
-        expected = self._expected
+    def take_arrow(self, found: FoundRecords) -> list[int]:
+        """Check records that hold predictions as Arrow streams, and return how many each holds; raises as ``take``."""
+        records = found.take(range(len(found.places.offset_N)))
+        return [self._take_stream(value) for value in records.value]
+
+    def _take_stream(self, value: bytes | None) -> int:
+        with pa.ipc.open_stream(pa.py_buffer(value or b"")) as stream:
+            table = stream.read_all()
+        first, self.seen = self.seen, self.seen + len(table)
+        if self.seen > len(self._expected):
+            self._refuse(len(self._expected), "there are more predictions than ticks")
+        column = {name: table[name].combine_chunks() for name in table.column_names}
+        topic_id, partition = column["topic_id"].unique().to_pylist(), column["partition"].unique().to_pylist()
+        if [f"{t}-{p}-" for t in topic_id for p in partition] != [self._prefix]:
+            self._refuse(first, "topic and partition are not those of its tick")
+        offsets, indices = column["offset"].to_pylist(), column["index"].to_pylist()
+        found = {
+            "id": [f"{self._prefix}{offset}-{index}" for offset, index in zip(offsets, indices, strict=True)],
+            "symbol": column["symbol"].to_pylist(),
+            "ts": column["ts"].to_pylist(),
+            "reason": column["reason"].to_pylist(),
+            "status": column["status"].to_pylist(),
+        }
+        constant = set(product(*(column[name].unique().to_pylist() for name in ("horizon", "model", "version"))))
+        score_N = column["score"].cast(pa.float64()).fill_null(np.nan).to_numpy(zero_copy_only=False)
+        self._compare(found, constant, score_N, first)
+        return len(table)
+
+    def _compare(self, found: dict[str, list[Any]], constant: set[Any], score_N: Float64, first: int) -> None:
+        expected, part = self._expected, slice(first, first + len(score_N))
         names, reasons = expected.symbols, (None, *(reason for _, reason in _REASONS))
         reason_N = expected.reason_N[part]
-        columns = (
-            ("id", [each.id for each in made], [f"{self._prefix}{i}-0" for i in range(part.start, part.stop)]),
-            ("symbol", [each.symbol for each in made], [names[s] for s in expected.symbol_N[part].tolist()]),
-            ("ts", [each.ts for each in made], expected.ts_ns_N[part].tolist()),
-            ("reason", [each.reason for each in made], [reasons[r] for r in reason_N.tolist()]),
-            ("status", [each.status == "ok" for each in made], (reason_N == 0).tolist()),
-        )
-        for name, found, wanted in columns:
-            if found != wanted:
-                at = next(i for i, pair in enumerate(zip(found, wanted, strict=True)) if pair[0] != pair[1])
-                self._refuse(first + at, f"{name} is {found[at]!r}, not {wanted[at]!r}")
-        if {(each.horizon, each.model, each.version) for each in made} - {self._constant}:
+        pairs = zip(expected.offset_N[part].tolist(), expected.index_N[part].tolist(), strict=True)
+        wanted = {
+            "id": [f"{self._prefix}{offset}-{index}" for offset, index in pairs],
+            "symbol": [names[s] for s in expected.symbol_N[part].tolist()],
+            "ts": expected.ts_ns_N[part].tolist(),
+            "reason": [reasons[r] for r in reason_N.tolist()],
+            "status": ["abstained" if r else "ok" for r in reason_N.tolist()],
+        }
+        for name, values in wanted.items():
+            if found[name] != values:
+                at = next(i for i, pair in enumerate(zip(found[name], values, strict=True)) if pair[0] != pair[1])
+                self._refuse(first + at, f"{name} is {found[name][at]!r}, not {values[at]!r}")
+        if constant - {self._constant}:
             self._refuse(first, f"horizon, model and version are not {self._constant} everywhere behind it")
-        score_N = np.array([np.nan if each.score is None else each.score for each in made], np.float64)
         wanted_N = expected.score_N[part]
         gap_N = np.abs(score_N - wanted_N) - (ABSOLUTE + RELATIVE * np.abs(wanted_N))
         wrong_N = ~(gap_N <= 0) & ~(np.isnan(score_N) & np.isnan(wanted_N))
@@ -197,10 +244,12 @@ class Judge:
         raise WrongOutputError(f"prediction {offset} of partition {self._partition}: {why}")
 
 
-def expectations(work: Workload, passes: int, spec: PipelineSpec, network: Network) -> Iterator[Expected]:
+def expectations(
+    work: Workload, passes: int, spec: PipelineSpec, network: Network, rows_a_record: int = 1
+) -> Iterator[Expected]:
     """Yield what must come of each partition, in their order."""
     for partition in range(int(work.partition_N.max()) + 1):
-        yield expected_of(work, partition, passes, spec, network)
+        yield expected_of(work, partition, passes, spec, network, rows_a_record)
 
 
 def _joined(parts: list[bytes]) -> tuple[npt.NDArray[np.uint8], Int64]:

@@ -55,10 +55,12 @@ def targets(result: Mapping[str, Any]) -> list[Target]:
     many = runs.get("growth", {}).get("10000")
     few = [median for label in ("1", "100") if (median := _median(runs.get("growth", {}).get(label), "ticks_per_s"))]
     most = _median(many, "ticks_per_s")
-    memory = runs.get("memory", {}).get(OURS)
+    memory, arrow = runs.get("memory", {}).get(OURS), runs.get("arrow", {})
     kernel = runs.get("kernel", {}).get("", [{}])[0].get("ns_by_symbols", {})
     return [
         Target("whole path, rows logged, checkpoints on", result.get("ticks_per_s"), 900_000, "ticks/s"),
+        Target("Arrow in, JSON out", _median(arrow.get(f"{OURS} with json out"), "ticks_per_s"), 1_300_000, "ticks/s"),
+        Target("Arrow in and out", _median(arrow.get(f"{OURS} with arrow out"), "ticks_per_s"), 2_500_000, "ticks/s"),
         Target("ratio to stock Faust, idiomatic", ratio.get("stock_faust"), 80, "x"),
         Target("ratio to the best Python engine", min(engines) if engines else None, 6, "x"),
         Target("ratio to the plain loop", ratio.get("plain_loop"), 4, "x"),
@@ -132,7 +134,11 @@ def _throughput(runs: Mapping[str, Any]) -> Iterator[str]:
     yield "From the broker's stamps of the predictions, in the steady part of a run."
     yield ""
     names = ("ticks_per_s", "cpu_s_per_million", "rss_mb")
-    rows = [(label, *(_spread(each, name) for name in names)) for label, each in runs.get("throughput", {}).items()]
+    found = {
+        **runs.get("throughput", {}),
+        **{f"{label}, Arrow in": each for label, each in runs.get("arrow", {}).items()},
+    }
+    rows = [(label, *(_spread(each, name) for name in names)) for label, each in found.items()]
     yield from _table(("contender", "ticks/s", "CPU s per million", "RSS, MB at most"), rows)
     if loads := runs.get("load"):
         yield "Offered so many ticks a second, lag grows or not:"

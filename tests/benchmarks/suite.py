@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from streams.settings import WorkerSettings
-from tests.benchmarks import open_loop
+from tests.benchmarks import arrow, open_loop
 from tests.benchmarks.arena import Arena, Ticks
 from tests.benchmarks.contenders.registry import variants
 from tests.benchmarks.drain import Drain, drain
@@ -23,6 +23,7 @@ from tests.benchmarks.profile import profile
 PASS_TICKS = 1_000_000
 OURS = "tickwise"
 LATENCY_RATE = 50_000
+USUAL_RATE = 500_000  # of tickwise, where it was not measured just before
 GROWTH_SYMBOLS, GROWTH_RUNS = (1, 100, 10_000), 3
 HTTP_S, KERNEL_S = 900, 300
 
@@ -65,6 +66,7 @@ class Suite:
         await self.latencies()
         if self.plan.memory_ticks:
             await self.loads()
+            await self.arrow()
             await self.growth()
             await self.long_run()
             await self.profile()
@@ -76,6 +78,14 @@ class Suite:
         for _ in range(self.plan.runs):
             for label, name, form in self.labels:
                 await self._note("throughput", label, self._drain, name, form, given)
+        await self.arena.delete(given.topic)
+
+    async def arrow(self) -> None:
+        """Drain ticks that come as Arrow batches, with predictions as JSON and as Arrow."""
+        given = await arrow.filled(self.arena, self.arena.work(PASS_TICKS), self.plan.passes)
+        for _ in range(self.plan.runs):
+            for form in ("json", "arrow"):
+                await self._note("arrow", f"{OURS} with {form} out", arrow.drain, self.arena, given, form)
         await self.arena.delete(given.topic)
 
     async def latencies(self) -> None:
@@ -117,8 +127,8 @@ class Suite:
 
     async def long_run(self) -> None:
         """Memory after a hundred million ticks, at a rate that the worker keeps up with."""
-        if rate := self.rate(OURS):
-            await self._note("memory", OURS, memory, self.arena, rate=0.6 * rate, ticks=self.plan.memory_ticks)
+        rate = 0.6 * (self.rate(OURS) or USUAL_RATE)
+        await self._note("memory", OURS, memory, self.arena, rate=rate, ticks=self.plan.memory_ticks)
 
     async def profile(self) -> None:
         """Where the worker's time goes."""
