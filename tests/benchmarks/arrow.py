@@ -14,7 +14,7 @@ from data_io.topics import record_batch
 from data_io.topics.tick_arrow import CONTENT_TYPE
 from ml_core.types import Int64, TickKind
 from tests.benchmarks.arena import Arena, Run, Ticks
-from tests.benchmarks.drain import POLL_S, START_S, Drain, Sample, Skip, cpu_s_per_million, steady
+from tests.benchmarks.drain import POLL_S, START_S, Drain, Sample, Skip, cpu_s_per_million, rss_mb, steady
 from tests.benchmarks.fetching import Stamp, fetches
 from tests.benchmarks.oracle import Judge
 from tests.benchmarks.raw_producer import RawProducer
@@ -35,7 +35,7 @@ async def filled(arena: Arena, work: Workload, passes: int) -> Ticks:
 async def drain(arena: Arena, given: Ticks, predictions_as: str) -> Drain:
     """Run the worker on ``given`` until it is through; raises as ``tests.benchmarks.drain.drain``."""
     async with arena.run("tickwise", "", given, predictions_as=predictions_as) as run:
-        samples, rss_mb, start_s = await _watched(arena, run)
+        samples, start_s = await _watched(arena, run)
         if (code := await asyncio.to_thread(run.process.stop)) != 0:
             raise RuntimeError(f"asked to stop, the worker ended with {code}:\n{run.process.tail()}")
         stamps = await _judged(arena, run, given, predictions_as)
@@ -48,32 +48,31 @@ async def drain(arena: Arena, given: Ticks, predictions_as: str) -> Drain:
         ticks_per_s=counted / (last_ms - first_ms) * 1e3,
         # samples count records, which hold many predictions each where they are Arrow
         cpu_s_per_million=cpu_s_per_million(samples, Skip()) * samples[-1].count / total,
-        rss_mb=rss_mb,
+        rss_mb=rss_mb(samples),
         predictions=total,
         start_s=start_s,
     )
 
 
-async def _watched(arena: Arena, run: Run) -> tuple[list[Sample], float, float]:
+async def _watched(arena: Arena, run: Run) -> tuple[list[Sample], float]:
     consumer = AIOKafkaConsumer(bootstrap_servers=arena.bootstrap)
     await consumer.start()
-    began, rss_bytes = time.monotonic(), 0
+    began = time.monotonic()
     samples: list[Sample] = []
     grown = began + START_S - QUIET_S
     try:
         while time.monotonic() - grown < QUIET_S:
             run.process.check()
             count, usage = await arena.ends(consumer, run.out_topic), run.process.usage()
-            rss_bytes = max(rss_bytes, usage.rss_bytes)
             if count and (not samples or count > samples[-1].count):
                 grown = time.monotonic()
-                samples.append(Sample(grown, count, usage.cpu_s))
+                samples.append(Sample(grown, count, usage.cpu_s, usage.rss_bytes))
             await asyncio.sleep(POLL_S)
     finally:
         await consumer.stop()
     if not samples:
         raise RuntimeError(f"no prediction came in {START_S:.0f} s:\n{run.process.tail()}")
-    return samples, rss_bytes / 1e6, samples[0].at_s - began
+    return samples, samples[0].at_s - began
 
 
 async def _judged(arena: Arena, run: Run, given: Ticks, predictions_as: str) -> list[Stamp]:

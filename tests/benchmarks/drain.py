@@ -33,7 +33,7 @@ class Drain(NamedTuple):
 
     ticks_per_s: float
     cpu_s_per_million: float
-    rss_mb: float  # the largest seen
+    rss_mb: float  # children included, the largest in the last quarter of the run
     predictions: int  # all of them checked
     start_s: float  # from the start of the process to its first prediction
 
@@ -44,6 +44,7 @@ class Sample(NamedTuple):
     at_s: float
     count: int
     cpu_s: float
+    rss_bytes: int
 
 
 async def drain(arena: Arena, name: str, form: str, given: Ticks, *, longest_s: float) -> Drain:
@@ -57,41 +58,40 @@ async def drain(arena: Arena, name: str, form: str, given: Ticks, *, longest_s: 
     warm_s = CONTENDERS[name].warm_s
     skip = Skip(0.6, warm_s) if warm_s else Skip()
     async with arena.run(name, form, given) as run:
-        samples, rss_mb, start_s = await watched(arena, run, given.count, longest_s + warm_s)
+        samples, start_s = await watched(arena, run, given.count, longest_s + warm_s)
         stamps = await arena.judged(run, given)
     first_ms, last_ms = steady(stamps, skip)
     counted = sum(stamp.records for stamp in stamps if first_ms < stamp.time_ms <= last_ms)
     return Drain(
         ticks_per_s=counted / (last_ms - first_ms) * 1e3,
         cpu_s_per_million=cpu_s_per_million(samples, skip),
-        rss_mb=rss_mb,
+        rss_mb=rss_mb(samples),
         predictions=sum(stamp.records for stamp in stamps),
         start_s=start_s,
     )
 
 
-async def watched(arena: Arena, run: Run, total: int, longest_s: float) -> tuple[list[Sample], float, float]:
+async def watched(arena: Arena, run: Run, total: int, longest_s: float) -> tuple[list[Sample], float]:
     """Wait until a contender is through, or ``longest_s`` from its first prediction on.
 
     Returns:
-        Samples of its progress, the most memory seen (MB), seconds to its first prediction.
+        Samples of its progress, seconds to its first prediction.
     """
     consumer = AIOKafkaConsumer(bootstrap_servers=arena.bootstrap)
     await consumer.start()
     began = time.monotonic()
     samples: list[Sample] = []
-    rss_bytes, grown = 0, began + START_S - STALL_S
+    grown = began + START_S - STALL_S
     try:
         while True:
             run.process.check()
             count = await arena.ends(consumer, run.out_topic)
             usage, now = run.process.usage(), time.monotonic()
-            rss_bytes = max(rss_bytes, usage.rss_bytes)
             if count and (not samples or count > samples[-1].count):
                 grown = now
-                samples.append(Sample(now, count, usage.cpu_s))
+                samples.append(Sample(now, count, usage.cpu_s, usage.rss_bytes))
             if samples and (count >= total or now - samples[0].at_s > longest_s):
-                return samples, rss_bytes / 1e6, samples[0].at_s - began
+                return samples, samples[0].at_s - began
             if now - grown > STALL_S:
                 raise RuntimeError(f"no more than {count} of {total} predictions came:\n{run.process.tail()}")
             await asyncio.sleep(POLL_S)
@@ -113,6 +113,11 @@ def steady(stamps: Sequence[Stamp], skip: Skip) -> tuple[int, int]:
     if last_ms <= first_ms:
         raise RuntimeError(f"{total} predictions in {len(stamps)} batches are too few to measure a rate")
     return first_ms, last_ms
+
+
+def rss_mb(samples: Sequence[Sample]) -> float:
+    """Return the most memory in the last quarter of a run, when what helped a contender to start has ended."""
+    return max(sample.rss_bytes for sample in samples[-(len(samples) // 4 + 1) :]) / 1e6
 
 
 def cpu_s_per_million(samples: Sequence[Sample], skip: Skip) -> float:

@@ -131,7 +131,7 @@ def _lines(result: Mapping[str, Any], plots: Sequence[tuple[str, Path]]) -> Iter
 def _throughput(runs: Mapping[str, Any]) -> Iterator[str]:
     yield "## Throughput"
     yield ""
-    yield "From the broker's stamps of the predictions, in the steady part of a run."
+    yield "From the broker's stamps of the predictions, in the steady part of a run; memory in its last quarter."
     yield ""
     names = ("ticks_per_s", "cpu_s_per_million", "rss_mb")
     found = {
@@ -139,7 +139,7 @@ def _throughput(runs: Mapping[str, Any]) -> Iterator[str]:
         **{f"{label}, Arrow in": each for label, each in runs.get("arrow", {}).items()},
     }
     rows = [(label, *(_spread(each, name) for name in names)) for label, each in found.items()]
-    yield from _table(("contender", "ticks/s", "CPU s per million", "RSS, MB at most"), rows)
+    yield from _table(("contender", "ticks/s", "CPU s per million", "RSS, MB"), rows)
     if loads := runs.get("load"):
         yield "Offered so many ticks a second, lag grows or not:"
         yield ""
