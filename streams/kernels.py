@@ -72,9 +72,11 @@ def _load(cache: Any, signature: Any, target: Any) -> Any:
         return _load_as_numba_does(cache, signature, target)
     with cache._guard_against_spurious_io_errors():  # noqa: SLF001
         found = cache._load_overload(signature, target)  # noqa: SLF001
-        if found is not None or _may_compile:
+        if found is not None:
             return found
-    raise _NotCachedError
+    if not _may_compile:
+        raise _NotCachedError
+    return _load_as_numba_does(cache, signature, target)  # which readies the compiler
 
 
 @contextmanager

@@ -16,12 +16,9 @@ import numpy.typing as npt
 
 from ml_core.types import Bool, Float32, Float64, Int8, Int32, Int64, RowFlag, TickKind, UInt8
 
+# Of slots: numba has indices that may be negative counted from the end, which takes time at each access.
 UInt32 = npt.NDArray[np.uint32]
-"""Of slots: numba has indices that may be negative counted from the end, which takes time at each access."""
-
-KERNEL_VERSION = 1
-"""Grows with every change that can change a value of a row."""
-
+KERNEL_VERSION = 1  # grows with every change that can change a value of a row
 BUCKETS = 16  # of a return's horizon: the past price is 15/16 to 16/16 of the horizon old
 VOL_BUCKETS = 64  # of a volatility's time constant: prices are sampled once a bucket, which leaves bid-ask bounce out
 SEQ_MEMORY = 64  # numbers of a (symbol, kind) that are remembered, one bit each
@@ -30,10 +27,10 @@ TINY = 1e-250  # decayed sums below this are nothing
 MS_NS = 1e6
 
 # Floats of state every symbol has; NaN is "not known yet". Slots of sums, means, rings and volatilities follow.
-(BID, ASK, BID_SIZE, ASK_SIZE, REF, LOG_REF, SPREAD, SPREAD_BPS, QUEUE, DEPTH, MICRO, TRADE, SIZE, STREAK, IS_TRADE) = (
-    range(15)
-)
 FIXED_FLOATS = 15
+(BID, ASK, BID_SIZE, ASK_SIZE, REF, LOG_REF, SPREAD, SPREAD_BPS, QUEUE, DEPTH, MICRO, TRADE, SIZE, STREAK, IS_TRADE) = (
+    range(FIXED_FLOATS)
+)
 # Integers of state every symbol has. Bucket numbers of rings and volatilities follow.
 (TICKS, CLOCK, WARM_UNTIL, GAP_UNTIL, GAP_OWED, BEHIND, TRADE_TS, QUOTE_TS, TRADE_GAP, SIDE, RUN) = range(11)
 SEQ_HIGH, SEQ_SEEN = 11, 13  # + kind
@@ -45,13 +42,11 @@ FIXED_INTS = 15
 IMPULSES = 6
 # What turns state into a feature; a, b, c are what was noted of it.
 (VALUE, DISTANCE, PER_VOL, SHARE, EXCESS, DIFFERENCE, LOG_RATIO, LOG_RATE, LOG_MS) = range(9)
-# So many rows are noted before their features are written, so that a feature is one loop without branches over them;
-# few enough for the L1 cache.
+# Rows noted before their features are written, each feature in one loop without branches; they fit the L1 cache.
 ROWS_AT_ONCE = 64
 
 _WARM_UP, _GAP, _NO_PRICE = int(RowFlag.WARM_UP), int(RowFlag.GAP), int(RowFlag.NO_PRICE)
-_STALE, _LATE = int(RowFlag.STALE), int(RowFlag.LATE)
-_IS_TRADE = int(TickKind.TRADE)
+_STALE, _LATE, _IS_TRADE = int(RowFlag.STALE), int(RowFlag.LATE), int(TickKind.TRADE)
 # No reference counts: the kernel allocates nothing and its caller holds every array; with them it takes twice as long.
 _COMPILED: dict[str, Any] = {"cache": True, "nogil": True, "error_model": "numpy", "_nrt": False}
 # A call would pass each array as seven words on the stack: with calls the kernel takes a third longer.

@@ -19,6 +19,8 @@ SYMBOLS = {"short": ["A"], "long": ["𝄞" * 16], "mixed": ["A", "𝄞" * 16, "y
 @pytest.fixture
 def guards(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[np.ndarray]]:
     """What lies on both sides of every new buffer of bytes."""
+    rows.warm_up()  # numba would take what stands in for np.empty for a function it does not know
+    prediction_arrow.warm_up()
     empty, found = np.empty, []
 
     def guarded(shape: Any, dtype: Any = float, **more: Any) -> np.ndarray:
