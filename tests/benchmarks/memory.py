@@ -52,6 +52,7 @@ async def memory(arena: Arena, *, rate: float, symbols: int = 100, ticks: int) -
     async with arena.run("tickwise", "", given) as run:
         count = -(-ticks // SLOT_TICKS)
         plan = open_loop.Schedule(slots, path, 0, count, SLOT_TICKS / rate)
+        ticks = plan.ticks(0, count)  # the last slot of a pass is shorter
         driving = asyncio.create_task(open_loop.driven(arena, given, plan, 0, count, plan.slot_s), name="drive")
         consumer = AIOKafkaConsumer(bootstrap_servers=arena.bootstrap)
         await consumer.start()
