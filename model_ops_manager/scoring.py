@@ -1,6 +1,6 @@
 """The one way from rows to predictions, for the stream and for HTTP: equal rows get equal answers.
 
-Shapes: N rows, M rows of all unscored, T rows of a window, F features, H horizons.
+Shapes: N rows, M rows of all partitions, T rows of a window, F features, H horizons.
 """
 
 from collections.abc import Sequence

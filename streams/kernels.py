@@ -68,10 +68,10 @@ def install() -> None:
 
 
 def _load(cache: Any, signature: Any, target: Any) -> Any:
-    if cache._py_func.__module__.partition(".")[0] not in _PACKAGES:  # noqa: SLF001
+    if cache._py_func.__module__.partition(".")[0] not in _PACKAGES:  # noqa: SLF001 - pinned by a test
         return _load_as_numba_does(cache, signature, target)
-    with cache._guard_against_spurious_io_errors():  # noqa: SLF001
-        found = cache._load_overload(signature, target)  # noqa: SLF001
+    with cache._guard_against_spurious_io_errors():  # noqa: SLF001 - pinned by a test
+        found = cache._load_overload(signature, target)  # noqa: SLF001 - pinned by a test
         if found is not None:
             return found
     if not _may_compile:
