@@ -34,7 +34,7 @@ _DECOMPRESS: dict[int, Callable[[bytes], bytes]] = {
 class RawFetch(NamedTuple):
     """Record batches of one partition as fetched bytes."""
 
-    raw: bytes  # the last batch may be cut
+    raw: bytes | memoryview  # the last batch may be cut
     first_offset: int  # the position asked for; batches may begin below it
     aborted: list[tuple[int, int]]  # producer id and first offset of aborted transactions; empty where all is read
 
@@ -42,7 +42,7 @@ class RawFetch(NamedTuple):
 class FoundRecords(NamedTuple):
     """The records of a fetch, still in place."""
 
-    data: bytes  # holds the records, uncompressed
+    data: bytes | memoryview  # holds the records, uncompressed
     places: Places
     next_offset: int  # where the next fetch begins
 
@@ -57,8 +57,8 @@ class FoundRecords(NamedTuple):
             *(c[at].tolist() for c in columns), strict=True
         ):
             # A length of -1 means null.
-            records.key.append(None if key_end < key_at else data[key_at:key_end])
-            records.value.append(None if value_end < value_at else data[value_at:value_end])
+            records.key.append(None if key_end < key_at else bytes(data[key_at:key_end]))
+            records.value.append(None if value_end < value_at else bytes(data[value_at:value_end]))
             records.headers.append(read_headers(data, headers_at, headers) if headers else ())
         return records
 
@@ -111,7 +111,7 @@ def find(fetch: RawFetch) -> FoundRecords:
     return FoundRecords(data, places, next_offset)
 
 
-def _whole_batches(raw: bytes) -> Iterator[_Batch]:
+def _whole_batches(raw: bytes | memoryview) -> Iterator[_Batch]:
     """Yield the batches of ``raw`` up to the first that is cut, each with its checksum checked."""
     view = memoryview(raw)
     at, size = 0, len(raw)
@@ -130,9 +130,9 @@ def _whole_batches(raw: bytes) -> Iterator[_Batch]:
         at = end
 
 
-def _uncompressed(raw: bytes, kept: list[_Batch]) -> tuple[bytes, Batches]:
+def _uncompressed(raw: bytes | memoryview, kept: list[_Batch]) -> tuple[bytes | memoryview, Batches]:
     parts: list[bytes] = []
-    buffer = raw
+    buffer: bytes | memoryview = raw
     bounds = [(batch.start, batch.end) for batch in kept]
     if any(batch.attributes & _CODEC for batch in kept):
         parts = [_decompress(raw, batch) for batch in kept]
@@ -157,8 +157,8 @@ def _uncompressed(raw: bytes, kept: list[_Batch]) -> tuple[bytes, Batches]:
     return buffer, Batches(np.frombuffer(buffer, np.uint8), *columns)
 
 
-def _decompress(raw: bytes, batch: _Batch) -> bytes:
-    data = raw[batch.start : batch.end]
+def _decompress(raw: bytes | memoryview, batch: _Batch) -> bytes:
+    data = bytes(raw[batch.start : batch.end])
     kind = batch.attributes & _CODEC
     if kind == 0:
         return data
@@ -170,7 +170,7 @@ def _decompress(raw: bytes, batch: _Batch) -> bytes:
         ) from error
 
 
-def _is_abort(raw: bytes, batch: _Batch) -> bool:
+def _is_abort(raw: bytes | memoryview, batch: _Batch) -> bool:
     if not batch.records:
         return False
     found = find_records(_uncompressed(raw, [batch])[1], batch.base)

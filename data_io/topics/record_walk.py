@@ -52,20 +52,20 @@ def find_records(batches: Batches, first_offset: int) -> Places | None:
     return None if found < 0 else Places._make(column[:found] for column in places)
 
 
-def read_headers(data: bytes, at: int, count: int) -> tuple[tuple[str, bytes | None], ...]:
+def read_headers(data: bytes | memoryview, at: int, count: int) -> tuple[tuple[str, bytes | None], ...]:
     """Return the headers of one record that ``find_records`` has found; a name that is no UTF-8 is escaped."""
     headers = []
     for _ in range(count):
         length, at = _varint_of(data, at)
-        name, at = data[at : at + length], at + length
+        name, at = bytes(data[at : at + length]), at + length
         length, at = _varint_of(data, at)
-        value = None if length < 0 else data[at : at + length]
+        value = None if length < 0 else bytes(data[at : at + length])
         at += max(length, 0)
         headers.append((name.decode(errors="backslashreplace"), value))
     return tuple(headers)
 
 
-def _varint_of(data: bytes, at: int) -> tuple[int, int]:
+def _varint_of(data: bytes | memoryview, at: int) -> tuple[int, int]:
     value = shift = 0
     while True:
         byte = data[at]

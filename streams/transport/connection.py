@@ -8,15 +8,18 @@ import functools
 import struct
 import time
 import weakref
+from collections.abc import Sequence
 from typing import Any
 
 import aiokafka.conn as aiokafka_conn
+from aiokafka.client import AIOKafkaClient, ConnectionGroup
 from aiokafka.conn import AIOKafkaConnection, CloseReason
-from aiokafka.errors import CorrelationIdError, KafkaConnectionError
+from aiokafka.errors import CorrelationIdError, KafkaConnectionError, UnsupportedVersionError
 
 from streams.transport.packed_batch import PartedProduceRequest
 
 _SIZE = struct.Struct(">i")
+_HEADER = struct.Struct(">hhih")  # what is asked, its version, correlation id, length of the client's name
 # Answers that fit are cut from one buffer that several share; a longer one is read into a buffer of its own.
 _SCRATCH_BYTES = 1 << 16
 
@@ -122,21 +125,48 @@ class Connection(AIOKafkaConnection):  # type: ignore[misc]  # aiokafka ships no
     def take(self, answer: memoryview) -> None:
         """Give an answer to who waits for it."""
         correlation_id, request, future = self._requests[0]
+        if request is None and correlation_id is not None:
+            self._take_asked(answer, correlation_id, future)
+            return
         if correlation_id is None or len(answer) <= _SCRATCH_BYTES:
             self._handle_frame(bytes(answer))
             return
         data = _Reader(answer)
         found = request.parse_response_header(data).correlation_id
         if found != correlation_id:
-            error = CorrelationIdError(f"Kafka answered request {found} where it should answer {correlation_id}")
-            if not future.done():
-                future.set_exception(error)
-            self.close(reason=CloseReason.OUT_OF_SYNC)
+            self._out_of_step(found, correlation_id, future)
             return
         if not future.done():
             future.set_result(request.RESPONSE_TYPE.decode(data))
         self._last_action = time.monotonic()
         self._requests.popleft()
+
+    def ask(self, key: int, version: int, parts: Sequence[Any]) -> "asyncio.Future[memoryview]":
+        """Send a request, written without being joined.
+
+        Args:
+            key: What is asked, as Kafka numbers it.
+            version: Of the request; its header and that of its answer are the old, plain ones.
+            parts: The bytes behind the header.
+
+        Returns:
+            What follows the header of the answer; a KafkaConnectionError where the connection ends before it, which
+            is also what becomes of it where Kafka is silent for the time that the client allows.
+
+        Raises:
+            KafkaConnectionError: The connection is broken.
+        """
+        least, most = self._versions.get(key, (0, 0))
+        if not least <= version <= most:
+            raise UnsupportedVersionError(f"Kafka at {self._host}:{self._port} does not speak {key} version {version}")
+        correlation_id, client = self._next_correlation_id(), self._client_id.encode()
+        header = _HEADER.pack(key, version, correlation_id, len(client)) + client
+        self._write([_SIZE.pack(len(header) + sum(map(len, parts))) + header, *parts])
+        future: asyncio.Future[memoryview] = self._loop.create_future()
+        self._requests.append((correlation_id, None, future))
+        timer = self._loop.call_later(self._request_timeout, self._is_silent, weakref.ref(self), future)
+        future.add_done_callback(lambda _: timer.cancel())
+        return future
 
     def send(self, request: Any, expect_response: bool = True) -> Any:
         """Send a request; one that holds record batches is written without being joined.
@@ -152,14 +182,48 @@ class Connection(AIOKafkaConnection):  # type: ignore[misc]  # aiokafka ships no
         correlation_id = self._next_correlation_id()
         header = built.build_request_header(correlation_id=correlation_id, client_id=self._client_id).encode()
         size = len(header) + sum(map(len, built.parts))
-        try:
-            self._writer.writelines([_SIZE.pack(size) + header, *built.parts])
-        except OSError as error:
-            self.close(reason=CloseReason.CONNECTION_BROKEN)
-            raise KafkaConnectionError(f"Connection at {self._host}:{self._port} broken: {error}") from error
+        self._write([_SIZE.pack(size) + header, *built.parts])
         future = self._loop.create_future()
         self._requests.append((correlation_id, built, future))
         return aiokafka_conn.wait_for(future, self._request_timeout)
+
+    def _write(self, parts: Sequence[Any]) -> None:
+        if self._writer is None:
+            raise KafkaConnectionError(f"no connection to Kafka at {self._host}:{self._port}")
+        try:
+            self._writer.writelines(parts)
+        except OSError as error:
+            self.close(reason=CloseReason.CONNECTION_BROKEN)
+            raise KafkaConnectionError(f"Connection at {self._host}:{self._port} broken: {error}") from error
+
+    def _take_asked(self, answer: memoryview, correlation_id: int, future: "asyncio.Future[memoryview]") -> None:
+        (found,) = _SIZE.unpack_from(answer)
+        if found != correlation_id:
+            self._out_of_step(found, correlation_id, future)
+            return
+        self._last_action = time.monotonic()
+        self._requests.popleft()
+        if not future.done():
+            body = answer[_SIZE.size :]
+            future.set_result(memoryview(bytes(body)) if len(answer) <= _SCRATCH_BYTES else body)
+
+    def _out_of_step(self, found: int, expected: int, future: "asyncio.Future[Any]") -> None:
+        if not future.done():
+            error = CorrelationIdError(f"Kafka answered request {found} where it should answer {expected}")
+            future.set_exception(error)
+        self.close(reason=CloseReason.OUT_OF_SYNC)
+
+    @staticmethod
+    def _is_silent(me: "weakref.ref[Connection]", future: "asyncio.Future[memoryview]") -> None:
+        connection = me()
+        if connection is not None and not future.done():
+            connection.close(reason=CloseReason.CONNECTION_TIMEOUT, exc=TimeoutError("Kafka does not answer"))
+
+
+def of(client: AIOKafkaClient, node: int) -> Connection | None:
+    """Return the connection of ``client`` to a broker, None where there is none at the moment."""
+    found: Connection | None = client._conns.get((node, ConnectionGroup.DEFAULT))
+    return found if found is not None and found.connected() else None
 
 
 class _Reader:

@@ -3,14 +3,16 @@
 import asyncio
 from collections import deque
 from collections.abc import Callable, Sequence
+from typing import Any, Protocol
 
-from aiokafka import AIOKafkaProducer, TopicPartition
+from aiokafka import TopicPartition
 from aiokafka.errors import KafkaError
 
-from data_io.kafka_clients import end_producer
 from data_io.topics.record_batch import RecordBatch
 from ml_core.errors import KafkaUnavailableError
+from streams.transport.batch_sender import BatchSender, Lane
 from streams.transport.packed_batch import PackedBatch
+from streams.transport.state_log import StateLog
 
 # A dead letter holds a whole record, which may be as large as the broker lets it be, and the headers that say why.
 RECORD_BYTES = 4_000_000
@@ -19,17 +21,62 @@ RECORD_BYTES = 4_000_000
 MAX_UNDER_WAY = 2
 
 
-def output_producer(bootstrap: str, timeout_s: float = 30.0) -> AIOKafkaProducer:
-    """Return the idempotent producer of a partition whose outputs are not part of a transaction."""
-    return AIOKafkaProducer(
-        bootstrap_servers=bootstrap,
-        enable_idempotence=True,
-        acks="all",
-        linger_ms=0,
-        max_batch_size=RECORD_BYTES,
-        max_request_size=2 * RECORD_BYTES,
-        request_timeout_ms=int(timeout_s * 1000),
-    )
+class Channel(Protocol):
+    """How the outputs of one claim reach Kafka."""
+
+    async def start(self, topics: Sequence[str]) -> None:
+        """Connect, and learn where ``topics`` are; raises a KafkaError where Kafka does not answer."""
+
+    def queue(self, tp: TopicPartition, batch: RecordBatch) -> "asyncio.Future[Any]":
+        """Queue ``batch`` behind the others for ``tp`` and return what ends when Kafka has it."""
+
+    def stop(self) -> None:
+        """Send nothing any more; what is not acknowledged by then is unknown."""
+
+
+class Lanes:
+    """At least once: outputs go out at once, under the producer id of the claim: a later claim shuts them out."""
+
+    def __init__(self, sender: BatchSender, state_log: StateLog) -> None:
+        """Write through ``sender`` for the claim of ``state_log``, which has been made when ``queue`` is called."""
+        self._sender, self._state_log = sender, state_log
+        self._lanes: dict[TopicPartition, Lane] = {}
+
+    async def start(self, topics: Sequence[str]) -> None:
+        """See ``Channel``."""
+        await self._sender.find(topics)
+
+    def queue(self, tp: TopicPartition, batch: RecordBatch) -> "asyncio.Future[None]":
+        """See ``Channel``."""
+        lane = self._lanes.get(tp)
+        if lane is None:
+            lane = self._lanes[tp] = Lane(tp, *self._state_log.identity)
+        return self._sender.send(lane, batch)
+
+    def stop(self) -> None:
+        """See ``Channel``."""
+        for lane in self._lanes.values():
+            self._sender.give_up(lane)
+
+
+class Transaction:
+    """Exactly once: outputs go into the transaction of the checkpoint, by the producer that commits it."""
+
+    def __init__(self, state_log: StateLog) -> None:
+        """Write through the producer of ``state_log``, which has a transaction open whenever ``queue`` is called."""
+        self._producer = state_log.producer
+
+    async def start(self, topics: Sequence[str]) -> None:
+        """See ``Channel``."""
+        for topic in topics:
+            await self._producer.partitions_for(topic)
+
+    def queue(self, tp: TopicPartition, batch: RecordBatch) -> "asyncio.Future[object]":
+        """See ``Channel``."""
+        return PackedBatch(batch).queue(self._producer, tp)
+
+    def stop(self) -> None:
+        """Leave the end to the state log, whose producer it is."""
 
 
 class Outputs:
@@ -37,26 +84,24 @@ class Outputs:
 
     def __init__(
         self,
-        producer: AIOKafkaProducer,
+        channel: Channel,
         partition: int,
         *,
-        transactional: bool = False,
         on_room: Callable[[], None] = lambda: None,
         timeout_s: float = 30.0,
     ) -> None:
         """Write to ``partition`` of whatever topic.
 
         Args:
-            producer: Started and stopped here, unless ``transactional``.
+            channel: How; stopped here.
             partition: Of every topic.
-            transactional: ``producer`` is that of the state log, with a transaction open whenever ``send`` is called.
             on_room: Called whenever something was acknowledged, or failed.
             timeout_s: A batch not acknowledged for so long has failed.
         """
-        self.partition, self.transactional, self.timeout_s = partition, transactional, timeout_s
-        self._producer, self._on_room = producer, on_room
+        self.partition, self.timeout_s = partition, timeout_s
+        self._channel, self._on_room = channel, on_room
         self._hand_out = 0
-        self._under_way: deque[tuple[int, asyncio.Future[object]]] = deque()  # hand-out and its future, oldest first
+        self._under_way: deque[tuple[int, asyncio.Future[Any]]] = deque()  # hand-out and its future, oldest first
 
     async def start(self, topics: Sequence[str]) -> None:
         """Connect, and learn where ``topics`` are: only to them anything can be sent.
@@ -66,17 +111,13 @@ class Outputs:
         """
         try:
             async with asyncio.timeout(self.timeout_s):
-                if not self.transactional:
-                    await self._producer.start()
-                for topic in topics:
-                    await self._producer.partitions_for(topic)
+                await self._channel.start(topics)
         except (TimeoutError, KafkaError) as error:
             raise KafkaUnavailableError(f"Kafka did not answer: {error!r}") from error
 
-    async def stop(self) -> None:
-        """Disconnect; what is not acknowledged by then is unknown."""
-        if not self.transactional:
-            await end_producer(self._producer)
+    def stop(self) -> None:
+        """Send nothing any more; what is not acknowledged by then is unknown."""
+        self._channel.stop()
         for _, future in self._under_way:
             future.cancel()
         self._under_way.clear()
@@ -98,7 +139,7 @@ class Outputs:
                 raise KafkaUnavailableError(
                     f"a record for {topic} is larger than {RECORD_BYTES} bytes and cannot be written"
                 )
-            future = PackedBatch(batch, transactional=self.transactional).queue(self._producer, tp)
+            future = self._channel.queue(tp, batch)
             future.add_done_callback(lambda _: self._on_room())
             self._under_way.append((self._hand_out, future))
 

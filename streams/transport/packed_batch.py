@@ -15,11 +15,11 @@ _STRING = String("utf-8")
 
 
 class PackedBatch(BatchBuilder):  # type: ignore[misc]  # aiokafka ships no types for it
-    """Stands in for aiokafka's builder and holds a batch that is full already."""
+    """Stands in for aiokafka's builder and holds a batch of a transaction that is full already."""
 
-    def __init__(self, batch: RecordBatch, *, transactional: bool) -> None:
+    def __init__(self, batch: RecordBatch) -> None:
         """Take over ``batch``; the producer gives it its number when it is sent."""
-        self._batch, self._transactional = batch, transactional
+        self._batch = batch
         self._relative_offset = batch.records
         self._closed = True
         self._buffer: memoryview | None = None
@@ -49,13 +49,7 @@ class PackedBatch(BatchBuilder):  # type: ignore[misc]  # aiokafka ships no type
     def _build(self) -> memoryview:
         if self._buffer is None:
             producer_id, epoch, sequence = self._producer_state
-            seal(
-                self._batch,
-                producer_id=producer_id,
-                epoch=epoch,
-                sequence=sequence,
-                transactional=self._transactional,
-            )
+            seal(self._batch, producer_id=producer_id, epoch=epoch, sequence=sequence, transactional=True)
             self._buffer = memoryview(self._batch.data)  # type: ignore[arg-type]  # an array is a buffer
         return self._buffer
 

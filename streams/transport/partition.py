@@ -20,7 +20,8 @@ from ml_core.spec import PipelineSpec
 from model_ops_manager.champion import Serving
 from streams import metrics
 from streams.partition_state import PartitionState
-from streams.transport.outputs import Outputs, output_producer
+from streams.transport.batch_sender import BatchSender
+from streams.transport.outputs import Lanes, Outputs, Transaction
 from streams.transport.published import last_published
 from streams.transport.state_log import Blocks, Manifest, StateLog
 
@@ -91,7 +92,9 @@ class Partition:
     Any failure means that what Kafka holds is unknown: the object is thrown away and the partition claimed afresh.
     """
 
-    def __init__(self, shared: Shared, number: int, on_room: Callable[[], None] = lambda: None) -> None:
+    def __init__(
+        self, shared: Shared, number: int, sender: BatchSender, on_room: Callable[[], None] = lambda: None
+    ) -> None:
         """Prepare; ``open`` does the work. ``on_room`` is called whenever ``takes_batches`` may have become true."""
         self.shared, self.number = shared, number
         self.tp = TopicPartition(shared.topic, number)
@@ -101,10 +104,9 @@ class Partition:
         self.state = PartitionState(shared.sets, {})
         self.serving: dict[str, Serving] = {}
         self.fetched: deque[RawFetch] = deque()  # not handed out yet, in order
-        self.is_fetching = True  # once open
         self._log = StateLog(shared.bootstrap, shared.group, self.tp)
-        producer = self._log.producer if shared.exactly_once else output_producer(shared.bootstrap)
-        self.outputs = Outputs(producer, number, transactional=shared.exactly_once, on_room=on_room)
+        channel = Transaction(self._log) if shared.exactly_once else Lanes(sender, self._log)
+        self.outputs = Outputs(channel, number, on_room=on_room)
         self._on_room = on_room
         self._handed_out_s = 0.0
         self._unused: set[bytes] = set()  # keys in the state topic that mean nothing to this state
@@ -233,6 +235,13 @@ class Partition:
         return not is_ending and self.lingers_s <= 0
 
     @property
+    def wants_ticks(self) -> bool:
+        """True where more should be fetched: what was, if anything, is about to be handed out."""
+        if self.phase not in (Phase.OPEN, Phase.SWAPPING) or self.lingers_s > 0:
+            return False
+        return not self.fetched or (len(self.fetched) == 1 and self.takes_batches)
+
+    @property
     def lingers_s(self) -> float:
         """Seconds until a batch may be handed out for all the linger has to say."""
         return self._handed_out_s + self.shared.linger_s - time.monotonic() if self.shared.linger_s else 0.0
@@ -289,7 +298,8 @@ class Partition:
         finally:
             if self._task is not None:
                 self._task.cancel()
-            await asyncio.gather(self.outputs.stop(), self._log.close(), return_exceptions=True)
+            self.outputs.stop()
+            await asyncio.gather(self._log.close(), return_exceptions=True)
 
     def _wanted(self) -> dict[str, Serving] | None:
         # A tail that was published before a crash must be scored by the model that scored it then, or one name would

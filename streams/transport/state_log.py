@@ -84,6 +84,12 @@ class StateLog:
         manifest = blocks.pop(MANIFEST_KEY, None)
         return (Manifest.model_validate_json(manifest) if manifest else None), blocks
 
+    @property
+    def identity(self) -> tuple[int, int]:
+        """Producer id and epoch of the claim: Kafka takes nothing of an older epoch where a newer one has written."""
+        known = self.producer._txn_manager._pid_and_epoch
+        return known.pid, known.epoch
+
     async def commit(self, manifest: Manifest, blocks: Sequence[tuple[bytes, bytes | None]]) -> None:
         """Commit ``blocks``, ``manifest`` and the group's offset with all that is in the transaction; open the next.
 

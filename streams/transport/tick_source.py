@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,11 +14,14 @@ from aiokafka.errors import KafkaError, OffsetOutOfRangeError
 
 from data_io.kafka_clients import end_consumer
 from data_io.topics import admin
+from data_io.topics.raw_records import RawFetch
 from ml_core.errors import KafkaUnavailableError, NotFoundError, SetupError
 from streams import metrics
-from streams.transport import connection, packed_batch, raw_fetch
+from streams.transport import connection, packed_batch
 from streams.transport.batch_channel import Batch, BatchChannel, Round
+from streams.transport.batch_sender import BatchSender
 from streams.transport.partition import Partition, Phase, Shared
+from streams.transport.tick_fetcher import TickFetcher
 
 log = structlog.get_logger()
 
@@ -26,8 +29,6 @@ log = structlog.get_logger()
 POLL_S = 0.05
 # The lag is reported this often.
 REPORT_S = 0.25
-# The fetch answers as soon as one byte is there; an idle partition may hold a busy one back for this long.
-FETCH_WAIT_MS = 10
 # Batches of partitions are handed out together up to this size.
 ROUND_BYTES = 1 << 18
 # Takeovers in a row without progress after which the worker gives up instead of spinning.
@@ -79,17 +80,21 @@ class TickSource(mode.Service, ConsumerRebalanceListener):  # type: ignore[misc]
         self._claims: dict[int, asyncio.Task[None]] = {}
         self.has_joined = False
         self.busy_since: float | None = None  # when the batch at the agents was handed out
-        self.answered_ms: int | None = None  # when Kafka last answered a fetch
         self._idle = asyncio.Event()
         self._idle.set()
         self._next_report = 0.0
         self._wake: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
+    @property
+    def answered_ms(self) -> int | None:
+        """When Kafka last answered a fetch, None while none was sent."""
+        return self.fetcher.answered_ms if self.has_joined else None
+
     async def on_start(self) -> None:
         """Join the group."""
-        raw_fetch.install()
         packed_batch.install()
         connection.install()
+        self.sender = BatchSender(self.shared.bootstrap)
         self.consumer = AIOKafkaConsumer(
             bootstrap_servers=self.shared.bootstrap,
             group_id=self.shared.group,
@@ -100,16 +105,18 @@ class TickSource(mode.Service, ConsumerRebalanceListener):  # type: ignore[misc]
             partition_assignment_strategy=(StickyPartitionAssignor,),
             session_timeout_ms=self.membership.session_timeout_ms,
             heartbeat_interval_ms=self.membership.session_timeout_ms // 4,
-            max_partition_fetch_bytes=self.membership.max_fetch_bytes,
-            fetch_max_wait_ms=FETCH_WAIT_MS,
         )
+        self.fetcher = TickFetcher(self.consumer._client, partition_bytes=self.membership.max_fetch_bytes)
         self.consumer.subscribe([self.shared.topic], listener=self)
         async with asyncio.timeout(30.0):
             await self.consumer.start()
+            await self.sender.start()
 
     async def on_stop(self) -> None:
         """Close every partition with a checkpoint, then leave the group."""
         await self._close_all(checkpoint=True)
+        await self.fetcher.stop()
+        await self.sender.stop()
         await end_consumer(self.consumer)
 
     async def on_partitions_revoked(self, revoked: set[TopicPartition]) -> None:
@@ -123,9 +130,9 @@ class TickSource(mode.Service, ConsumerRebalanceListener):  # type: ignore[misc]
         if self.should_stop:
             return
         self.has_joined = True
-        self.answered_ms = None
+        self.fetcher.answered_ms = None
         for tp in assigned:
-            # A position of some kind keeps the fetcher from asking for the committed one; takeover sets the real one.
+            # The consumer is a member of the group and reads nothing: some position keeps it from asking for one.
             self.consumer.seek(tp, 0)
             self.consumer.pause(tp)
             self._claim(tp.partition)
@@ -136,7 +143,7 @@ class TickSource(mode.Service, ConsumerRebalanceListener):  # type: ignore[misc]
         return self.has_joined and all(p.phase in (Phase.OPEN, Phase.SWAPPING) for p in tuple(self.partitions.values()))
 
     def _claim(self, number: int, delay_s: float = 0.0) -> None:
-        partition = self.partitions[number] = Partition(self.shared, number, self._wake_up)
+        partition = self.partitions[number] = Partition(self.shared, number, self.sender, self._wake_up)
         self._claims[number] = asyncio.create_task(self._take_over(partition, delay_s), name=f"takeover-{number}")
 
     async def _take_over(self, partition: Partition, delay_s: float) -> None:
@@ -147,8 +154,7 @@ class TickSource(mode.Service, ConsumerRebalanceListener):  # type: ignore[misc]
             async with asyncio.timeout(20.0):
                 beginnings = await self.consumer.beginning_offsets([tp])
             await partition.open(beginnings[tp])
-            self.consumer.seek(tp, partition.position)
-            self.consumer.resume(tp)
+            self.fetcher.seek(tp, partition.position)
         except SetupError as error:
             self._give_up(error)
         except Exception as error:  # noqa: BLE001 - whatever stopped a takeover, the way out is the same
@@ -186,7 +192,6 @@ class TickSource(mode.Service, ConsumerRebalanceListener):  # type: ignore[misc]
             self._give_up(error)
             return
         if partition.tp in self.consumer.assignment():
-            self.consumer.pause(partition.tp)
             self._claim(number, delay_s=min(0.5 * 2**attempts, 8.0))
 
     def _give_up(self, error: Exception) -> None:
@@ -197,6 +202,8 @@ class TickSource(mode.Service, ConsumerRebalanceListener):  # type: ignore[misc]
         partitions, self.partitions = list(self.partitions.values()), {}
         self.has_joined = False
         metrics.LAG.clear()
+        for partition in partitions:
+            self.fetcher.forget(partition.tp)
         for task in self._claims.values():
             task.cancel()
         await asyncio.gather(*self._claims.values(), return_exceptions=True)
@@ -228,24 +235,25 @@ class TickSource(mode.Service, ConsumerRebalanceListener):  # type: ignore[misc]
                 continue
             if self._wake.done():
                 self._wake = asyncio.get_running_loop().create_future()
-            working = {p.tp: p for p in self.partitions.values() if p.phase in (Phase.OPEN, Phase.SWAPPING)}
-            self._fetch_for(working.values())
+            working = [p for p in self.partitions.values() if p.phase in (Phase.OPEN, Phase.SWAPPING)]
+            self.fetcher.ask(p.tp for p in working if p.wants_ticks)
             try:
-                fetched = await raw_fetch.take(self.consumer, working.keys(), _patience_s(working.values()), self._wake)
+                fetched = await self._arrived(_patience_s(working))
             except OffsetOutOfRangeError as error:
                 self._give_up(SetupError(f"ticks were deleted by retention before they were read: {error}"))
                 return
             except KafkaError as error:
-                if (part := raw_fetch.ended(self.consumer)) is not None:
-                    self._give_up(KafkaUnavailableError(f"the {part} of the ticks consumer died: {error!r}"))
+                if self.consumer._coordinator._coordination_task.done():
+                    self._give_up(KafkaUnavailableError(f"the coordinator of the ticks consumer died: {error!r}"))
                     return
                 log.warning("fetching ticks failed", action="fetch", error=repr(error))
                 await asyncio.sleep(POLL_S)
                 continue
-            for tp, fetch in fetched.items():
-                if (partition := self.partitions.get(tp.partition)) is not None:  # perhaps another than before
-                    partition.fetched.append(fetch)
-            for together in _rounds([p for p in working.values() if p.takes_batches and p.fetched]):
+            for tp, fetch in fetched:
+                self.partitions[tp.partition].fetched.append(fetch)
+            # The next fetch is under way while this one is processed.
+            self.fetcher.ask(p.tp for p in working if p.wants_ticks)
+            for together in _rounds([p for p in working if p.takes_batches and p.fetched]):
                 await self._hand_out(together)
             self._look_around()
             if time.monotonic() >= self._next_report:
@@ -265,17 +273,12 @@ class TickSource(mode.Service, ConsumerRebalanceListener):  # type: ignore[misc]
         if not self._wake.done() and any(p.fetched for p in self.partitions.values()):
             self._wake.set_result(None)
 
-    def _fetch_for(self, partitions: Iterable[Partition]) -> None:
-        """Let the consumer fetch for those that may need it soon.
-
-        It fetches for nobody while it holds what somebody does not take, so all is taken from it, and what cannot be
-        handed out yet keeps the partition from fetching more.
-        """
-        for partition in partitions:
-            wants_more = not partition.fetched and partition.lingers_s <= 0
-            if wants_more is not partition.is_fetching and partition.tp in self.consumer.assignment():
-                partition.is_fetching = wants_more
-                (self.consumer.resume if wants_more else self.consumer.pause)(partition.tp)
+    async def _arrived(self, timeout_s: float) -> list[tuple[TopicPartition, RawFetch]]:
+        """Return what has been fetched; raises what the coordinator met, which waits with its next step for that."""
+        self.consumer._coordinator.check_errors()
+        # A member that does not poll for minutes leaves its group; this is what the consumer takes for polling.
+        with self.consumer._subscription.fetch_context():
+            return await self.fetcher.arrived(timeout_s, self._wake)
 
     async def _hand_out(self, partitions: Sequence[Partition]) -> None:
         batches = [
@@ -320,12 +323,7 @@ class TickSource(mode.Service, ConsumerRebalanceListener):  # type: ignore[misc]
         self._claims[partition.number] = task
 
     def _report_lag(self) -> None:
-        assignment = self.consumer.assignment()
         for partition in self.partitions.values():
-            tp = partition.tp
-            if tp not in assignment or not partition.is_open:
-                continue
-            self.answered_ms = max(self.answered_ms or 0, self.consumer.last_poll_timestamp(tp) or 0) or None
-            highwater = self.consumer.highwater(tp)
-            if highwater is not None:
-                metrics.LAG.labels(tp.topic, tp.partition).set(max(0, highwater - partition.position))
+            highwater = self.fetcher.highwater.get(partition.tp)
+            if highwater is not None and partition.is_open:
+                metrics.LAG.labels(partition.tp.topic, partition.number).set(max(0, highwater - partition.position))

@@ -1,15 +1,17 @@
 """Reads a topic as fetched bytes, from its beginning to where it ends now."""
 
 import struct
+import time
 from collections.abc import AsyncIterator
 from typing import NamedTuple
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
 
 from data_io.topics.raw_records import FoundRecords, RawFetch, find
-from streams.transport import raw_fetch
+from streams.transport import connection
+from streams.transport.tick_fetcher import TickFetcher
 
-IDLE_S = 30.0
+IDLE_S, POLL_S = 30.0, 0.05
 _HEADER = struct.Struct(">qiibIhiqqqhii")
 _LENGTH_END, _CONTROL = 12, 0x20
 
@@ -23,25 +25,24 @@ class Stamp(NamedTuple):
 
 async def fetches(bootstrap: str, topic: str, partition: int) -> AsyncIterator[tuple[FoundRecords, list[Stamp]]]:
     """Yield the committed records of one partition, with the stamps of their batches."""
-    raw_fetch.install()
+    connection.install()
     tp = TopicPartition(topic, partition)
-    consumer = AIOKafkaConsumer(
-        bootstrap_servers=bootstrap,
-        auto_offset_reset="earliest",
-        isolation_level="read_committed",
-        max_partition_fetch_bytes=8 << 20,
-    )
+    consumer = AIOKafkaConsumer(bootstrap_servers=bootstrap, isolation_level="read_committed")
     await consumer.start()
+    fetcher = TickFetcher(consumer._client, partition_bytes=8 << 20)
     try:
-        consumer.assign([tp])
-        end = (await consumer.end_offsets([tp]))[tp]
-        while await consumer.position(tp) < end:
-            found = await raw_fetch.take(consumer, {tp}, IDLE_S)
-            if not found:
-                raise TimeoutError(f"nothing more came of {topic}-{partition} before its end at {end}")
-            for fetch in found.values():
+        begin, end = (await consumer.beginning_offsets([tp]))[tp], (await consumer.end_offsets([tp]))[tp]
+        fetcher.seek(tp, begin)
+        heard_s = time.monotonic()
+        while fetcher.position(tp) < end:
+            fetcher.ask([tp])
+            for _, fetch in await fetcher.arrived(POLL_S):
+                heard_s = time.monotonic()
                 yield find(fetch), stamps(fetch)
+            if time.monotonic() > heard_s + IDLE_S:
+                raise TimeoutError(f"nothing more came of {topic}-{partition} before its end at {end}")
     finally:
+        await fetcher.stop()
         await consumer.stop()
 
 

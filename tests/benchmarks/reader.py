@@ -19,9 +19,10 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 
 from data_io.topics.raw_records import RawFetch, find
 from ml_core.types import Int64
-from streams.transport import raw_fetch
+from streams.transport import connection
+from streams.transport.tick_fetcher import TickFetcher
 
-FETCH_BYTES = 8 << 20
+FETCH_BYTES, POLL_S = 8 << 20, 0.05
 
 
 def tick_offsets(fetch: RawFetch, prefix: bytes) -> Int64:
@@ -40,37 +41,35 @@ async def read(
     bootstrap: str, topic: str, topic_id: str, partitions: int, count: int, isolation: str, timeout_s: float
 ) -> dict[str, Any]:
     """Return three columns: partition, offset of the tick, time."""
-    raw_fetch.install()
+    connection.install()
     tps = {TopicPartition(topic, p): f'"{topic_id}-{p}-'.encode() for p in range(partitions)}
-    consumer = AIOKafkaConsumer(
-        bootstrap_servers=bootstrap,
-        isolation_level=isolation,
-        max_partition_fetch_bytes=FETCH_BYTES,
-        auto_offset_reset="latest",
-    )
+    consumer = AIOKafkaConsumer(bootstrap_servers=bootstrap, isolation_level=isolation)
     await consumer.start()
+    fetcher = TickFetcher(consumer._client, partition_bytes=FETCH_BYTES, committed=isolation == "read_committed")
     partition_parts, offset_parts, times = [], [], []
     try:
-        consumer.assign(list(tps))
-        for tp in tps:
-            await consumer.position(tp)
+        for tp, end in (await consumer.end_offsets(list(tps))).items():
+            fetcher.seek(tp, end)
         tick_offsets(RawFetch(b"", 0, []), b"x")
         gc.disable()
         sys.stdout.write("ready\n")
         sys.stdout.flush()
-        seen = 0
+        seen, last_ns = 0, time.monotonic_ns()
         while seen < count:
-            found = await raw_fetch.take(consumer, tps.keys(), timeout_s)
+            fetcher.ask(tps)
+            found = await fetcher.arrived(POLL_S)
             now_ns = time.monotonic_ns()
-            if not found:
+            if not found and now_ns > last_ns + timeout_s * 1e9:
                 break
-            for tp, fetch in found.items():
+            for tp, fetch in found:
+                last_ns = now_ns
                 offset_N = tick_offsets(fetch, tps[tp])
                 seen += len(offset_N)
                 partition_parts.append(np.full(len(offset_N), tp.partition, np.int32))
                 offset_parts.append(offset_N)
                 times.append(np.full(len(offset_N), now_ns, np.int64))
     finally:
+        await fetcher.stop()
         await consumer.stop()
     empty = np.empty(0, np.int64)
     return {

@@ -5,10 +5,12 @@ import random
 import struct
 
 import pytest
-from aiokafka.errors import KafkaConnectionError
-from aiokafka.protocol.fetch import FetchRequest
-from aiokafka.protocol.produce import ProduceRequest
+from aiokafka import TopicPartition
+from aiokafka.errors import CorrelationIdError, KafkaConnectionError, UnsupportedVersionError
+from aiokafka.protocol.fetch import FetchRequest, FetchRequest_v11
+from aiokafka.protocol.produce import ProduceRequest, ProduceRequest_v7
 
+from streams.transport import wire
 from streams.transport.connection import Answers, Connection
 from streams.transport.packed_batch import PartedProduceRequest
 
@@ -74,9 +76,9 @@ async def test_a_lost_connection_ends_and_says_so_to_all_who_wait() -> None:
 
 
 class Broker:
-    """Answers ApiVersions, keeps what else it is sent, and answers that with bytes a test gives."""
+    """Answers ApiVersions, keeps what else it is sent, and answers that with what a test gives; None is silence."""
 
-    def __init__(self, answer: bytes) -> None:
+    def __init__(self, answer: bytes | None) -> None:
         self.answer, self.requests = answer, []
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -89,11 +91,12 @@ class Broker:
             request = await reader.readexactly(size)
             key, _, correlation_id = struct.unpack_from(">hhi", request)
             if key == 18:
-                body = struct.pack(">hi", 0, 2) + struct.pack(">hhhhhh", 0, 0, 7, 1, 4, 4)
+                body = struct.pack(">hi", 0, 2) + struct.pack(">hhhhhh", 0, 0, 7, 1, 4, 11)
             else:
                 self.requests.append(request)
                 body = self.answer
-            writer.write(framed(struct.pack(">i", correlation_id) + body))
+            if body is not None:
+                writer.write(framed(struct.pack(">i", correlation_id) + body))
 
 
 @pytest.fixture
@@ -101,7 +104,7 @@ async def connected():
     """Give a connection to a broker that says ``answer``; all are closed at the end."""
     opened = []
 
-    async def connect(answer: bytes):
+    async def connect(answer: bytes | None):
         broker = Broker(answer)
         server = await asyncio.start_server(broker.serve, "127.0.0.1", 0)
         port = server.sockets[0].getsockname()[1]
@@ -123,16 +126,19 @@ def _installed(monkeypatch):
 
 async def test_a_long_fetch_is_read_as_aiokafka_reads_it(connected) -> None:
     records = random.Random(1).randbytes(900_000)
-    partition = struct.pack(">ihqqi", 3, 0, 77, 76, 0) + struct.pack(">i", len(records)) + records
-    answer = struct.pack(">iih", 0, 1, 5) + b"ticks" + struct.pack(">i", 1) + partition
+    partition = struct.pack(">ihqqqiii", 3, 0, 77, 76, 0, 0, -1, len(records)) + records
+    answer = struct.pack(">ihiih", 0, 0, 0, 1, 5) + b"ticks" + struct.pack(">i", 1) + partition
     connection, _ = await connected(answer)
 
     response = await connection.send(FetchRequest(10, 1, 1 << 20, 0, [("ticks", [(3, 0, 1 << 20)])]))
 
-    [(topic, [(number, error, highwater, stable, aborted, found)])] = response.topics
+    [(topic, [(number, error, highwater, stable, _, aborted, _, found)])] = response.topics
     assert (topic, number, error, highwater, stable) == ("ticks", 3, 0, 77, 76)
     assert not aborted
     assert found == records
+    [(tp, ours)] = wire.fetched(memoryview(answer))[1].items()
+    assert (tp, ours.error, ours.highwater, ours.aborted) == (TopicPartition("ticks", 3), 0, 77, [])
+    assert bytes(ours.raw) == records
 
 
 async def test_record_batches_are_written_as_aiokafka_writes_them(connected) -> None:
@@ -151,6 +157,57 @@ async def test_record_batches_are_written_as_aiokafka_writes_them(connected) -> 
 
     ours, own = broker.requests
     assert ours[8:] == own[8:]  # behind the correlation id
+
+
+async def test_a_question_is_asked_as_aiokafka_asks_it_and_its_answer_comes_as_bytes(connected) -> None:
+    answer = random.Random(2).randbytes(200_000)
+    connection, broker = await connected(answer)
+    request = wire.fetch(
+        [(TopicPartition("ticks", 3), 70), (TopicPartition("ticks", 0), 9), (TopicPartition("other", 1), 2)],
+        wait_ms=10,
+        partition_bytes=1 << 20,
+        most_bytes=1 << 22,
+        committed=True,
+    )
+    assert bytes(await connection.ask(wire.FETCH, wire.FETCH_VERSION, [request[:10], request[10:]])) == answer
+
+    topics = [("ticks", [(3, 70, 1 << 20), (0, 9, 1 << 20)]), ("other", [(1, 2, 1 << 20)])]
+    own = FetchRequest(10, 1, 1 << 22, 1, topics).build(FetchRequest_v11)
+    header = own.build_request_header(correlation_id=int.from_bytes(broker.requests[0][4:8], "big"), client_id="c")
+    assert broker.requests == [header.encode() + own.encode()]
+
+
+async def test_what_is_written_has_the_bytes_of_aiokafkas_own_request() -> None:
+    topics = {"rows": [(0, b"one"), (3, b"three")], "scores": [(3, b"")]}
+    own = ProduceRequest(transactional_id=None, required_acks=-1, timeout=30_000, topics=list(topics.items()))
+    assert b"".join(wire.produce(topics, 30_000)) == own.build(ProduceRequest_v7).encode()
+
+
+async def test_kafka_that_is_silent_for_too_long_is_hung_up_on(connected) -> None:
+    connection, broker = await connected(None)
+    connection._request_timeout = 0.05
+    waiting = [connection.ask(wire.FETCH, wire.FETCH_VERSION, [b""]) for _ in range(2)]
+    for each in waiting:
+        with pytest.raises(KafkaConnectionError):
+            await each
+    assert len(broker.requests) == 2
+    assert not connection.connected()
+
+
+async def test_an_answer_to_another_question_ends_the_connection(connected) -> None:
+    connection, _ = await connected(b"")
+    waiting = connection.ask(wire.FETCH, wire.FETCH_VERSION, [b""])
+    asked, *rest = connection._requests.popleft()
+    connection._requests.append((asked + 1, *rest))
+    with pytest.raises(CorrelationIdError):
+        await waiting
+    assert not connection.connected()
+
+
+async def test_a_kafka_that_is_too_old_is_named(connected) -> None:
+    connection, _ = await connected(b"")
+    with pytest.raises(UnsupportedVersionError, match="does not speak"):
+        connection.ask(wire.PRODUCE, 99, [b""])
 
 
 async def test_what_waits_for_an_answer_learns_that_the_connection_broke(connected) -> None:

@@ -1,25 +1,39 @@
-"""How many hand-outs may be under way, and what a failed one does; aiokafka's own accumulator, no broker behind it."""
+"""How many hand-outs may be under way, and what a failed one does."""
 
-from types import SimpleNamespace
+import asyncio
 
 import pytest
 from aiokafka import TopicPartition
-from aiokafka.errors import ProducerFenced
-from aiokafka.producer.message_accumulator import MessageAccumulator
+from aiokafka.errors import InvalidProducerEpoch
 
 from data_io.topics.record_batch import pack
 from ml_core.errors import KafkaUnavailableError
 from streams.transport.outputs import Outputs
 
 
-@pytest.fixture
-async def accumulator() -> MessageAccumulator:
-    return MessageAccumulator(SimpleNamespace(), 1 << 20, 0, 30)
+class Channel:
+    """Keeps what is queued until the test says what has become of it."""
+
+    def __init__(self) -> None:
+        self.queued: dict[TopicPartition, list[asyncio.Future]] = {}
+
+    def queue(self, tp: TopicPartition, _batch) -> asyncio.Future:
+        future = asyncio.get_running_loop().create_future()
+        self.queued.setdefault(tp, []).append(future)
+        return future
+
+    def oldest(self, topic: str) -> asyncio.Future:
+        return self.queued[TopicPartition(topic, 3)].pop(0)
 
 
 @pytest.fixture
-def outputs(accumulator) -> Outputs:
-    return Outputs(SimpleNamespace(_message_accumulator=accumulator), 3)
+def channel() -> Channel:
+    return Channel()
+
+
+@pytest.fixture
+def outputs(channel) -> Outputs:
+    return Outputs(channel, 3)
 
 
 def hand_out(outputs: Outputs) -> None:
@@ -28,27 +42,21 @@ def hand_out(outputs: Outputs) -> None:
         outputs.send(topic, pack([(b"k", b"v", [])]))
 
 
-def oldest(accumulator, topic: str):
-    return accumulator._batches[TopicPartition(topic, 3)].popleft()
-
-
-async def test_a_third_batch_of_ticks_waits_until_all_outputs_of_the_first_are_acknowledged(
-    outputs, accumulator
-) -> None:
+async def test_a_third_batch_of_ticks_waits_until_all_outputs_of_the_first_are_acknowledged(outputs, channel) -> None:
     hand_out(outputs)
     assert outputs.has_room
     hand_out(outputs)
     assert not outputs.has_room
 
-    oldest(accumulator, "rows").done(base_offset=0)
+    channel.oldest("rows").set_result(None)
     assert not outputs.has_room
-    oldest(accumulator, "scores").done(base_offset=0)
+    channel.oldest("scores").set_result(None)
     assert outputs.has_room
 
 
-async def test_after_a_failed_output_nothing_more_is_taken(outputs, accumulator) -> None:
+async def test_after_a_failed_output_nothing_more_is_taken(outputs, channel) -> None:
     hand_out(outputs)
-    oldest(accumulator, "rows").failure(ProducerFenced())
+    channel.oldest("rows").set_exception(InvalidProducerEpoch())
 
     with pytest.raises(KafkaUnavailableError, match="partition 3"):
         hand_out(outputs)

@@ -1,6 +1,7 @@
 """What a partition makes of a checkpoint, before and after Kafka is asked: no broker is needed for it."""
 
 import asyncio
+import dataclasses
 from types import SimpleNamespace
 
 import pytest
@@ -8,6 +9,7 @@ import pytest
 from ml_core.data_processor.features import FeaturePlan
 from ml_core.errors import ModelRefusedError
 from ml_core.spec import parse
+from streams.transport.batch_sender import BatchSender
 from streams.transport.partition import Partition, Phase, Shared
 from streams.transport.state_log import Manifest
 
@@ -51,7 +53,7 @@ async def partition(monkeypatch):
     shared = Shared(
         "127.0.0.1:1", "group", "ticks", "id", 1, {SPEC.feature_set: (PLAN, [SPEC])}, Models(), on_checkpoint=reported
     )
-    partition = Partition(shared, 0)
+    partition = Partition(shared, 0, BatchSender("127.0.0.1:1"))
     yield partition
     partition.phase = Phase.CLOSED
     await partition.close(checkpoint=False)
@@ -120,3 +122,30 @@ async def test_the_tail_that_is_out_is_scored_again_by_the_version_that_scored_i
     partition.position = 520
 
     assert partition._wanted() == {"demo": CHAMPION}
+
+
+@pytest.mark.parametrize(
+    ("phase", "waiting", "has_room", "linger_s", "wanted"),
+    [
+        (Phase.OPEN, 0, True, 0, True),
+        (Phase.OPEN, 1, True, 0, True),  # what waits is about to be handed out
+        (Phase.OPEN, 2, True, 0, False),
+        (Phase.OPEN, 0, False, 0, True),
+        (Phase.OPEN, 1, False, 0, False),
+        (Phase.SWAPPING, 0, True, 0, True),
+        (Phase.SWAPPING, 1, True, 0, False),
+        (Phase.CLAIMING, 0, True, 0, False),
+        (Phase.OPEN, 0, True, 60, False),
+    ],
+)
+async def test_ticks_are_fetched_for_what_can_be_handed_out_soon(
+    partition, phase, waiting, has_room, linger_s, wanted
+) -> None:
+    partition.phase = phase
+    partition.fetched.extend([None] * waiting)
+    partition.outputs._hand_out = 0 if has_room else 2
+    if not has_room:
+        partition.outputs._under_way.append((1, asyncio.get_running_loop().create_future()))
+    partition.shared = dataclasses.replace(partition.shared, linger_s=linger_s)
+    partition.advance(1, 1)
+    assert partition.wants_ticks is wanted

@@ -1,0 +1,196 @@
+"""Fetches record batches from the brokers that lead them: one request a broker at a time, the next while one is worked.
+
+Bytes stay in the buffer they were read into; no object is made of a record.
+"""
+
+import asyncio
+import struct
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
+
+from aiokafka import TopicPartition
+from aiokafka.client import AIOKafkaClient
+from aiokafka.errors import KafkaError, OffsetOutOfRangeError, for_code
+
+from data_io.topics.raw_records import RawFetch
+from streams.transport import connection, wire
+
+# An answer comes as soon as one byte is there; an idle partition may hold a busy one back for this long.
+WAIT_MS = 10
+ANSWER_BYTES = 50 << 20
+CONNECT_S, AGAIN_S = 5.0, 0.1
+_OUT_OF_RANGE = 1
+# baseOffset, batchLength, partitionLeaderEpoch, magic, crc, attributes, lastOffsetDelta of the v2 record batch
+_HEADER = struct.Struct(">qiibIhi")
+_BASE_AND_LENGTH = struct.Struct(">qi")
+
+
+class TickFetcher:
+    """Reads partitions in order from where ``seek`` has put them; whoever calls it decides for which it asks."""
+
+    def __init__(self, client: AIOKafkaClient, *, partition_bytes: int = 1 << 20, committed: bool = True) -> None:
+        """Read through connections of ``client``.
+
+        Args:
+            client: Started, and knows the topics.
+            partition_bytes: Most bytes of a partition in one answer, unless a single batch has more.
+            committed: Whether only what belongs to no open transaction is read.
+        """
+        self.highwater: dict[TopicPartition, int] = {}  # the end of the partition, where one has been heard of
+        self.answered_ms: int | None = None  # when Kafka last answered
+        self._client, self._partition_bytes, self._committed = client, partition_bytes, committed
+        self._next: dict[TopicPartition, int] = {}
+        self._most: dict[TopicPartition, int] = {}  # bytes asked for, where one batch does not fit the usual
+        self._asked: set[int] = set()  # brokers that owe an answer
+        self._arrived: list[tuple[TopicPartition, RawFetch]] = []
+        self._error: KafkaError | None = None
+        self._news: asyncio.Future[None] | None = None
+        self._finding: asyncio.Task[None] | None = None
+        self._turn = 0
+
+    def seek(self, tp: TopicPartition, offset: int) -> None:
+        """Go on at ``offset``; what has arrived or is under way for ``tp`` is dropped."""
+        self.forget(tp)
+        self._next[tp] = offset
+
+    def position(self, tp: TopicPartition) -> int:
+        """Return the offset behind all that has arrived of ``tp``."""
+        return self._next[tp]
+
+    def forget(self, tp: TopicPartition) -> None:
+        """Read ``tp`` no more."""
+        self._next.pop(tp, None)
+        self._most.pop(tp, None)
+        self.highwater.pop(tp, None)
+        self._arrived = [each for each in self._arrived if each[0] != tp]
+
+    def ask(self, wanted: Iterable[TopicPartition]) -> None:
+        """Ask every broker that owes no answer for what follows in those of ``wanted`` that it leads."""
+        by_leader: dict[int, list[TopicPartition]] = {}
+        for tp in wanted:
+            leader = self._client.cluster.leader_for_partition(tp)
+            by_leader.setdefault(-1 if leader is None else leader, []).append(tp)
+        for leader, tps in by_leader.items():
+            if leader in self._asked:
+                continue
+            if (to := connection.of(self._client, leader)) is None:
+                self._find(leader)
+                continue
+            self._turn += 1  # a batch that is too large comes only for the first that is asked for
+            turn = self._turn % len(tps)
+            self._ask(to, leader, [(tp, self._next[tp]) for tp in (*tps[turn:], *tps[:turn])])
+
+    async def arrived(
+        self, timeout_s: float, wake: "asyncio.Future[None] | None" = None
+    ) -> list[tuple[TopicPartition, RawFetch]]:
+        """Return what has arrived, in order, waiting ``timeout_s`` for the first, or for ``wake``.
+
+        Raises:
+            OffsetOutOfRangeError: Kafka no longer has what follows.
+            KafkaError: Kafka refuses to be read.
+        """
+        if not self._arrived and self._error is None and timeout_s > 0:
+            self._news = asyncio.get_running_loop().create_future()
+            await asyncio.wait(
+                [self._news] if wake is None else [self._news, wake],
+                timeout=timeout_s,
+                return_when=asyncio.FIRST_COMPLETED,
+            )
+            self._news = None
+        found, self._arrived = self._arrived, []
+        error, self._error = (self._error, None) if not found else (None, self._error)
+        if error is not None:
+            raise error
+        return found
+
+    async def stop(self) -> None:
+        """Take no more answers."""
+        self._next.clear()
+        if self._finding is not None:
+            self._finding.cancel()
+            await asyncio.gather(self._finding, return_exceptions=True)
+
+    def _ask(self, to: connection.Connection, leader: int, wanted: Sequence[tuple[TopicPartition, int]]) -> None:
+        request = wire.fetch(
+            wanted,
+            wait_ms=WAIT_MS,
+            partition_bytes=max((self._most.get(tp, 0) for tp, _ in wanted), default=0) or self._partition_bytes,
+            most_bytes=ANSWER_BYTES,
+            committed=self._committed,
+        )
+        try:
+            answer = to.ask(wire.FETCH, wire.FETCH_VERSION, [request])
+        except KafkaError as error:
+            if not error.retriable:
+                self._error = error
+            return
+        self._asked.add(leader)
+        answer.add_done_callback(lambda future: self._answered(leader, dict(wanted), future))
+
+    def _answered(self, leader: int, asked: dict[TopicPartition, int], answer: "asyncio.Future[memoryview]") -> None:
+        self._asked.discard(leader)
+        if answer.cancelled() or answer.exception() is not None:
+            return  # asked again when there is a connection
+        self.answered_ms = time.time_ns() // 1_000_000
+        code, found = wire.fetched(answer.result())
+        if code:
+            self._refused(code, f"broker {leader}")
+        for tp, part in found.items():
+            if (offset := asked.get(tp)) is not None and self._next.get(tp) == offset:
+                self._take(tp, offset, part)
+        if self._news is not None and not self._news.done() and (self._arrived or self._error):
+            self._news.set_result(None)
+
+    def _take(self, tp: TopicPartition, offset: int, part: wire.Fetched) -> None:
+        if part.error == _OUT_OF_RANGE:
+            self._error = OffsetOutOfRangeError({tp: offset})
+        elif part.error:
+            self._refused(part.error, str(tp))
+        else:
+            self.highwater[tp] = part.highwater
+            end = end_offset(part.raw, otherwise=offset)
+            if end > offset:
+                self._next[tp] = end
+                self._most.pop(tp, None)
+                self._arrived.append((tp, RawFetch(part.raw, offset, part.aborted)))
+            elif len(part.raw) >= _BASE_AND_LENGTH.size:
+                self._most[tp] = _BASE_AND_LENGTH.size + _BASE_AND_LENGTH.unpack_from(part.raw)[1]
+
+    def _refused(self, code: int, by: str) -> None:
+        error = for_code(code)(by)
+        if not error.retriable:
+            self._error = error
+            return
+        self._find(-1)
+
+    def _find(self, leader: int) -> None:
+        if self._finding is None or self._finding.done():
+            self._finding = asyncio.create_task(self._connect(leader), name="ticks-connect")
+
+    async def _connect(self, leader: int) -> None:
+        """Connect to ``leader``, or learn who leads what; tried again, after a while, while it is asked for."""
+        with suppress(OSError, KafkaError):
+            async with asyncio.timeout(CONNECT_S):
+                if leader < 0:
+                    await self._client.force_metadata_update()
+                elif await self._client.ready(leader):
+                    if self._news is not None and not self._news.done():
+                        self._news.set_result(None)
+                    return
+        await asyncio.sleep(AGAIN_S)
+
+
+def end_offset(raw: memoryview, otherwise: int) -> int:
+    """Return the offset after the last whole record batch in ``raw``; ``otherwise`` where there is none."""
+    return max((base + delta + 1 for base, delta in _batches(raw)), default=otherwise)
+
+
+def _batches(raw: memoryview) -> Iterator[tuple[int, int]]:
+    at = 0
+    while at + _HEADER.size <= len(raw):
+        base, length, _, _, _, _, delta = _HEADER.unpack_from(raw, at)
+        if length <= 0 or at + _BASE_AND_LENGTH.size + length > len(raw):
+            return
+        yield base, delta
+        at += _BASE_AND_LENGTH.size + length

@@ -1,0 +1,221 @@
+"""For what a fetcher asks, what it makes of the answers, and what it does when a broker refuses; a broker by hand."""
+
+import asyncio
+import struct
+from types import SimpleNamespace
+
+import pytest
+from aiokafka import TopicPartition
+from aiokafka.errors import KafkaConnectionError, OffsetOutOfRangeError, TopicAuthorizationFailedError
+from aiokafka.record.default_records import DefaultRecordBatchBuilder
+
+from streams.transport import tick_fetcher
+from streams.transport.tick_fetcher import TickFetcher, end_offset
+
+A, B = TopicPartition("ticks", 0), TopicPartition("ticks", 1)
+NOT_LEADER, OUT_OF_RANGE, NOT_AUTHORIZED = 6, 1, 29
+
+
+def record_batch(base_offset: int, *values: bytes) -> bytes:
+    builder = DefaultRecordBatchBuilder(2, 0, 0, -1, -1, -1, 1 << 20)
+    for delta, value in enumerate(values):
+        builder.append(delta, 0, b"ACME", value, [])
+    raw = bytearray(builder.build())
+    raw[0:8] = base_offset.to_bytes(8, "big")
+    return bytes(raw)
+
+
+class Broker:
+    def __init__(self) -> None:
+        self.requests: list[tuple[dict[TopicPartition, tuple[int, int]], asyncio.Future]] = []
+        self.is_up = True
+
+    def connected(self) -> bool:
+        return self.is_up
+
+    def ask(self, _key, _version, parts):
+        answer = asyncio.get_running_loop().create_future()
+        self.requests.append((read(b"".join(parts)), answer))
+        return answer
+
+    @property
+    def wanted(self) -> dict[TopicPartition, int]:
+        """Partition and offset of the only request under way."""
+        [(asked, _)] = self.requests
+        return {tp: offset for tp, (offset, _) in asked.items()}
+
+    async def answer(self, *parts: tuple[TopicPartition, int, bytes], aborted=()) -> None:
+        """Answer with (partition, error, record batches)."""
+        body = struct.pack(">ihii", 0, 0, 0, len(parts))
+        for tp, error, raw in parts:
+            body += struct.pack(">h", len(tp.topic)) + tp.topic.encode() + struct.pack(">i", 1)
+            body += struct.pack(">ihqqqi", tp.partition, error, 500, 490, 0, len(aborted) or -1)
+            body += b"".join(struct.pack(">qq", *each) for each in aborted)
+            body += struct.pack(">ii", -1, len(raw)) + raw
+        self.requests.pop(0)[1].set_result(memoryview(body))
+        await asyncio.sleep(0)
+
+
+def read(request: bytes) -> dict[TopicPartition, tuple[int, int]]:
+    replica, _, least, _, isolation, _, _, topics = struct.unpack_from(">iiiibiii", request)
+    assert (replica, least, isolation) == (-1, 1, 1)
+    at, found = 29, {}
+    for _ in range(topics):
+        (length,) = struct.unpack_from(">h", request, at)
+        topic = request[at + 2 : at + 2 + length].decode()
+        (partitions,) = struct.unpack_from(">i", request, at + 2 + length)
+        at += 6 + length
+        for _ in range(partitions):
+            partition, _, offset, _, most = struct.unpack_from(">iiqqi", request, at)
+            found[TopicPartition(topic, partition)] = offset, most
+            at += 28
+    assert request[at:] == bytes(6)
+    return found
+
+
+@pytest.fixture
+def broker() -> Broker:
+    return Broker()
+
+
+@pytest.fixture
+async def fetcher(broker, monkeypatch):
+    monkeypatch.setattr(tick_fetcher, "AGAIN_S", 0.0)
+    updates = []
+
+    async def update():
+        updates.append(1)
+
+    async def ready(_node):
+        return broker.is_up
+
+    client = SimpleNamespace(
+        cluster=SimpleNamespace(leader_for_partition=lambda _: 1),
+        _conns={(1, 0): broker},
+        force_metadata_update=update,
+        ready=ready,
+        updates=updates,
+    )
+    made = TickFetcher(client)
+    made.seek(A, 100)
+    made.seek(B, 7)
+    yield made
+    await made.stop()
+
+
+async def test_bytes_come_out_whole_and_the_next_request_begins_behind_them(fetcher, broker) -> None:
+    raw = record_batch(98, b"a", b"b", b"c") + record_batch(101, b"d")
+    fetcher.ask([A, B])
+    assert broker.wanted == {A: 100, B: 7}
+    await broker.answer((A, 0, raw), (B, 0, b""), aborted=[(7, 98)])
+
+    [(tp, fetch)] = await fetcher.arrived(0)
+    assert (tp, bytes(fetch.raw), fetch.first_offset, fetch.aborted) == (A, raw, 100, [(7, 98)])
+    assert fetcher.highwater == {A: 500, B: 500}
+    assert fetcher.answered_ms is not None
+    fetcher.ask([A, B])
+    assert broker.wanted == {A: 102, B: 7}
+
+
+async def test_a_broker_that_owes_an_answer_is_not_asked_again(fetcher, broker) -> None:
+    fetcher.ask([A])
+    fetcher.ask([A, B])
+    assert broker.wanted == {A: 100}
+
+
+async def test_waiting_ends_when_something_arrives_or_somebody_wakes_it_or_time_is_up(fetcher, broker) -> None:
+    assert await fetcher.arrived(0.01) == []
+    fetcher.ask([A])
+    waiting = asyncio.create_task(fetcher.arrived(30))
+    await asyncio.sleep(0)
+    await broker.answer((A, 0, record_batch(100, b"a")))
+    assert len(await asyncio.wait_for(waiting, 5)) == 1
+
+    wake = asyncio.get_running_loop().create_future()
+    waiting = asyncio.create_task(fetcher.arrived(30, wake))
+    await asyncio.sleep(0)
+    wake.set_result(None)
+    assert await asyncio.wait_for(waiting, 5) == []
+
+
+async def test_what_was_asked_for_before_a_seek_is_dropped(fetcher, broker) -> None:
+    fetcher.ask([A, B])
+    fetcher.seek(A, 50)
+    fetcher.forget(B)
+    await broker.answer((A, 0, record_batch(100, b"a")), (B, 0, record_batch(7, b"b")))
+    assert await fetcher.arrived(0) == []
+
+    fetcher.ask([A])
+    await broker.answer((A, 0, record_batch(50, b"a")))
+    fetcher.seek(A, 60)
+    assert await fetcher.arrived(0) == []
+    assert fetcher.position(A) == 60
+
+
+async def test_a_batch_that_does_not_fit_is_asked_for_with_room_for_it(fetcher, broker) -> None:
+    large = record_batch(100, b"x" * 5_000)
+    fetcher.ask([A])
+    await broker.answer((A, 0, large[:3_000]))
+    assert await fetcher.arrived(0) == []
+
+    fetcher._partition_bytes = 3_000
+    fetcher.ask([A])
+    assert broker.requests[0][0] == {A: (100, len(large))}
+    await broker.answer((A, 0, large))
+    assert len(await fetcher.arrived(0)) == 1
+    fetcher.ask([A])
+    assert broker.requests[0][0] == {A: (101, 3_000)}
+
+
+async def test_each_partition_is_the_first_of_a_request_in_its_turn(fetcher, broker) -> None:
+    firsts = set()
+    for _ in range(2):
+        fetcher.ask([A, B])
+        firsts.add(next(iter(broker.wanted)))
+        await broker.answer((A, 0, b""), (B, 0, b""))
+    assert firsts == {A, B}
+
+
+async def test_ticks_that_are_gone_are_an_error_and_those_of_others_come_first(fetcher, broker) -> None:
+    fetcher.ask([A, B])
+    await broker.answer((A, OUT_OF_RANGE, b""), (B, 0, record_batch(7, b"b")))
+    assert [tp for tp, _ in await fetcher.arrived(0)] == [B]
+    with pytest.raises(OffsetOutOfRangeError):
+        await fetcher.arrived(0)
+    assert await fetcher.arrived(0) == []
+
+
+async def test_a_broker_that_leads_no_longer_makes_it_look_for_the_leader_and_a_refusal_is_an_error(
+    fetcher, broker
+) -> None:
+    fetcher.ask([A])
+    await broker.answer((A, NOT_LEADER, b""))
+    await fetcher._finding
+    assert fetcher._client.updates
+    assert await fetcher.arrived(0) == []
+
+    fetcher.ask([A])
+    await broker.answer((A, NOT_AUTHORIZED, b""))
+    with pytest.raises(TopicAuthorizationFailedError):
+        await fetcher.arrived(0)
+
+
+async def test_after_a_broken_connection_it_asks_again_from_the_same_offset(fetcher, broker) -> None:
+    fetcher.ask([A])
+    broker.is_up = False
+    broker.requests.pop()[1].set_exception(KafkaConnectionError("gone"))
+    await asyncio.sleep(0)
+    fetcher.ask([A])
+    assert not broker.requests
+
+    broker.is_up = True
+    await fetcher._finding
+    fetcher.ask([A])
+    assert broker.wanted == {A: 100}
+
+
+def test_a_partial_batch_at_the_end_does_not_move_the_end_offset() -> None:
+    whole, cut = record_batch(10, b"a", b"b"), record_batch(12, b"c")[:-3]
+
+    assert end_offset(memoryview(whole + cut), otherwise=10) == 12
+    assert end_offset(memoryview(cut), otherwise=10) == 10
