@@ -130,7 +130,9 @@ class Partition:
         wanted = self._wanted()
         if wanted is not None:
             await self._swap(wanted, *self._snapshot(wanted))
-        self._next_checkpoint = time.monotonic() + self.shared.checkpoint_s
+        # Not all at once: a transaction keeps the broker from everything else for a while.
+        spread = (self.number + 1) / self.shared.partitions
+        self._next_checkpoint = time.monotonic() + self.shared.checkpoint_s * spread
         self.phase = Phase.OPEN
         metrics.RESTORE_SECONDS.set(time.monotonic() - began)
         log.info(
