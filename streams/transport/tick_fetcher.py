@@ -84,7 +84,7 @@ class TickFetcher:
     async def arrived(
         self, timeout_s: float, wake: "asyncio.Future[None] | None" = None
     ) -> list[tuple[TopicPartition, RawFetch]]:
-        """Return what has arrived, in order, waiting ``timeout_s`` for the first, or for ``wake``.
+        """Return what has arrived, in order; waits ``timeout_s`` for an answer, which may be empty, or for ``wake``.
 
         Raises:
             OffsetOutOfRangeError: Kafka no longer has what follows.
@@ -130,6 +130,7 @@ class TickFetcher:
 
     def _answered(self, leader: int, asked: dict[TopicPartition, int], answer: "asyncio.Future[memoryview]") -> None:
         self._asked.discard(leader)
+        self._tell()  # also where nothing has come: who waits asks again
         if answer.cancelled() or answer.exception() is not None:
             return  # asked again when there is a connection
         self.answered_ms = time.time_ns() // 1_000_000
@@ -139,7 +140,9 @@ class TickFetcher:
         for tp, part in found.items():
             if (offset := asked.get(tp)) is not None and self._next.get(tp) == offset:
                 self._take(tp, offset, part)
-        if self._news is not None and not self._news.done() and (self._arrived or self._error):
+
+    def _tell(self) -> None:
+        if self._news is not None and not self._news.done():
             self._news.set_result(None)
 
     def _take(self, tp: TopicPartition, offset: int, part: wire.Fetched) -> None:
@@ -175,8 +178,7 @@ class TickFetcher:
                 if leader < 0:
                     await self._client.force_metadata_update()
                 elif await self._client.ready(leader):
-                    if self._news is not None and not self._news.done():
-                        self._news.set_result(None)
+                    self._tell()
                     return
         await asyncio.sleep(AGAIN_S)
 

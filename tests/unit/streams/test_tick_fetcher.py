@@ -138,6 +138,14 @@ async def test_waiting_ends_when_something_arrives_or_somebody_wakes_it_or_time_
     assert await asyncio.wait_for(waiting, 5) == []
 
 
+async def test_an_empty_answer_ends_the_wait_so_that_it_is_asked_again_at_once(fetcher, broker) -> None:
+    fetcher.ask([A])
+    waiting = asyncio.create_task(fetcher.arrived(30))
+    await asyncio.sleep(0)
+    await broker.answer((A, 0, b""))
+    assert await asyncio.wait_for(waiting, 5) == []
+
+
 async def test_what_was_asked_for_before_a_seek_is_dropped(fetcher, broker) -> None:
     fetcher.ask([A, B])
     fetcher.seek(A, 50)
