@@ -6,7 +6,7 @@ Bytes stay in the buffer they were read into; no object is made of a record.
 import asyncio
 import struct
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 
 from aiokafka import TopicPartition
@@ -34,14 +34,14 @@ class TickFetcher:
 
         Args:
             client: Started, and knows the topics.
-            partition_bytes: Most bytes of a partition in one answer, unless a single batch has more.
+            partition_bytes: About as many bytes of a partition are asked for, or one batch where that has more.
             committed: Whether only what belongs to no open transaction is read.
         """
         self.highwater: dict[TopicPartition, int] = {}  # the end of the partition, where one has been heard of
         self.answered_ms: int | None = None  # when Kafka last answered
         self._client, self._partition_bytes, self._committed = client, partition_bytes, committed
         self._next: dict[TopicPartition, int] = {}
-        self._most: dict[TopicPartition, int] = {}  # bytes asked for, where one batch does not fit the usual
+        self._most: dict[TopicPartition, int] = {}  # bytes asked for, where batches are large
         self._asked: set[int] = set()  # brokers that owe an answer
         self._arrived: list[tuple[TopicPartition, RawFetch]] = []
         self._error: KafkaError | None = None
@@ -112,13 +112,8 @@ class TickFetcher:
             await asyncio.gather(self._finding, return_exceptions=True)
 
     def _ask(self, to: connection.Connection, leader: int, wanted: Sequence[tuple[TopicPartition, int]]) -> None:
-        request = wire.fetch(
-            wanted,
-            wait_ms=WAIT_MS,
-            partition_bytes=max((self._most.get(tp, 0) for tp, _ in wanted), default=0) or self._partition_bytes,
-            most_bytes=ANSWER_BYTES,
-            committed=self._committed,
-        )
+        sized = [(tp, offset, self._most.get(tp, self._partition_bytes)) for tp, offset in wanted]
+        request = wire.fetch(sized, wait_ms=WAIT_MS, most_bytes=ANSWER_BYTES, committed=self._committed)
         try:
             answer = to.ask(wire.FETCH, wire.FETCH_VERSION, [request])
         except KafkaError as error:
@@ -152,13 +147,21 @@ class TickFetcher:
             self._refused(part.error, str(tp))
         else:
             self.highwater[tp] = part.highwater
-            end = end_offset(part.raw, otherwise=offset)
+            end, whole_bytes = end_of(part.raw, otherwise=offset)
             if end > offset:
                 self._next[tp] = end
-                self._most.pop(tp, None)
-                self._arrived.append((tp, RawFetch(part.raw, offset, part.aborted)))
-            elif len(part.raw) >= _BASE_AND_LENGTH.size:
-                self._most[tp] = _BASE_AND_LENGTH.size + _BASE_AND_LENGTH.unpack_from(part.raw)[1]
+                self._arrived.append((tp, RawFetch(part.raw[:whole_bytes], offset, part.aborted)))
+            self._size_next(tp, part.raw[whole_bytes:])
+
+    def _size_next(self, tp: TopicPartition, cut: memoryview) -> None:
+        """Ask for a whole number of batches as large as the one that was cut: what is cut is sent twice."""
+        usual = self._partition_bytes
+        if len(cut) >= _BASE_AND_LENGTH.size:
+            batch = _BASE_AND_LENGTH.size + max(_BASE_AND_LENGTH.unpack_from(cut)[1], 0)
+            if batch > usual // 16:
+                self._most[tp] = max(round(usual / batch), 1) * batch + batch // 16  # they differ a little
+        elif self._most.get(tp, 0) > 2 * usual:
+            del self._most[tp]  # that one was an exception
 
     def _refused(self, code: int, by: str) -> None:
         error = for_code(code)(by)
@@ -183,16 +186,16 @@ class TickFetcher:
         await asyncio.sleep(AGAIN_S)
 
 
-def end_offset(raw: memoryview, otherwise: int) -> int:
-    """Return the offset after the last whole record batch in ``raw``; ``otherwise`` where there is none."""
-    return max((base + delta + 1 for base, delta in _batches(raw)), default=otherwise)
+def end_of(raw: memoryview, otherwise: int) -> tuple[int, int]:
+    """Return the offset after the last whole record batch in ``raw`` and where its bytes end.
 
-
-def _batches(raw: memoryview) -> Iterator[tuple[int, int]]:
-    at = 0
+    They are ``otherwise`` and 0 where there is none.
+    """
+    at, end = 0, otherwise
     while at + _HEADER.size <= len(raw):
         base, length, _, _, _, _, delta = _HEADER.unpack_from(raw, at)
         if length <= 0 or at + _BASE_AND_LENGTH.size + length > len(raw):
-            return
-        yield base, delta
+            break
+        end = max(end, base + delta + 1)
         at += _BASE_AND_LENGTH.size + length
+    return end, at

@@ -62,26 +62,20 @@ def produced(answer: memoryview) -> dict[TopicPartition, int]:
 
 
 def fetch(
-    wanted: Iterable[tuple[TopicPartition, int]],
-    *,
-    wait_ms: int,
-    partition_bytes: int,
-    most_bytes: int,
-    committed: bool,
+    wanted: Iterable[tuple[TopicPartition, int, int]], *, wait_ms: int, most_bytes: int, committed: bool
 ) -> bytes:
     """Return a request for what lies from an offset on in each partition of ``wanted``.
 
     Args:
-        wanted: Partition and offset. A broker fills its answer in this order, and only the first batch of the first
-            partition that has one may be larger than ``partition_bytes``.
+        wanted: Partition, offset, most bytes of the partition. A broker fills its answer in this order, and only the
+            first batch of the first partition that has one may be larger than what is asked for.
         wait_ms: How long the broker waits for the first byte.
-        partition_bytes: Most bytes of a partition.
         most_bytes: Most bytes of the answer.
         committed: Whether transactions that have not ended are held back.
     """
     topics: dict[str, list[bytes]] = {}
-    for tp, offset in wanted:
-        part = _FETCH_PARTITION.pack(tp.partition, -1, offset, -1, partition_bytes)
+    for tp, offset, most in wanted:
+        part = _FETCH_PARTITION.pack(tp.partition, -1, offset, -1, most)
         topics.setdefault(tp.topic, []).append(part)
     parts = [_FETCH_HEAD.pack(-1, wait_ms, 1, most_bytes, committed, 0, -1, len(topics))]
     for topic, partitions in topics.items():

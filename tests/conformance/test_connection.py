@@ -162,16 +162,16 @@ async def test_record_batches_are_written_as_aiokafka_writes_them(connected) -> 
 async def test_a_question_is_asked_as_aiokafka_asks_it_and_its_answer_comes_as_bytes(connected) -> None:
     answer = random.Random(2).randbytes(200_000)
     connection, broker = await connected(answer)
+    asked = [("ticks", 3, 70, 1 << 20), ("ticks", 0, 9, 5), ("other", 1, 2, 1 << 20)]
     request = wire.fetch(
-        [(TopicPartition("ticks", 3), 70), (TopicPartition("ticks", 0), 9), (TopicPartition("other", 1), 2)],
+        [(TopicPartition(name, number), offset, most) for name, number, offset, most in asked],
         wait_ms=10,
-        partition_bytes=1 << 20,
         most_bytes=1 << 22,
         committed=True,
     )
     assert bytes(await connection.ask(wire.FETCH, wire.FETCH_VERSION, [request[:10], request[10:]])) == answer
 
-    topics = [("ticks", [(3, 70, 1 << 20), (0, 9, 1 << 20)]), ("other", [(1, 2, 1 << 20)])]
+    topics = [("ticks", [(3, 70, 1 << 20), (0, 9, 5)]), ("other", [(1, 2, 1 << 20)])]
     own = FetchRequest(10, 1, 1 << 22, 1, topics).build(FetchRequest_v11)
     header = own.build_request_header(correlation_id=int.from_bytes(broker.requests[0][4:8], "big"), client_id="c")
     assert broker.requests == [header.encode() + own.encode()]

@@ -10,7 +10,7 @@ from aiokafka.errors import KafkaConnectionError, OffsetOutOfRangeError, TopicAu
 from aiokafka.record.default_records import DefaultRecordBatchBuilder
 
 from streams.transport import tick_fetcher
-from streams.transport.tick_fetcher import TickFetcher, end_offset
+from streams.transport.tick_fetcher import TickFetcher, end_of
 
 A, B = TopicPartition("ticks", 0), TopicPartition("ticks", 1)
 NOT_LEADER, OUT_OF_RANGE, NOT_AUTHORIZED = 6, 1, 29
@@ -160,19 +160,35 @@ async def test_what_was_asked_for_before_a_seek_is_dropped(fetcher, broker) -> N
     assert fetcher.position(A) == 60
 
 
-async def test_a_batch_that_does_not_fit_is_asked_for_with_room_for_it(fetcher, broker) -> None:
-    large = record_batch(100, b"x" * 5_000)
+async def asks_for(fetcher, broker) -> int:
+    """Return how many bytes of A it asks for."""
     fetcher.ask([A])
-    await broker.answer((A, 0, large[:3_000]))
+    return broker.requests[0][0][A][1]
+
+
+async def test_a_batch_that_does_not_fit_is_asked_for_with_room_for_it_and_then_as_usual(fetcher, broker) -> None:
+    fetcher._partition_bytes = 2_000
+    large = record_batch(100, b"x" * 5_000)
+    assert await asks_for(fetcher, broker) == 2_000
+    await broker.answer((A, 0, large[:2_000]))
     assert await fetcher.arrived(0) == []
 
-    fetcher._partition_bytes = 3_000
-    fetcher.ask([A])
-    assert broker.requests[0][0] == {A: (100, len(large))}
+    assert await asks_for(fetcher, broker) >= len(large)
     await broker.answer((A, 0, large))
     assert len(await fetcher.arrived(0)) == 1
-    fetcher.ask([A])
-    assert broker.requests[0][0] == {A: (101, 3_000)}
+    assert await asks_for(fetcher, broker) == 2_000
+
+
+async def test_of_large_batches_a_whole_number_is_asked_for(fetcher, broker) -> None:
+    fetcher._partition_bytes = 10_000
+    large = [record_batch(100 + k, b"x" * 3_500) for k in range(3)]
+    assert await asks_for(fetcher, broker) == 10_000
+    await broker.answer((A, 0, b"".join(large)[:10_000]))
+
+    [(_, fetch)] = await fetcher.arrived(0)
+    assert bytes(fetch.raw) == b"".join(large[:2])
+    size = len(large[0])
+    assert 3 * size <= await asks_for(fetcher, broker) < 3 * size + size // 8
 
 
 async def test_each_partition_is_the_first_of_a_request_in_its_turn(fetcher, broker) -> None:
@@ -225,5 +241,5 @@ async def test_after_a_broken_connection_it_asks_again_from_the_same_offset(fetc
 def test_a_partial_batch_at_the_end_does_not_move_the_end_offset() -> None:
     whole, cut = record_batch(10, b"a", b"b"), record_batch(12, b"c")[:-3]
 
-    assert end_offset(memoryview(whole + cut), otherwise=10) == 12
-    assert end_offset(memoryview(cut), otherwise=10) == 10
+    assert end_of(memoryview(whole + cut), otherwise=10) == (12, len(whole))
+    assert end_of(memoryview(cut), otherwise=10) == (10, 0)
