@@ -9,7 +9,7 @@ was given up sends nothing any more, whatever its neighbours do.
 import asyncio
 import time
 from collections import deque
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from typing import NamedTuple
 
@@ -186,14 +186,16 @@ class BatchSender:
         except KafkaError as error:
             self._answered(batches, error)
             return
-        answer.add_done_callback(lambda future: self._answered(batches, future.exception() or future.result()))
+        answer.add_done_callback(lambda future: self._answered(batches, _codes_of(future)))
 
-    def _answered(self, batches: Sequence[tuple[Lane, _Sealed]], answer: memoryview | BaseException) -> None:
-        if isinstance(answer, BaseException):
-            codes: dict[TopicPartition, int] = {}
+    def _answered(
+        self, batches: Sequence[tuple[Lane, _Sealed]], answer: Mapping[TopicPartition, int] | Exception
+    ) -> None:
+        codes: Mapping[TopicPartition, int] = {}
+        if isinstance(answer, Exception):
             log.warning("writing outputs failed, trying again", action="produce", error=repr(answer))
         else:
-            codes = wire.produced(answer)
+            codes = answer
         for lane, batch in batches:
             lane.unanswered -= 1
             if lane.error is None:
@@ -254,3 +256,13 @@ class BatchSender:
         for node in nodes:
             if node is not None and node >= 0:
                 await self._client.ready(node)
+
+
+def _codes_of(answer: "asyncio.Future[memoryview]") -> Mapping[TopicPartition, int] | Exception:
+    """Return the error code of every partition that was answered for, or why there is no answer."""
+    try:
+        return wire.produced(answer.result())
+    except asyncio.CancelledError:
+        return KafkaConnectionError("the request was given up")
+    except Exception as error:  # noqa: BLE001 - whatever it is, the batches are not known to be written
+        return error

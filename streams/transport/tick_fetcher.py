@@ -11,7 +11,7 @@ from contextlib import suppress
 
 from aiokafka import TopicPartition
 from aiokafka.client import AIOKafkaClient
-from aiokafka.errors import KafkaError, OffsetOutOfRangeError, for_code
+from aiokafka.errors import KafkaError, KafkaProtocolError, OffsetOutOfRangeError, for_code
 
 from data_io.topics.raw_records import RawFetch
 from streams.transport import connection, wire
@@ -66,9 +66,11 @@ class TickFetcher:
         self._arrived = [each for each in self._arrived if each[0] != tp]
 
     def ask(self, wanted: Iterable[TopicPartition]) -> None:
-        """Ask every broker that owes no answer for what follows in those of ``wanted`` that it leads."""
+        """Ask every broker that owes no answer for what follows in those of ``wanted`` that are read and it leads."""
         by_leader: dict[int, list[TopicPartition]] = {}
         for tp in wanted:
+            if tp not in self._next:
+                continue
             leader = self._client.cluster.leader_for_partition(tp)
             by_leader.setdefault(-1 if leader is None else leader, []).append(tp)
         for leader, tps in by_leader.items():
@@ -128,8 +130,12 @@ class TickFetcher:
         self._tell()  # also where nothing has come: who waits asks again
         if answer.cancelled() or answer.exception() is not None:
             return  # asked again when there is a connection
+        try:
+            code, found = wire.fetched(answer.result())
+        except wire.MALFORMED as error:
+            self._error = KafkaProtocolError(f"broker {leader} sent an answer that cannot be read: {error}")
+            return
         self.answered_ms = time.time_ns() // 1_000_000
-        code, found = wire.fetched(answer.result())
         if code:
             self._refused(code, f"broker {leader}")
         for tp, part in found.items():

@@ -319,6 +319,7 @@ class TickSource(mode.Service, ConsumerRebalanceListener):  # type: ignore[misc]
         if self.partitions.get(partition.number) is not partition:
             return  # revoked meanwhile, and closed by who revoked it
         partition.phase = Phase.CLOSED
+        self.fetcher.forget(partition.tp)  # what is under way is not for the one that takes its place
         task = asyncio.create_task(self._start_over(partition, error), name=f"start-over-{partition.number}")
         self._claims[partition.number] = task
 

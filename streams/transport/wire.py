@@ -11,6 +11,7 @@ from aiokafka import TopicPartition
 
 PRODUCE, PRODUCE_VERSION = 0, 7
 FETCH, FETCH_VERSION = 1, 11
+MALFORMED = (struct.error, UnicodeDecodeError)  # what reading an answer raises where it is not one
 _ACKS_ALL = -1
 
 _PRODUCE_HEAD = struct.Struct(">hhii")  # transactional id (null), acks, timeout, topics

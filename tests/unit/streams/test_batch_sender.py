@@ -135,6 +135,19 @@ async def test_what_a_round_has_made_is_one_request_with_a_batch_of_each_lane(se
     await asyncio.gather(*written)
 
 
+@pytest.mark.parametrize("answered", [lambda future: future.set_result(memoryview(bytes(5))), asyncio.Future.cancel])
+async def test_after_an_answer_that_cannot_be_read_or_is_given_up_the_batch_is_sent_again(
+    sender, broker, rows, answered
+) -> None:
+    written = sender.send(rows, batch())
+    await asked(broker)
+    answered(broker.asked.pop(0)[1])
+
+    await asked(broker)
+    assert broker.answer() == {ROWS: 0}
+    await written
+
+
 async def test_until_kafka_has_taken_the_first_batch_of_a_lane_the_next_waits(sender, broker, rows) -> None:
     first, second = sender.send(rows, batch(2)), sender.send(rows, batch(3))
     await asked(broker)

@@ -6,7 +6,12 @@ from types import SimpleNamespace
 
 import pytest
 from aiokafka import TopicPartition
-from aiokafka.errors import KafkaConnectionError, OffsetOutOfRangeError, TopicAuthorizationFailedError
+from aiokafka.errors import (
+    KafkaConnectionError,
+    KafkaProtocolError,
+    OffsetOutOfRangeError,
+    TopicAuthorizationFailedError,
+)
 from aiokafka.record.default_records import DefaultRecordBatchBuilder
 
 from streams.transport import tick_fetcher
@@ -158,6 +163,24 @@ async def test_what_was_asked_for_before_a_seek_is_dropped(fetcher, broker) -> N
     fetcher.seek(A, 60)
     assert await fetcher.arrived(0) == []
     assert fetcher.position(A) == 60
+
+
+async def test_a_partition_that_was_taken_away_meanwhile_is_not_asked_for(fetcher, broker) -> None:
+    fetcher.forget(A)
+    fetcher.ask([A, B])
+    assert broker.wanted == {B: 7}
+
+
+async def test_an_answer_that_cannot_be_read_is_an_error_and_what_it_was_for_is_asked_for_again(
+    fetcher, broker
+) -> None:
+    fetcher.ask([A])
+    broker.requests.pop()[1].set_result(memoryview(bytes(9)))
+    await asyncio.sleep(0)
+    with pytest.raises(KafkaProtocolError, match="cannot be read"):
+        await fetcher.arrived(0)
+    fetcher.ask([A])
+    assert broker.wanted == {A: 100}
 
 
 async def asks_for(fetcher, broker) -> int:

@@ -1,13 +1,17 @@
 """When partitions are waited for, and handed out together."""
 
+import asyncio
 from collections import deque
 from types import SimpleNamespace
 
 import pytest
+from aiokafka import TopicPartition
 
 from data_io.topics.raw_records import RawFetch
 from streams.transport import tick_source
-from streams.transport.tick_source import POLL_S, ROUND_BYTES
+from streams.transport.partition import Phase
+from streams.transport.tick_fetcher import TickFetcher
+from streams.transport.tick_source import POLL_S, ROUND_BYTES, TickSource
 
 
 def partition(*sizes: int, takes: bool = True, lingers_s: float = 0.0):
@@ -34,3 +38,22 @@ def test_small_batches_make_a_round_and_large_ones_stand_alone() -> None:
 )
 def test_new_ticks_are_waited_for_only_while_there_is_nothing_to_do(partitions, expected_s) -> None:
     assert tick_source._patience_s(partitions) == expected_s
+
+
+async def test_a_partition_that_failed_gets_nothing_of_what_was_fetched_before_it() -> None:
+    """What follows the offset it failed at is not what its next owner goes on from."""
+    tp = TopicPartition("ticks", 0)
+    source = TickSource(SimpleNamespace(topic="ticks"), SimpleNamespace(), tick_source.Membership())
+    source.fetcher = TickFetcher(SimpleNamespace())
+    source.fetcher.seek(tp, 100)
+    source.fetcher._arrived.append((tp, RawFetch(b"x", 100, [])))
+
+    async def close(*, checkpoint: bool) -> None:
+        assert not checkpoint
+        source.partitions.clear()  # taken away: it is not claimed again
+
+    failed = source.partitions[0] = SimpleNamespace(number=0, tp=tp, phase=Phase.OPEN, close=close)
+    source._fail(failed, ValueError("wrong"))
+    await asyncio.gather(*source._claims.values())
+    assert await source.fetcher.arrived(0) == []
+    assert failed.phase is Phase.CLOSED
