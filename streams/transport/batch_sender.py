@@ -263,6 +263,6 @@ def _codes_of(answer: "asyncio.Future[memoryview]") -> Mapping[TopicPartition, i
     try:
         return wire.produced(answer.result())
     except asyncio.CancelledError:
-        return KafkaConnectionError("the request was given up")
+        return TimeoutError("the request was given up")
     except Exception as error:  # noqa: BLE001 - whatever it is, the batches are not known to be written
         return error
