@@ -3,12 +3,15 @@
 import os
 import secrets
 import shutil
+import subprocess
+import sys
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from model_ops_manager.mlflow_agent import MlflowAgent
+from streams import kernels
 from streams.local_kafka import broker
 from tests.integration.worker_lab import WorkerLab
 
@@ -42,8 +45,15 @@ def model_store(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Path], Ml
     return make
 
 
+@pytest.fixture(scope="session")
+def compiled_kernels() -> None:
+    """In a new installation a worker compiles for longer than a test waits for its rows."""
+    code = "from streams import kernels; kernels.load()"
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=kernels.COMPILE_S)
+
+
 @pytest.fixture
-async def lab(kafka, unique, tmp_path, model_store) -> AsyncIterator[WorkerLab]:
+async def lab(kafka, unique, tmp_path, model_store, compiled_kernels) -> AsyncIterator[WorkerLab]:
     """A topic of ticks and whatever workers the test starts on it."""
     lab = WorkerLab(kafka, unique, tmp_path)
     model_store(lab.home)
