@@ -9,14 +9,13 @@ was given up sends nothing any more, whatever its neighbours do.
 import asyncio
 import time
 from collections import deque
-from collections.abc import Collection, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import structlog
 from aiokafka import TopicPartition
 from aiokafka.client import AIOKafkaClient
-from aiokafka.errors import KafkaConnectionError, KafkaError, KafkaTimeoutError, for_code
+from aiokafka.errors import BrokerResponseError, KafkaConnectionError, KafkaError, KafkaTimeoutError, for_code
 
 from data_io.topics.record_batch import RecordBatch, seal
 from streams.transport import connection, wire
@@ -26,8 +25,6 @@ log = structlog.get_logger()
 # Kafka remembers the numbers of the last five batches of a lane, so that any of them may be sent again.
 MAX_IN_FLIGHT = 5
 REQUEST_BYTES = 16_000_000  # a broker takes 100 MB by default
-AGAIN_S = 0.1
-CONNECT_S = 5.0
 _DUPLICATE, _OUT_OF_ORDER = 46, 45
 _SEQUENCES = 1 << 31
 
@@ -46,16 +43,23 @@ class Lane:
         self.tp, self.producer_id, self.epoch = tp, producer_id, epoch
         self.sequence = 0
         self.error: Exception | None = None
+        self.refusal: Exception | None = None  # why a batch was not written the last time
         self.waiting: deque[_Sealed] = deque()  # to be sent, oldest first
         self.sent: deque[_Sealed] = deque()  # and not acknowledged, oldest first
         self.unanswered = 0  # requests
-        self.goes_back = False  # a batch was not written: it and what was sent behind it is sent again
+        self.goes_back = False  # a batch was not written: with the last answer, all of `sent` is `waiting` again
         self.is_known = False  # Kafka has taken a batch of this epoch, and so knows which number comes next
 
     @property
     def is_free(self) -> bool:
         """True where a batch may be sent now; until the first is taken, any number would do for Kafka."""
         return bool(self.waiting) and not self.goes_back and len(self.sent) < (MAX_IN_FLIGHT if self.is_known else 1)
+
+    def take_back(self) -> None:
+        """Put what was sent and not taken in front of what waits, once every request is answered."""
+        if self.goes_back and not self.unanswered:
+            self.waiting.extendleft(reversed(self.sent))
+            self.sent.clear()
 
     def fail(self, error: Exception) -> None:
         """Take and send nothing any more; what is not acknowledged is unknown."""
@@ -76,8 +80,12 @@ class BatchSender:
     def __init__(self, bootstrap: str, timeout_s: float = 30.0) -> None:
         """Write to Kafka at ``bootstrap``; what is not written after ``timeout_s`` has failed."""
         self.timeout_s = timeout_s
-        self._client = AIOKafkaClient(bootstrap_servers=bootstrap, request_timeout_ms=int(timeout_s * 1000))
-        self._lanes: dict[Lane, None] = {}  # that have something to send, in order
+        # A broker that is silent for a third of the time leaves some for another one that leads by then.
+        self._silent_ms = int(timeout_s * 1000 / 3)
+        self._client = AIOKafkaClient(bootstrap_servers=bootstrap, request_timeout_ms=self._silent_ms)
+        self._lanes: set[Lane] = set()  # that were sent to and not given up
+        self._ready: dict[Lane, None] = {}  # of them those that may have something to send, in order
+        self._is_stopped = False
         self._flush: asyncio.Handle | None = None
         self._mending: asyncio.Task[None] | None = None
 
@@ -91,12 +99,12 @@ class BatchSender:
 
     async def stop(self) -> None:
         """Disconnect; what is not acknowledged is unknown."""
+        self._is_stopped = True
         if self._mending is not None:
             self._mending.cancel()
             await asyncio.gather(self._mending, return_exceptions=True)
-        for lane in self._lanes:
-            lane.fail(KafkaConnectionError("the sender is closed"))
-        self._lanes.clear()
+        for lane in tuple(self._lanes):
+            self.give_up(lane)
         await self._client.close()
 
     async def find(self, topics: Sequence[str]) -> None:
@@ -105,6 +113,8 @@ class BatchSender:
         Raises:
             KafkaError: Kafka did not answer, or knows no such topic.
         """
+        # All first: else the client, which knows every topic until it is told of one, would forget the others.
+        self._client.set_topics({*self._client._topics, *topics})
         for topic in topics:
             for partition in await self._client._wait_on_metadata(topic):
                 leader = self._client.cluster.leader_for_partition(TopicPartition(topic, partition))
@@ -118,8 +128,11 @@ class BatchSender:
             What ends when Kafka has it, with an error where that is refused or unknown.
         """
         written: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        if self._is_stopped:
+            lane.fail(KafkaConnectionError("the sender is stopped"))
         if lane.error is not None:
             written.set_exception(lane.error)
+            written.exception()  # whoever wants to know asks the lane's owner
             return written
         sequence = lane.sequence
         seal(batch, producer_id=lane.producer_id, epoch=lane.epoch, sequence=sequence, transactional=False)
@@ -131,11 +144,13 @@ class BatchSender:
 
     def give_up(self, lane: Lane) -> None:
         """Send nothing of ``lane`` any more."""
-        self._lanes.pop(lane, None)
+        self._lanes.discard(lane)
+        self._ready.pop(lane, None)
         lane.fail(KafkaConnectionError("its partition was given up"))
 
     def _go_on(self, lane: Lane) -> None:
-        self._lanes[lane] = None
+        self._lanes.add(lane)
+        self._ready[lane] = None
         if self._flush is None:
             self._flush = asyncio.get_running_loop().call_soon(self._send_waiting)
 
@@ -149,13 +164,12 @@ class BatchSender:
         """Return the next batch of every lane that is free, by the broker it goes to; at most REQUEST_BYTES each."""
         found: dict[int, list[tuple[Lane, _Sealed]]] = {}
         sizes: dict[int, int] = {}
-        for lane in tuple(self._lanes):
-            if not lane.is_free:
-                if not lane.goes_back:
-                    del self._lanes[lane]  # the next answer to it brings it back
+        for lane in tuple(self._ready):
+            if not (lane.goes_back or lane.is_free):
+                del self._ready[lane]  # the next answer to it brings it back
                 continue
             leader = self._leader(lane.tp)
-            if leader is None:
+            if lane.goes_back or leader is None:
                 self._mend()
                 continue
             size = sizes.get(leader, 0) + len(lane.waiting[0].data)
@@ -177,7 +191,7 @@ class BatchSender:
         topics: dict[str, list[tuple[int, memoryview]]] = {}
         for lane, batch in batches:
             topics.setdefault(lane.tp.topic, []).append((lane.tp.partition, batch.data))
-        parts = wire.produce(topics, int(self.timeout_s * 1000))
+        parts = wire.produce(topics, self._silent_ms * 4 // 5)  # the broker gives up before the connection does
         try:
             to = connection.of(self._client, leader)
             if to is None:
@@ -191,59 +205,60 @@ class BatchSender:
     def _answered(
         self, batches: Sequence[tuple[Lane, _Sealed]], answer: Mapping[TopicPartition, int] | Exception
     ) -> None:
-        codes: Mapping[TopicPartition, int] = {}
-        if isinstance(answer, Exception):
-            log.warning("writing outputs failed, trying again", action="produce", error=repr(answer))
-        else:
-            codes = answer
         for lane, batch in batches:
             lane.unanswered -= 1
-            if lane.error is None:
-                self._judge(lane, batch, codes.get(lane.tp))
-                if lane.waiting or lane.goes_back:
-                    self._go_on(lane)
+            if lane.error is not None:
+                continue
+            if isinstance(answer, Exception):
+                self._judge(lane, batch, None, answer)
+            elif (code := answer.get(lane.tp)) is None:
+                self._judge(lane, batch, None, KafkaConnectionError("it was not answered for"))
+            else:
+                self._judge(lane, batch, code, for_code(code)(f"error {code}"))
+            lane.take_back()
+            if lane.waiting or lane.goes_back:
+                self._go_on(lane)
 
-    def _judge(self, lane: Lane, batch: _Sealed, code: int | None) -> None:
-        """Do what the answer to one batch asks for; None is no answer."""
+    def _judge(self, lane: Lane, batch: _Sealed, code: int | None, error: Exception) -> None:
+        """Do what the answer to one batch asks for; ``error`` says what it is where it is not 0."""
+        is_oldest = lane.sent[0] is batch
         if code in (0, _DUPLICATE):
-            if lane.goes_back or lane.sent[0] is not batch:
-                lane.fail(KafkaError(f"{lane.tp} has taken a batch before the one in front of it"))
+            # Taken, though nothing said so of the one in front of it, which must then be written too. Both are sent
+            # again: Kafka remembers their numbers and says so.
+            if not is_oldest:
+                self._go_back(lane, KafkaConnectionError("what came in front of it was not answered for"))
                 return
             lane.sent.popleft()
-            lane.is_known = True
+            lane.is_known, lane.refusal = True, None
             if not batch.written.done():
                 batch.written.set_result(None)
             return
-        # A batch that comes behind one that was not taken is out of order: both are sent again.
-        is_behind = lane.goes_back or lane.sent[0] is not batch
-        error = KafkaConnectionError() if code is None else for_code(code)()
-        if not (error.retriable or (code == _OUT_OF_ORDER and is_behind)):
+        # A batch that comes behind one that was not taken is out of order.
+        is_behind = code == _OUT_OF_ORDER and (lane.goes_back or not is_oldest)
+        is_final = isinstance(error, BrokerResponseError) and not error.retriable
+        if is_final and not is_behind:
             lane.fail(error)
-            return
+        else:
+            self._go_back(lane, error)
+
+    def _go_back(self, lane: Lane, error: Exception) -> None:
+        if not lane.goes_back and type(error) is not type(lane.refusal):
+            lane.refusal = error
+            log.warning("an output was not taken, trying again", action="produce", to=str(lane.tp), error=repr(error))
         lane.goes_back = True
-        if not lane.unanswered:
-            lane.waiting.extendleft(reversed(lane.sent))
-            lane.sent.clear()
         self._mend()
 
     def _mend(self) -> None:
-        if self._mending is None or self._mending.done():
+        if not self._is_stopped and (self._mending is None or self._mending.done()):
             self._mending = asyncio.create_task(self._find_ways(), name="outputs-mend")
 
     async def _find_ways(self) -> None:
         """Look for leaders and connect to them until every lane that went back is on its way again, or too late."""
-        while lanes := [lane for lane in self._lanes if lane.goes_back or self._leader(lane.tp) is None]:
-            await asyncio.sleep(AGAIN_S)
-            now_s = time.monotonic()
-            for lane in lanes:
-                oldest = (*lane.sent, *lane.waiting)[:1]
-                if oldest and now_s > oldest[0].give_up_s:
-                    lane.fail(KafkaTimeoutError(f"{lane.tp} has not taken a batch in {self.timeout_s:.0f} s"))
-                    self._lanes.pop(lane, None)
-            with suppress(OSError, KafkaError):  # the time that is up is among the first
-                async with asyncio.timeout(CONNECT_S):
-                    await self._client.force_metadata_update()
-                    await self._connect({self._client.cluster.leader_for_partition(lane.tp) for lane in lanes})
+        pauses = connection.pauses()
+        while lanes := [lane for lane in self._ready if lane.goes_back or self._leader(lane.tp) is None]:
+            await asyncio.sleep(next(pauses))
+            self._expire(lanes)
+            await self._connect(lanes)
             for lane in lanes:
                 if lane.error is None and lane.goes_back and not lane.unanswered and self._leader(lane.tp) is not None:
                     lane.goes_back = False
@@ -252,10 +267,23 @@ class BatchSender:
         self._mending = None
         self._send_waiting()
 
-    async def _connect(self, nodes: Collection[int | None]) -> None:
-        for node in nodes:
-            if node is not None and node >= 0:
-                await self._client.ready(node)
+    def _expire(self, lanes: Sequence[Lane]) -> None:
+        now_s = time.monotonic()
+        for lane in lanes:
+            oldest = (*lane.sent, *lane.waiting)[:1]
+            if oldest and now_s > oldest[0].give_up_s:
+                why = f": {lane.refusal!r}" if lane.refusal else ""
+                lane.fail(KafkaTimeoutError(f"{lane.tp} has not taken a batch in {self.timeout_s:.0f} s{why}"))
+                self._ready.pop(lane, None)
+
+    async def _connect(self, lanes: Sequence[Lane]) -> None:
+        try:
+            await connection.refresh(self._client)
+            leaders = {self._client.cluster.leader_for_partition(lane.tp) for lane in lanes} - {None, -1}
+            away = [leader for leader in leaders if connection.of(self._client, leader) is None]
+            await asyncio.gather(*(connection.reach(self._client, leader) for leader in away))
+        except Exception as error:  # noqa: BLE001 - while it is tried again, its lanes still have their time limits
+            log.warning("connecting to Kafka failed", action="produce", error=repr(error))
 
 
 def _codes_of(answer: "asyncio.Future[memoryview]") -> Mapping[TopicPartition, int] | Exception:

@@ -5,16 +5,17 @@ Source: https://kafka.apache.org/protocol#protocol_common, a message is its size
 
 import asyncio
 import functools
+import random
 import struct
 import time
 import weakref
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import aiokafka.conn as aiokafka_conn
 from aiokafka.client import AIOKafkaClient, ConnectionGroup
 from aiokafka.conn import AIOKafkaConnection, CloseReason
-from aiokafka.errors import CorrelationIdError, KafkaConnectionError, UnsupportedVersionError
+from aiokafka.errors import CorrelationIdError, KafkaConnectionError, KafkaError, UnsupportedVersionError
 
 from streams.transport.packed_batch import PartedProduceRequest
 
@@ -22,6 +23,8 @@ _SIZE = struct.Struct(">i")
 _HEADER = struct.Struct(">hhih")  # what is asked, its version, correlation id, length of the client's name
 # Answers that fit are cut from one buffer that several share; a longer one is read into a buffer of its own.
 _SCRATCH_BYTES = 1 << 16
+CONNECT_S = 5.0
+_PAUSE_S, _MAX_PAUSE_S = 0.1, 1.0
 
 
 class Answers(asyncio.BufferedProtocol):
@@ -71,7 +74,7 @@ class Answers(asyncio.BufferedProtocol):
 
     def connection_lost(self, error: Exception | None) -> None:
         """Tell who waits."""
-        self._end(error or KafkaConnectionError("Kafka closed the connection"))
+        self._end(error or ConnectionResetError("Kafka closed the connection"))
         self._reader.feed_eof()
         self._writable.set()
         if not self._closed.done():
@@ -141,17 +144,20 @@ class Connection(AIOKafkaConnection):  # type: ignore[misc]  # aiokafka ships no
         self._last_action = time.monotonic()
         self._requests.popleft()
 
-    def ask(self, key: int, version: int, parts: Sequence[Any]) -> "asyncio.Future[memoryview]":
+    def ask(
+        self, key: int, version: int, parts: Sequence[Any], timeout_s: float | None = None
+    ) -> "asyncio.Future[memoryview]":
         """Send a request, written without being joined.
 
         Args:
             key: What is asked, as Kafka numbers it.
             version: Of the request; its header and that of its answer are the old, plain ones.
             parts: The bytes behind the header.
+            timeout_s: How long Kafka may be silent; as long as the client allows where it is None.
 
         Returns:
             What follows the header of the answer; a KafkaConnectionError where the connection ends before it, which
-            is also what becomes of it where Kafka is silent for the time that the client allows.
+            is also what becomes of it where Kafka is silent for too long.
 
         Raises:
             KafkaConnectionError: The connection is broken.
@@ -164,7 +170,8 @@ class Connection(AIOKafkaConnection):  # type: ignore[misc]  # aiokafka ships no
         self._write([_SIZE.pack(len(header) + sum(map(len, parts))) + header, *parts])
         future: asyncio.Future[memoryview] = self._loop.create_future()
         self._requests.append((correlation_id, None, future))
-        timer = self._loop.call_later(self._request_timeout, self._is_silent, weakref.ref(self), future)
+        # It also keeps the connection, which aiokafka may let go of before what is asked has an answer.
+        timer = self._loop.call_later(timeout_s or self._request_timeout, self._is_silent, future)
         future.add_done_callback(lambda _: timer.cancel())
         return future
 
@@ -213,17 +220,46 @@ class Connection(AIOKafkaConnection):  # type: ignore[misc]  # aiokafka ships no
             future.set_exception(error)
         self.close(reason=CloseReason.OUT_OF_SYNC)
 
-    @staticmethod
-    def _is_silent(me: "weakref.ref[Connection]", future: "asyncio.Future[memoryview]") -> None:
-        connection = me()
-        if connection is not None and not future.done():
-            connection.close(reason=CloseReason.CONNECTION_TIMEOUT, exc=TimeoutError("Kafka does not answer"))
+    def _is_silent(self, future: "asyncio.Future[memoryview]") -> None:
+        self.close(reason=CloseReason.CONNECTION_TIMEOUT, exc=TimeoutError("Kafka does not answer"))
+        if not future.done():
+            future.set_exception(KafkaConnectionError("Kafka does not answer"))
 
 
 def of(client: AIOKafkaClient, node: int) -> Connection | None:
     """Return the connection of ``client`` to a broker, None where there is none at the moment."""
     found: Connection | None = client._conns.get((node, ConnectionGroup.DEFAULT))
     return found if found is not None and found.connected() else None
+
+
+def pauses() -> Iterator[float]:
+    """Yield how many seconds to wait before each next attempt at something that Kafka does not answer."""
+    pause_s = _PAUSE_S
+    while True:
+        yield pause_s
+        pause_s = min(2 * pause_s, _MAX_PAUSE_S)
+
+
+async def reach(client: AIOKafkaClient, node: int) -> bool:
+    """Connect ``client`` to a broker; False where it does not answer in a few seconds.
+
+    A client connects to one broker after the other. How long one is waited for differs, so that the one that is away
+    does not hold up the same others each time.
+    """
+    try:
+        async with asyncio.timeout(CONNECT_S * random.uniform(0.5, 1.0)):  # noqa: S311 - no secret
+            return bool(await client.ready(node))
+    except (OSError, KafkaError):  # the time that is up is among the first
+        return False
+
+
+async def refresh(client: AIOKafkaClient) -> bool:
+    """Let ``client`` learn anew who leads what; False where Kafka does not answer in a few seconds."""
+    try:
+        async with asyncio.timeout(CONNECT_S):
+            return bool(await client.force_metadata_update())
+    except (OSError, KafkaError):
+        return False
 
 
 class _Reader:

@@ -120,7 +120,6 @@ class Outputs:
         self._channel.stop()
         for _, future in self._under_way:
             future.cancel()
-        self._under_way.clear()
 
     def begin(self) -> None:
         """Begin the outputs of another batch of ticks."""
@@ -144,15 +143,16 @@ class Outputs:
             self._under_way.append((self._hand_out, future))
 
     def check(self) -> None:
-        """Forget what is acknowledged.
+        """Forget what is acknowledged; what failed stays, so that whoever asks next learns of it too.
 
         Raises:
             KafkaUnavailableError: An output failed; the partition has to be taken over again.
         """
-        while self._under_way and self._under_way[0][1].done():
-            error = self._under_way.popleft()[1].exception()
+        while self._under_way and (oldest := self._under_way[0][1]).done():
+            error = asyncio.CancelledError("it was stopped") if oldest.cancelled() else oldest.exception()
             if error is not None:
                 raise KafkaUnavailableError(f"an output of partition {self.partition} failed: {error!r}") from error
+            self._under_way.popleft()
 
     @property
     def has_room(self) -> bool:

@@ -240,7 +240,12 @@ class TickSource(mode.Service, ConsumerRebalanceListener):  # type: ignore[misc]
             try:
                 fetched = await self._arrived(_patience_s(working))
             except OffsetOutOfRangeError as error:
-                self._give_up(SetupError(f"ticks were deleted by retention before they were read: {error}"))
+                self._give_up(
+                    SetupError(
+                        f"ticks that follow are not there: retention deleted them before they were read, "
+                        f"or the topic was made anew: {error}"
+                    )
+                )
                 return
             except KafkaError as error:
                 if self.consumer._coordinator._coordination_task.done():
@@ -316,9 +321,9 @@ class TickSource(mode.Service, ConsumerRebalanceListener):  # type: ignore[misc]
             self.last_progress = time.monotonic()
 
     def _fail(self, partition: Partition, error: Exception) -> None:
+        partition.phase = Phase.CLOSED  # its state may have moved without its position
         if self.partitions.get(partition.number) is not partition:
             return  # revoked meanwhile, and closed by who revoked it
-        partition.phase = Phase.CLOSED
         self.fetcher.forget(partition.tp)  # what is under way is not for the one that takes its place
         task = asyncio.create_task(self._start_over(partition, error), name=f"start-over-{partition.number}")
         self._claims[partition.number] = task

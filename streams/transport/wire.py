@@ -1,6 +1,6 @@
-"""The two requests of the hot path as bytes: produce (version 7) and fetch (version 11), and their answers.
+"""The two requests of the hot path as bytes: produce (version 7) and fetch (version 10), and their answers.
 
-Source: https://kafka.apache.org/protocol; every broker from Kafka 2.3 on speaks both versions.
+Source: https://kafka.apache.org/protocol; every broker from Kafka 2.1 on speaks both versions.
 """
 
 import struct
@@ -10,19 +10,18 @@ from typing import Any, NamedTuple
 from aiokafka import TopicPartition
 
 PRODUCE, PRODUCE_VERSION = 0, 7
-FETCH, FETCH_VERSION = 1, 11
+FETCH, FETCH_VERSION = 1, 10  # to a later one also brokers answer that follow the leader, and lag behind it
 MALFORMED = (struct.error, UnicodeDecodeError)  # what reading an answer raises where it is not one
 _ACKS_ALL = -1
 
 _PRODUCE_HEAD = struct.Struct(">hhii")  # transactional id (null), acks, timeout, topics
 _FETCH_HEAD = struct.Struct(">iiiibiii")  # replica, wait, least and most bytes, isolation, session, its epoch, topics
 _FETCH_PARTITION = struct.Struct(">iiqqi")  # number, leader epoch, offset, begin of a follower's log, most bytes
-_FETCH_END = struct.pack(">ih", 0, 0)  # topics forgotten by a session, rack
+_FETCH_END = struct.pack(">i", 0)  # topics forgotten by a session
 _COUNT, _LENGTH, _NUMBERED = struct.Struct(">i"), struct.Struct(">h"), struct.Struct(">ii")
 _WRITTEN = struct.Struct(">ihqqq")  # partition, error, offset, time, begin of the log
 _FETCHED = struct.Struct(">ihqqqi")  # partition, error, high watermark, last stable offset, begin of the log, aborted
 _ABORTED = struct.Struct(">qq")  # producer id and first offset of an aborted transaction
-_RECORDS = struct.Struct(">ii")  # the replica to read from, length of the record batches
 
 
 class Fetched(NamedTuple):
@@ -100,8 +99,8 @@ def fetched(answer: memoryview) -> tuple[int, dict[TopicPartition, Fetched]]:
             for _ in range(count):  # -1 is null
                 aborted.append(_ABORTED.unpack_from(answer, at))
                 at += _ABORTED.size
-            _, length = _RECORDS.unpack_from(answer, at)
-            at += _RECORDS.size
+            (length,) = _COUNT.unpack_from(answer, at)
+            at += _COUNT.size
             length = max(length, 0)
             found[TopicPartition(topic, partition)] = Fetched(code, highwater, aborted, answer[at : at + length])
             at += length

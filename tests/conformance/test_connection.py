@@ -1,13 +1,14 @@
 """The connection in place of aiokafka's reads what a socket brings, however it is cut, and writes the same bytes."""
 
 import asyncio
+import gc
 import random
 import struct
 
 import pytest
 from aiokafka import TopicPartition
 from aiokafka.errors import CorrelationIdError, KafkaConnectionError, UnsupportedVersionError
-from aiokafka.protocol.fetch import FetchRequest, FetchRequest_v11
+from aiokafka.protocol.fetch import FetchRequest, FetchRequest_v10
 from aiokafka.protocol.produce import ProduceRequest, ProduceRequest_v7
 
 from streams.transport import wire
@@ -67,7 +68,7 @@ async def test_a_lost_connection_ends_and_says_so_to_all_who_wait() -> None:
     answers, connection, ended = await protocol(lambda _: None)
     answers.pause_writing()
     answers.connection_lost(None)
-    with pytest.raises(KafkaConnectionError, match="closed the connection"):
+    with pytest.raises(ConnectionResetError, match="closed the connection"):
         await ended
     await answers._drain_helper()
     assert answers._closed.done()
@@ -91,7 +92,7 @@ class Broker:
             request = await reader.readexactly(size)
             key, _, correlation_id = struct.unpack_from(">hhi", request)
             if key == 18:
-                body = struct.pack(">hi", 0, 2) + struct.pack(">hhhhhh", 0, 0, 7, 1, 4, 11)
+                body = struct.pack(">hi", 0, 2) + struct.pack(">hhhhhh", 0, 0, 7, 1, 4, 10)
             else:
                 self.requests.append(request)
                 body = self.answer
@@ -104,18 +105,19 @@ async def connected():
     """Give a connection to a broker that says ``answer``; all are closed at the end."""
     opened = []
 
-    async def connect(answer: bytes | None):
+    async def connect(answer: bytes | None, *, keep: bool = True):
         broker = Broker(answer)
         server = await asyncio.start_server(broker.serve, "127.0.0.1", 0)
         port = server.sockets[0].getsockname()[1]
         connection = Connection("127.0.0.1", port, client_id="c", request_timeout_ms=10_000)
         await connection.connect()
-        opened.append((connection, server))
+        opened.append((connection if keep else None, server))
         return connection, broker
 
     yield connect
     for connection, server in opened:
-        await connection.close()
+        if connection is not None:
+            await connection.close()
         server.close()
 
 
@@ -126,13 +128,13 @@ def _installed(monkeypatch):
 
 async def test_a_long_fetch_is_read_as_aiokafka_reads_it(connected) -> None:
     records = random.Random(1).randbytes(900_000)
-    partition = struct.pack(">ihqqqiii", 3, 0, 77, 76, 0, 0, -1, len(records)) + records
+    partition = struct.pack(">ihqqqii", 3, 0, 77, 76, 0, 0, len(records)) + records
     answer = struct.pack(">ihiih", 0, 0, 0, 1, 5) + b"ticks" + struct.pack(">i", 1) + partition
     connection, _ = await connected(answer)
 
     response = await connection.send(FetchRequest(10, 1, 1 << 20, 0, [("ticks", [(3, 0, 1 << 20)])]))
 
-    [(topic, [(number, error, highwater, stable, _, aborted, _, found)])] = response.topics
+    [(topic, [(number, error, highwater, stable, _, aborted, found)])] = response.topics
     assert (topic, number, error, highwater, stable) == ("ticks", 3, 0, 77, 76)
     assert not aborted
     assert found == records
@@ -172,7 +174,7 @@ async def test_a_question_is_asked_as_aiokafka_asks_it_and_its_answer_comes_as_b
     assert bytes(await connection.ask(wire.FETCH, wire.FETCH_VERSION, [request[:10], request[10:]])) == answer
 
     topics = [("ticks", [(3, 70, 1 << 20), (0, 9, 5)]), ("other", [(1, 2, 1 << 20)])]
-    own = FetchRequest(10, 1, 1 << 22, 1, topics).build(FetchRequest_v11)
+    own = FetchRequest(10, 1, 1 << 22, 1, topics).build(FetchRequest_v10)
     header = own.build_request_header(correlation_id=int.from_bytes(broker.requests[0][4:8], "big"), client_id="c")
     assert broker.requests == [header.encode() + own.encode()]
 
@@ -192,6 +194,17 @@ async def test_kafka_that_is_silent_for_too_long_is_hung_up_on(connected) -> Non
             await each
     assert len(broker.requests) == 2
     assert not connection.connected()
+
+
+async def test_a_connection_nobody_keeps_still_answers_for_what_it_was_asked(connected) -> None:
+    """aiokafka lets go of a connection that is closing before it has said so to all who wait."""
+    connection, _ = await connected(None, keep=False)
+    waiting = connection.ask(wire.FETCH, wire.FETCH_VERSION, [b""], 20.0)
+    connection._writer.transport.abort()
+    del connection
+    gc.collect()
+    with pytest.raises(KafkaConnectionError):
+        await waiting
 
 
 async def test_an_answer_to_another_question_ends_the_connection(connected) -> None:

@@ -1,20 +1,27 @@
 """What a lane sends, in which order, and what it does when Kafka refuses a batch or goes away; a broker by hand."""
 
 import asyncio
+import itertools
 import struct
 from types import SimpleNamespace
 
 import pytest
 from aiokafka import TopicPartition
-from aiokafka.errors import KafkaConnectionError, KafkaTimeoutError, MessageSizeTooLargeError, OutOfOrderSequenceNumber
+from aiokafka.errors import (
+    KafkaConnectionError,
+    KafkaTimeoutError,
+    MessageSizeTooLargeError,
+    OutOfOrderSequenceNumber,
+    UnsupportedVersionError,
+)
 from aiokafka.record.default_records import DefaultRecordBatch
 
 from data_io.topics.record_batch import pack
-from streams.transport import batch_sender
+from streams.transport import batch_sender, connection
 from streams.transport.batch_sender import MAX_IN_FLIGHT, BatchSender, Lane
 
 ROWS, SCORES = TopicPartition("rows", 0), TopicPartition("scores", 0)
-OK, NOT_LEADER, TOO_LARGE, OUT_OF_ORDER, DUPLICATE = 0, 6, 10, 45, 46
+OK, NOT_LEADER, TOO_LARGE, TOO_FEW_REPLICAS, OUT_OF_ORDER, DUPLICATE = 0, 6, 10, 20, 45, 46
 
 
 class Broker:
@@ -22,12 +29,14 @@ class Broker:
 
     def __init__(self) -> None:
         self.asked: list[tuple[dict[TopicPartition, int], asyncio.Future]] = []  # sequence of each batch
-        self.is_up = True
+        self.is_up, self.is_too_old = True, False
 
     def connected(self) -> bool:
         return self.is_up
 
     def ask(self, _key, _version, parts):
+        if self.is_too_old:
+            raise UnsupportedVersionError
         answer = asyncio.get_running_loop().create_future()
         self.asked.append((sequences(b"".join(bytes(part) for part in parts)), answer))
         return answer
@@ -75,7 +84,7 @@ def broker() -> Broker:
 
 @pytest.fixture
 async def sender(broker, monkeypatch):
-    monkeypatch.setattr(batch_sender, "AGAIN_S", 0.0)
+    monkeypatch.setattr(connection, "pauses", lambda: itertools.repeat(0.0))
     made = BatchSender("127.0.0.1:1")
 
     async def nothing(*_):
@@ -230,6 +239,77 @@ async def test_a_batch_that_kafka_will_never_take_ends_its_lane_and_no_other(sen
     with pytest.raises(MessageSizeTooLargeError):
         await sender.send(rows, batch())
     assert not broker.asked
+
+
+async def test_a_batch_taken_before_the_one_in_front_of_it_was_answered_for_is_sent_again_behind_it(
+    sender, broker, rows
+) -> None:
+    """After an append that was not copied in time: the broker has both, and knows their numbers."""
+    await known(sender, broker, rows)
+    first = sender.send(rows, batch(1))
+    await asked(broker)
+    second = sender.send(rows, batch(1))
+    await asked(broker, 2)
+    broker.answer(rows=TOO_FEW_REPLICAS)
+    broker.answer()
+
+    await asked(broker)
+    assert broker.answer(rows=DUPLICATE) == {ROWS: 2}
+    await asked(broker)
+    assert not second.done()
+    assert broker.answer(rows=DUPLICATE) == {ROWS: 3}
+    await asyncio.gather(first, second)
+
+
+async def test_a_batch_is_taken_though_the_one_behind_it_was_refused_by_another_broker(sender, broker, rows) -> None:
+    await known(sender, broker, rows)
+    first = sender.send(rows, batch(1))
+    await asked(broker)
+    second = sender.send(rows, batch(1))
+    await asked(broker, 2)
+    broker.asked.reverse()
+    broker.answer(rows=NOT_LEADER)
+    broker.answer()
+    await first
+
+    await asked(broker)
+    assert broker.answer() == {ROWS: 3}
+    await second
+
+
+async def test_a_broker_that_does_not_speak_the_version_ends_the_lane_at_once(sender, broker, rows) -> None:
+    broker.is_too_old = True
+    with pytest.raises(UnsupportedVersionError):
+        await sender.send(rows, batch())
+
+
+async def test_after_the_stop_nothing_is_sent_again_and_nothing_is_taken(sender, broker, rows) -> None:
+    await known(sender, broker, rows)
+    written = sender.send(rows, batch())
+    await asked(broker)
+    await sender.stop()
+    broker.hang_up()
+    for late in (written, sender.send(rows, batch())):
+        with pytest.raises(KafkaConnectionError):
+            await late
+    assert sender._mending is None
+    assert not broker.asked
+
+
+async def test_what_goes_wrong_while_leaders_are_looked_for_is_tried_again(sender, broker, rows, monkeypatch) -> None:
+    failures = iter([AssertionError("not what it looks like")])
+
+    async def update():
+        for error in failures:
+            raise error
+        broker.is_up = True
+
+    sender._client.force_metadata_update = update
+    broker.is_up = False
+    written = sender.send(rows, batch())
+    await asked(broker)
+    broker.answer()
+    await written
 
 
 async def test_a_gap_in_the_numbers_that_nothing_explains_ends_the_lane(sender, broker, rows) -> None:

@@ -22,6 +22,9 @@ class Channel:
         self.queued.setdefault(tp, []).append(future)
         return future
 
+    def stop(self) -> None:
+        pass
+
     def oldest(self, topic: str) -> asyncio.Future:
         return self.queued[TopicPartition(topic, 3)].pop(0)
 
@@ -58,5 +61,28 @@ async def test_after_a_failed_output_nothing_more_is_taken(outputs, channel) -> 
     hand_out(outputs)
     channel.oldest("rows").set_exception(InvalidProducerEpoch())
 
-    with pytest.raises(KafkaUnavailableError, match="partition 3"):
-        hand_out(outputs)
+    for _ in range(2):
+        with pytest.raises(KafkaUnavailableError, match="partition 3"):
+            hand_out(outputs)
+
+
+async def test_what_waits_to_settle_learns_of_a_failure_that_somebody_else_has_seen(outputs, channel) -> None:
+    """A checkpoint behind an output that failed would lose it."""
+    hand_out(outputs)
+    settling = asyncio.create_task(outputs.settle())
+    await asyncio.sleep(0)
+    channel.oldest("rows").set_exception(InvalidProducerEpoch())
+    with pytest.raises(KafkaUnavailableError):
+        outputs.check()
+    channel.oldest("scores").set_result(None)
+    with pytest.raises(KafkaUnavailableError):
+        await settling
+
+
+async def test_what_was_stopped_before_it_was_acknowledged_is_not_settled(outputs) -> None:
+    hand_out(outputs)
+    settling = asyncio.create_task(outputs.settle())
+    await asyncio.sleep(0)
+    outputs.stop()
+    with pytest.raises(KafkaUnavailableError, match="stopped"):
+        await settling

@@ -1,12 +1,14 @@
 """For what a fetcher asks, what it makes of the answers, and what it does when a broker refuses; a broker by hand."""
 
 import asyncio
+import itertools
 import struct
 from types import SimpleNamespace
 
 import pytest
 from aiokafka import TopicPartition
 from aiokafka.errors import (
+    CorruptRecordException,
     KafkaConnectionError,
     KafkaProtocolError,
     OffsetOutOfRangeError,
@@ -14,8 +16,8 @@ from aiokafka.errors import (
 )
 from aiokafka.record.default_records import DefaultRecordBatchBuilder
 
-from streams.transport import tick_fetcher
-from streams.transport.tick_fetcher import TickFetcher, end_of
+from streams.transport import connection, tick_fetcher
+from streams.transport.tick_fetcher import REFUSED_S, TickFetcher, end_of
 
 A, B = TopicPartition("ticks", 0), TopicPartition("ticks", 1)
 NOT_LEADER, OUT_OF_RANGE, NOT_AUTHORIZED = 6, 1, 29
@@ -38,7 +40,7 @@ class Broker:
     def connected(self) -> bool:
         return self.is_up
 
-    def ask(self, _key, _version, parts):
+    def ask(self, _key, _version, parts, _timeout_s):
         answer = asyncio.get_running_loop().create_future()
         self.requests.append((read(b"".join(parts)), answer))
         return answer
@@ -56,7 +58,7 @@ class Broker:
             body += struct.pack(">h", len(tp.topic)) + tp.topic.encode() + struct.pack(">i", 1)
             body += struct.pack(">ihqqqi", tp.partition, error, 500, 490, 0, len(aborted) or -1)
             body += b"".join(struct.pack(">qq", *each) for each in aborted)
-            body += struct.pack(">ii", -1, len(raw)) + raw
+            body += struct.pack(">i", len(raw)) + raw
         self.requests.pop(0)[1].set_result(memoryview(body))
         await asyncio.sleep(0)
 
@@ -74,7 +76,7 @@ def read(request: bytes) -> dict[TopicPartition, tuple[int, int]]:
             partition, _, offset, _, most = struct.unpack_from(">iiqqi", request, at)
             found[TopicPartition(topic, partition)] = offset, most
             at += 28
-    assert request[at:] == bytes(6)
+    assert request[at:] == bytes(4)
     return found
 
 
@@ -85,11 +87,13 @@ def broker() -> Broker:
 
 @pytest.fixture
 async def fetcher(broker, monkeypatch):
-    monkeypatch.setattr(tick_fetcher, "AGAIN_S", 0.0)
+    monkeypatch.setattr(connection, "pauses", lambda: itertools.repeat(0.0))
+    monkeypatch.setattr(tick_fetcher, "LEADERLESS_S", 0.0)
     updates = []
 
     async def update():
         updates.append(1)
+        return True
 
     async def ready(_node):
         return broker.is_up
@@ -172,15 +176,53 @@ async def test_a_partition_that_was_taken_away_meanwhile_is_not_asked_for(fetche
 
 
 async def test_an_answer_that_cannot_be_read_is_an_error_and_what_it_was_for_is_asked_for_again(
-    fetcher, broker
+    fetcher, broker, monkeypatch
 ) -> None:
+    now_s = tick_fetcher.time.monotonic()
     fetcher.ask([A])
     broker.requests.pop()[1].set_result(memoryview(bytes(9)))
     await asyncio.sleep(0)
     with pytest.raises(KafkaProtocolError, match="cannot be read"):
         await fetcher.arrived(0)
     fetcher.ask([A])
+    assert not broker.requests
+    monkeypatch.setattr(tick_fetcher.time, "monotonic", lambda: 2 * REFUSED_S + now_s)
+    fetcher.ask([A])
     assert broker.wanted == {A: 100}
+
+
+async def test_a_partition_without_a_leader_does_not_make_it_ask_all_the_time(fetcher, broker, monkeypatch) -> None:
+    """Kafka does not wait for the ticks of some partitions where it refuses another one of the same request."""
+    monkeypatch.setattr(tick_fetcher, "LEADERLESS_S", 30.0)
+    fetcher.ask([A, B])
+    await broker.answer((A, NOT_LEADER, b""), (B, 0, b""))
+    fetcher.ask([A, B])
+    assert broker.wanted == {B: 7}
+
+
+async def test_an_error_of_a_partition_that_was_taken_away_is_nobodys(fetcher, broker) -> None:
+    fetcher.ask([A])
+    await broker.answer((A, OUT_OF_RANGE, b""))
+    fetcher.forget(A)
+    assert await fetcher.arrived(0) == []
+
+
+@pytest.mark.parametrize("length", [-1, 0, 48, 2_100_000_000])
+async def test_a_record_batch_of_an_impossible_size_is_an_error(fetcher, broker, length) -> None:
+    fetcher.ask([A])
+    await broker.answer((A, 0, struct.pack(">qi", 100, length) + bytes(100)))
+    with pytest.raises(CorruptRecordException):
+        await fetcher.arrived(0)
+
+
+async def test_a_few_bytes_of_a_long_answer_do_not_keep_all_of_it(fetcher, broker) -> None:
+    fetcher.ask([A, B])
+    short, long = record_batch(100, b"a"), record_batch(7, b"x" * 9_000)
+    await broker.answer((A, 0, short), (B, 0, long))
+    found = dict(await fetcher.arrived(0))
+    assert bytes(found[A].raw) == short
+    assert len(found[A].raw.obj) == len(short)
+    assert len(found[B].raw.obj) > len(long)
 
 
 async def asks_for(fetcher, broker) -> int:
@@ -237,7 +279,7 @@ async def test_a_broker_that_leads_no_longer_makes_it_look_for_the_leader_and_a_
 ) -> None:
     fetcher.ask([A])
     await broker.answer((A, NOT_LEADER, b""))
-    await fetcher._finding
+    await fetcher._finding[-1]
     assert fetcher._client.updates
     assert await fetcher.arrived(0) == []
 
@@ -256,7 +298,7 @@ async def test_after_a_broken_connection_it_asks_again_from_the_same_offset(fetc
     assert not broker.requests
 
     broker.is_up = True
-    await fetcher._finding
+    await fetcher._finding[1]
     fetcher.ask([A])
     assert broker.wanted == {A: 100}
 

@@ -57,3 +57,23 @@ async def test_a_partition_that_failed_gets_nothing_of_what_was_fetched_before_i
     await asyncio.gather(*source._claims.values())
     assert await source.fetcher.arrived(0) == []
     assert failed.phase is Phase.CLOSED
+
+
+async def test_a_batch_that_fails_while_its_partition_is_revoked_lets_no_checkpoint_trust_the_state() -> None:
+    """The state has moved and the position has not: the next owner would take the same ticks twice."""
+    source = TickSource(SimpleNamespace(topic="ticks"), SimpleNamespace(), tick_source.Membership())
+    source.fetcher = TickFetcher(SimpleNamespace())
+    closed_in = []
+
+    async def close(*, checkpoint: bool) -> None:
+        closed_in.append(revoked.phase)
+
+    revoked = SimpleNamespace(number=0, tp=TopicPartition("ticks", 0), phase=Phase.OPEN, close=close)
+    source.partitions[0] = revoked
+    source._idle.clear()  # a batch is at the agents
+    closing = asyncio.create_task(source._close_all(checkpoint=True))
+    await asyncio.sleep(0)
+    source._fail(revoked, ValueError("the scorer failed"))
+    source._idle.set()
+    await closing
+    assert closed_in == [Phase.CLOSED]
