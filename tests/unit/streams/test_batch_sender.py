@@ -283,13 +283,13 @@ async def test_a_broker_that_does_not_speak_the_version_ends_the_lane_at_once(se
         await sender.send(rows, batch())
 
 
-async def test_after_the_stop_nothing_is_sent_again_and_nothing_is_taken(sender, broker, rows) -> None:
+async def test_after_the_stop_nothing_is_sent_again_and_nothing_is_taken(sender, broker, rows, scores) -> None:
     await known(sender, broker, rows)
     written = sender.send(rows, batch())
     await asked(broker)
     await sender.stop()
     broker.hang_up()
-    for late in (written, sender.send(rows, batch())):
+    for late in (written, sender.send(rows, batch()), sender.send(scores, batch())):
         with pytest.raises(KafkaConnectionError):
             await late
     assert sender._mending is None
