@@ -1,6 +1,8 @@
 """One Kafka node: its properties, and the commands that format and run it in its folder."""
 
+import os
 import secrets
+import shlex
 import socket
 from collections.abc import Mapping
 from contextlib import ExitStack
@@ -61,6 +63,11 @@ def properties(port: int, voters: Mapping[int, int], *, node: int = 1) -> dict[s
     }
 
 
+# A gigabyte, as in the script that Kafka ships. Nearly all that a broker allocates is gone with its request: in a large
+# young generation it is collected, while everything stands still, every ten seconds instead of every second.
+HEAP = "-Xmx1g -Xmn768m"
+
+
 def text(settings: Mapping[str, str]) -> str:
     """Return ``settings`` in the form of a properties file."""
     return "".join(f"{name}={value}\n" for name, value in settings.items())
@@ -79,9 +86,8 @@ def format_command(kit: Kit, folder: Path, cluster: str) -> list[str]:
 
 def run_command(kit: Kit, folder: Path) -> list[str]:
     """Return the command that, run in ``folder``, is the node."""
-    # A gigabyte, as in the script that Kafka ships. Nearly all that a broker allocates is gone with its request: in a
-    # large young generation it is collected, while everything stands still, every ten seconds instead of every second.
-    return [*_java(kit, folder, "-Xmx1g", "-Xmn768m"), "kafka.Kafka", PROPERTIES]
+    heap = shlex.split(os.environ.get("KAFKA_HEAP_OPTS", HEAP))  # the variable that Kafka's own script reads
+    return [*_java(kit, folder, *heap, "-XX:MetaspaceSize=96m"), "kafka.Kafka", PROPERTIES]
 
 
 def _java(kit: Kit, folder: Path, *options: str) -> list[str]:
