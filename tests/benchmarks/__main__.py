@@ -68,11 +68,11 @@ def main() -> None:
     plan = PLANS.get(given.mode, PLANS["full"])._replace(**changes)
     with tempfile.TemporaryDirectory(prefix="tickwise-bench-") as folder, Arena.opened(Path(folder)) as arena:
         suite = asyncio.run(measure(arena, plan, given.mode if given.mode in PARTS else None))
-    result = summary(suite, " ".join(["python -m tests.benchmarks", *sys.argv[1:]]))
-    if given.page:
-        from tests.benchmarks.page import write
+        result = summary(suite, " ".join(["python -m tests.benchmarks", *sys.argv[1:]]))
+        if given.page:
+            from tests.benchmarks.page import write
 
-        sys.stderr.write(f"{write(result, given.page)}\n")
+            sys.stderr.write(f"{write(result, given.page)}\n")
     sys.stdout.write(json.dumps(result) + "\n")
     sys.exit(1 if suite.failed else 0)
 
