@@ -12,7 +12,7 @@ READY := $(VENV)/.ready
 MAKEFLAGS += --no-print-directory
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test lint lint-style lint-format lint-types lint-imports lint-locks format bench lock clean distclean
+.PHONY: help demo test lint lint-style lint-format lint-types lint-imports lint-locks format bench faults lock clean distclean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -46,6 +46,9 @@ format: $(READY) ## rewrite the style where that is safe
 
 bench: $(READY) ## the whole path beside other engines, short; the last line is JSON (full: tickwise bench)
 	@exec $(BIN)/python -m tests.benchmarks short $(ARGS)
+
+faults: $(READY) ## kill, stop and cut workers and brokers: what is lost or doubled? ARGS="--short" for some
+	@exec $(BIN)/python -m tests.faults $(ARGS)
 
 # One resolution: the images take their versions from the lock that the tests run with.
 COMPILE := uv pip compile --universal --python-version 3.11 --generate-hashes --quiet \

@@ -76,6 +76,10 @@ class DependencyError(TickwiseError):
     """Something tickwise depends on did not answer. A retry is safe."""
 
 
+class StuckError(DependencyError):
+    """Nothing has moved for too long while there was work. A restart is safe."""
+
+
 class SourceUnavailableError(DependencyError):
     """The source of ticks did not answer. A retry is safe."""
 

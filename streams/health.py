@@ -10,12 +10,9 @@ from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 from prometheus_client import make_wsgi_app
 
 from ml_core.errors import SetupError
-from streams import metrics
 from streams.settings import WorkerSettings
-from streams.transport.tick_source import TickSource
-
-# An open partition is asked for ticks all the time, and an empty answer comes within milliseconds.
-SILENT_S = 15.0
+from streams.transport.tick_source import SILENT_S, TickSource
+from streams.watchdog import Watchdog
 
 
 class _Quiet(WSGIRequestHandler):
@@ -28,9 +25,9 @@ class _Quiet(WSGIRequestHandler):
 class HealthServer:
     """A thread that answers three paths; off when the port is 0."""
 
-    def __init__(self, settings: WorkerSettings, source: TickSource) -> None:
-        """Report on ``source``; listens once entered."""
-        self.settings, self.source = settings, source
+    def __init__(self, settings: WorkerSettings, source: TickSource, watchdog: Watchdog) -> None:
+        """Report on ``source`` as ``watchdog`` sees it; listens once entered."""
+        self.settings, self.source, self.watchdog = settings, source, watchdog
         self._metrics = make_wsgi_app()
         self._server: WSGIServer | None = None
 
@@ -41,15 +38,13 @@ class HealthServer:
             found.append("the tick source gave up")
         if not self.source.all_open:
             found.append("not every assigned partition is open")
-        waiting = sum(sample.value for metric in metrics.LAG.collect() for sample in metric.samples)
-        still_s = time.monotonic() - self.source.last_progress
-        busy_since, answered_ms = self.source.busy_since, self.source.answered_ms
+        busy_since, silent_s = self.source.busy_since, self.source.silent_s
         if busy_since is not None and time.monotonic() - busy_since > self.settings.stuck_s:
             found.append(f"one batch has been at the agents for {time.monotonic() - busy_since:.0f} s")
-        if answered_ms is not None and time.time() - answered_ms / 1000 > SILENT_S:
-            found.append(f"Kafka has not answered for {time.time() - answered_ms / 1000:.0f} s")
-        if waiting and still_s > self.settings.stuck_s:
-            found.append(f"{waiting:.0f} ticks wait and nothing has moved for {still_s:.0f} s")
+        if silent_s > SILENT_S:
+            found.append(f"Kafka has not answered for {silent_s:.0f} s")
+        if self.watchdog.stalled_s > self.settings.stuck_s:
+            found.append(f"ticks wait and nothing has moved for {self.watchdog.stalled_s:.0f} s")
         return found
 
     def _answer(self, environ: dict[str, Any], start: Callable[..., Any]) -> Iterable[bytes]:

@@ -18,4 +18,5 @@ CHECKPOINT_SECONDS = Histogram(
 RESTORE_SECONDS = Gauge("tickwise_restore_seconds", "Duration of the last takeover")
 SWAPS = Counter("tickwise_model_swaps_total", "Model swaps, one a partition")
 TAKEOVER_FAILURES = Counter("tickwise_takeover_failures_total", "Takeovers that failed and were tried again")
+STALLED_SECONDS = Gauge("tickwise_stalled_seconds", "For how long ticks have waited and nothing has moved")
 LAG = Gauge("tickwise_consumer_lag_ticks", "Ticks in the topic that were not processed yet", ["topic", "partition"])

@@ -40,6 +40,7 @@ class WorkerSettings(CommonSettings):
         default=4, ge=1, le=1024, description="partitions of market.ticks.v1 where it has to be created"
     )
     stuck_s: float = Field(default=60.0, gt=0, description="no progress for this long while ticks wait: not ready")
+    stuck_exit_s: float = Field(default=300.0, ge=0, description="and for this long: the worker ends with 3; 0: never")
 
     @property
     def checkpoint_interval_s(self) -> float:

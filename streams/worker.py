@@ -13,7 +13,7 @@ import uvloop
 from data_io.topics import admin, dead_letters, job_requests, label_counts, predictions, rows, ticks
 from ml_core import spec as pipeline_file
 from ml_core.data_processor.features import FeaturePlan
-from ml_core.errors import KafkaUnavailableError, NotFoundError, SetupError
+from ml_core.errors import KafkaUnavailableError, NotFoundError, SetupError, StuckError
 from ml_core.spec import PipelineSpec
 from model_ops_manager.champion import must_fit
 from model_ops_manager.jobs.store import JobStore
@@ -29,11 +29,13 @@ from streams.transport.batch_channel import batch_channel
 from streams.transport.partition import Shared
 from streams.transport.state_log import Manifest
 from streams.transport.tick_source import Membership, TickSource
+from streams.watchdog import Watchdog
 
 log = structlog.get_logger()
 
 # Together below the 20 s after which a process manager may kill.
 SOURCE_STOP_S, APP_STOP_S, LAST_RESORT_S = 12.0, 4.0, 18.0
+STUCK = 3  # exit code, as of any dependency that does not answer
 
 
 def feature_sets(pipelines: Sequence[PipelineSpec]) -> dict[str, tuple[FeaturePlan, list[PipelineSpec]]]:
@@ -163,12 +165,25 @@ class Worker:
             for spec in self.pipelines
             if spec.retrain.every_ns
         ]
-        with HealthServer(self.settings, source):
+        loop = asyncio.get_running_loop()
+
+        def give_up(why: str) -> None:
+            log.error("the worker is stuck and ends", action="watch", error=why)
+            self.last_resort.arm(STUCK)
+            loop.call_soon_threadsafe(source.give_up, StuckError(why))
+
+        watchdog = Watchdog(
+            work=source.work,
+            limit_s=self.settings.stuck_exit_s,
+            on_stuck=give_up,
+        )
+        with HealthServer(self.settings, source, watchdog):
             try:
                 await app.start()
                 await source.start()
                 log.info("worker started", action="start", group=self.group, topic=self.topic, pipelines=list(specs))
-                await self._wait(stop, source, app, background)
+                with watchdog:
+                    await self._wait(stop, source, app, background)
             finally:
                 self.last_resort.arm(1)
                 for task in background:

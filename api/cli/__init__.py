@@ -12,9 +12,11 @@ COMMANDS = {
     "worker": "run the stream worker",
     "runner": "run the job runner",
     "serve": "run the HTTP server",
+    "dlq": "look at refused ticks, send them again, delete them",
     "jobs": "submit, list, watch and cancel jobs",
     "models": "list models, move the champion",
     "pipelines": "check pipeline files",
+    "verify": "recompute rows and predictions, look for leaks",
     "bench": "measure every contender on the same work (in a checkout)",
 }
 USAGE = 2

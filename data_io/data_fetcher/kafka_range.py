@@ -5,26 +5,21 @@ Shapes: N ticks.
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 from aiokafka import AIOKafkaConsumer, TopicPartition
-from aiokafka.errors import KafkaError, OffsetOutOfRangeError
 
-from data_io.kafka_clients import end_consumer
+from data_io import log_reader
 from data_io.topics import admin
-from data_io.topics.records import Records, Reject
+from data_io.topics.records import Reject
 from data_io.topics.ticks import TickDecoder
 from ml_core import frames
-from ml_core.errors import InputError, KafkaUnavailableError, NotEnoughDataError
+from ml_core.errors import InputError, NotEnoughDataError
 from ml_core.types import Bool, Int64, OffsetRange, SymbolTable, TickBatch
 
-STALL_S = 20.0  # without one record read or one answer
-_POLL_MS = 500
-_RECORDS_A_READ = 20_000  # decoded in one go, in a thread: about 0.1 s
 # Newest event time, past which one tick in a thousand may lie: a stray one from the future would hide all others.
 _NEWEST_SHARE = 0.999
 
@@ -47,8 +42,8 @@ async def newest_ranges(bootstrap: str, topic: str, max_ticks: int) -> tuple[Off
     """
     partitions = (await admin.describe(bootstrap, topic)).partitions
     tps = [TopicPartition(topic, number) for number in range(partitions)]
-    async with _consumer(bootstrap) as consumer:
-        begins, ends = await _bounds(consumer, tps)
+    async with log_reader.consumer(bootstrap) as consumer:
+        begins, ends = await log_reader.bounds(consumer, tps)
     held = {tp: ends[tp] - begins[tp] for tp in tps}
     total = sum(held.values())
     if not total:
@@ -92,13 +87,13 @@ async def fetch_ranges(
         )
     symbols, rejected = SymbolTable(), Counter[str]()
     parts: dict[TopicPartition, list[TickBatch]] = {tp: [] for tp in wanted}
-    async with _consumer(bootstrap) as consumer:
+    async with log_reader.consumer(bootstrap) as consumer:
         await _check_held(consumer, wanted)
-        async for tp, records in _read(consumer, wanted):
-            batch, rejects = await asyncio.to_thread(decoder.decode, records, symbols)
+        async for tp, found in log_reader.read(consumer, wanted):
+            batch, rejects = await asyncio.to_thread(decoder.decode, log_reader.columns(found), symbols)
             rejected.update(_reasons(rejects))
             parts[tp].append(batch)
-    batches = [batch for found in parts.values() for batch in found]
+    batches = [batch for part in parts.values() for batch in part]
     counts = [sum(map(len, found)) for found in parts.values()]
     if not sum(counts):
         refused = ", ".join(f"{reason} {count}" for reason, count in rejected.most_common()) or "nothing"
@@ -150,36 +145,8 @@ def _check_asked(topic: str, ranges: Sequence[OffsetRange], limit: int | None) -
         raise InputError(f"the ranges of {topic!r} hold {asked} offsets, at most {limit} are read for one job")
 
 
-@asynccontextmanager
-async def _consumer(bootstrap: str) -> AsyncIterator[AIOKafkaConsumer]:
-    """Yield a consumer outside any group; Kafka's errors inside the block become ours."""
-    consumer = AIOKafkaConsumer(
-        bootstrap_servers=bootstrap,
-        enable_auto_commit=False,
-        auto_offset_reset="none",
-        isolation_level="read_committed",
-        max_partition_fetch_bytes=4 << 20,
-    )
-    try:
-        async with asyncio.timeout(STALL_S):
-            await consumer.start()
-        yield consumer
-    except (TimeoutError, OSError, KafkaError) as error:
-        raise KafkaUnavailableError(f"Kafka at {bootstrap} did not answer within {STALL_S:g} s: {error!r}") from error
-    finally:
-        await end_consumer(consumer)
-
-
-async def _bounds(
-    consumer: AIOKafkaConsumer, tps: Sequence[TopicPartition]
-) -> tuple[Mapping[TopicPartition, int], Mapping[TopicPartition, int]]:
-    """Return the first offset of each partition, and the one after its last committed record."""
-    async with asyncio.timeout(STALL_S):
-        return await consumer.beginning_offsets(tps), await consumer.end_offsets(tps)
-
-
 async def _check_held(consumer: AIOKafkaConsumer, wanted: Mapping[TopicPartition, OffsetRange]) -> None:
-    begins, ends = await _bounds(consumer, list(wanted))
+    begins, ends = await log_reader.bounds(consumer, list(wanted))
     for tp, each in wanted.items():
         if each.start < begins[tp]:
             raise InputError(
@@ -190,47 +157,6 @@ async def _check_held(consumer: AIOKafkaConsumer, wanted: Mapping[TopicPartition
             raise InputError(
                 f"partition {tp.partition} of {tp.topic!r} ends at offset {ends[tp]}, before the asked {each.end}"
             )
-
-
-async def _read(
-    consumer: AIOKafkaConsumer, wanted: Mapping[TopicPartition, OffsetRange]
-) -> AsyncIterator[tuple[TopicPartition, Records]]:
-    """Yield the records of all ranges, those of one partition in order."""
-    consumer.assign(list(wanted))
-    for tp, each in wanted.items():
-        consumer.seek(tp, each.start)
-    left, loop = set(wanted), asyncio.get_running_loop()
-    positions = {tp: each.start for tp, each in wanted.items()}
-    moved_s = loop.time()
-    while left:
-        try:
-            found = await consumer.getmany(*left, timeout_ms=_POLL_MS, max_records=_RECORDS_A_READ)
-        except OffsetOutOfRangeError as error:
-            lost = ", ".join(f"partition {tp.partition} from {positions[tp]} on" for tp in error.args[0])
-            raise InputError(f"offsets were deleted by retention while they were read: {lost}") from error
-        for tp, records in found.items():
-            chosen = [record for record in records if record.offset < wanted[tp].end]
-            if chosen:
-                yield tp, _columns(chosen)
-        for tp in list(left):
-            # moves past transaction markers too, which are never records
-            position = await consumer.position(tp)
-            if position != positions[tp]:
-                positions[tp], moved_s = position, loop.time()
-            if position >= wanted[tp].end:
-                left.discard(tp)
-                consumer.pause(tp)
-        if loop.time() - moved_s > STALL_S:
-            raise TimeoutError(f"nothing more came after offsets {sorted(positions.values())}")
-
-
-def _columns(records: Sequence[Any]) -> Records:
-    return Records(
-        [record.offset for record in records],
-        [record.key for record in records],
-        [record.value for record in records],
-        [tuple(record.headers) for record in records],
-    )
 
 
 def _reasons(rejects: Sequence[Reject]) -> Counter[str]:

@@ -1,12 +1,17 @@
 """The topic ``<topic>.dlq``: records that were refused, byte for byte, with the reason and the place they came from."""
 
+from collections.abc import Sequence
 from functools import cache
 from importlib.metadata import version
+from typing import NamedTuple
 
 from data_io.topics.admin import DAY_MS, TopicSpec, log_topic
 from data_io.topics.records import Header, Records, Reject
+from ml_core.errors import InputError
 
 _PREFIX = "tickwise.dlq."
+_FIRST = "reason"  # of the headers that are added
+REPLAY_OF = "tickwise.replay-of"  # header of a record that was sent again: which dead letter it was
 # Compressed batches can hold records that no broker takes uncompressed; of those the beginning is kept.
 MAX_VALUE_BYTES = 3_500_000
 
@@ -60,6 +65,43 @@ def encode(
         added.append((_PREFIX + "cut-from", str(len(value)).encode()))
         value = value[:MAX_VALUE_BYTES]
     return records.key[at], value, [*records.headers[at], *added]
+
+
+class Letter(NamedTuple):
+    """A record that was refused, as it was, and what is known about it."""
+
+    key: bytes | None
+    value: bytes | None
+    headers: list[Header]
+    about: dict[str, str]  # reason, detail, topic, partition, offset, index, version; cut-from: bytes it once had
+
+    @property
+    def reason(self) -> str:
+        """Short and stable."""
+        return self.about["reason"]
+
+    @property
+    def source(self) -> tuple[str, int, int, int]:
+        """Topic, partition, offset and index in the record that it came from."""
+        about = self.about
+        return about["topic"], int(about["partition"]), int(about["offset"]), int(about["index"])
+
+
+def decode(key: bytes | None, value: bytes | None, found: Sequence[Header]) -> Letter:
+    """Return what ``encode`` was given.
+
+    Raises:
+        InputError: It is no dead letter of tickwise.
+    """
+    names = [name for name, _ in found]
+    if _PREFIX + _FIRST not in names:
+        raise InputError(f"a record without the header {_PREFIX}{_FIRST} is no dead letter")
+    # The record may have been a dead letter itself: what was added stands last.
+    begin = len(names) - 1 - names[::-1].index(_PREFIX + _FIRST)
+    about = {name.removeprefix(_PREFIX): (text or b"").decode(errors="replace") for name, text in found[begin:]}
+    if "topic" not in about or not all(about.get(part, "").isdecimal() for part in ("partition", "offset", "index")):
+        raise InputError("a record that does not say where it came from is no dead letter")
+    return Letter(key, value, list(found[:begin]), about)
 
 
 @cache

@@ -18,6 +18,8 @@ from ml_core.types import Bool, Float64, Int8, Int64
 CONTENT_TYPE = "application/vnd.apache.arrow.stream"
 # Bounds what one record can make this process hold: a repeated value costs an Arrow stream next to nothing.
 MAX_ROWS = 65_536
+# Reasons that refuse a record as a whole, not one of its rows.
+WHOLE = frozenset({"null_value", "bad_arrow", "too_large"})
 _FIELDS = frozenset(FIELDS)
 _NUMBERS = (*FLOATS, *INTEGERS)
 _SLACK = np.zeros(SLACK, np.uint8)
@@ -91,6 +93,26 @@ def read(value: bytes | None) -> list[ArrowTicks | Rows]:
         return [part.to_pylist() if isinstance(part, pa.RecordBatch) else part for part in parts]
     except (pa.ArrowException, ValueError, TypeError, KeyError, OverflowError, OSError) as error:
         raise BadTickError("bad_arrow", f"{type(error).__name__}: {shorten(str(error))}") from None
+
+
+def row(value: bytes, index: int) -> bytes:
+    """Return a stream with row ``index`` of ``value`` alone.
+
+    Raises:
+        BadTickError: It cannot be read, or has no such row.
+    """
+    try:
+        with pa.ipc.open_stream(pa.py_buffer(value)) as stream:
+            for batch in stream:
+                if index < batch.num_rows:
+                    sink = pa.BufferOutputStream()
+                    with pa.ipc.new_stream(sink, batch.schema) as alone:
+                        alone.write_batch(batch.slice(index, 1))
+                    return bytes(sink.getvalue().to_pybytes())
+                index -= batch.num_rows
+    except (pa.ArrowException, ValueError, OSError) as error:
+        raise BadTickError("bad_arrow", f"{type(error).__name__}: {shorten(str(error))}") from None
+    raise BadTickError("bad_arrow", "the stream has fewer rows")
 
 
 def _parts(value: bytes) -> list[Any]:

@@ -24,6 +24,7 @@ from ml_core.types import Bool, SymbolTable, TickBatch, TickKind
 
 NAME = "market.ticks.v1"
 MAX_REJECTS_A_RECORD = 8
+MORE_ROWS = "more_rows"  # the reason of the one that stands for all others
 
 
 def topic_spec(name: str, partitions: int) -> TopicSpec:
@@ -156,7 +157,7 @@ def _bounded(bad: list[Reject]) -> list[Reject]:
     kept, more = bad[:MAX_REJECTS_A_RECORD], bad[MAX_REJECTS_A_RECORD:]
     if not more:
         return kept
-    return [*kept, more[0]._replace(reason="more_rows", detail=f"{len(more)} more rows of this record are refused")]
+    return [*kept, more[0]._replace(reason=MORE_ROWS, detail=f"{len(more)} more rows of this record are refused")]
 
 
 def _taken(found: FoundRecords, parsed: Parsed, symbols: SymbolTable) -> TickBatch:

@@ -46,7 +46,10 @@ class TickFetcher:
             committed: Whether only what belongs to no open transaction is read.
         """
         self.highwater: dict[TopicPartition, int] = {}  # the end of the partition, where one has been heard of
-        self.answered_ms: int | None = None  # when Kafka last answered
+        self.readable: dict[TopicPartition, int] = {}  # as far as open transactions let it be read
+        self.asked_s: float | None = (
+            None  # since when ticks have been asked for and none came, nor the word that none are
+        )
         self._client, self._partition_bytes, self._committed = client, partition_bytes, committed
         self._next: dict[TopicPartition, int] = {}
         self._most: dict[TopicPartition, int] = {}  # bytes asked for, where batches are large
@@ -74,6 +77,7 @@ class TickFetcher:
         self._resting.pop(tp, None)
         self._errors.pop(tp, None)
         self.highwater.pop(tp, None)
+        self.readable.pop(tp, None)
         self._arrived = [each for each in self._arrived if each[0] != tp]
 
     def ask(self, wanted: Iterable[TopicPartition]) -> None:
@@ -84,6 +88,10 @@ class TickFetcher:
                 continue
             leader = self._client.cluster.leader_for_partition(tp)
             by_leader.setdefault(-1 if leader is None else leader, []).append(tp)
+        if by_leader and self.asked_s is None:
+            self.asked_s = time.monotonic()
+        elif not (by_leader or self._asked or self._finding):
+            self.asked_s = None
         for leader, tps in by_leader.items():
             if leader in self._asked:
                 continue
@@ -167,8 +175,8 @@ class TickFetcher:
         elif part.error:
             self._refused(part.error, tp)
         else:
-            self.answered_ms = time.time_ns() // 1_000_000
-            self.highwater[tp] = part.highwater
+            self.asked_s = None
+            self.highwater[tp], self.readable[tp] = part.highwater, part.readable
             end, whole_bytes = end_of(part.raw, otherwise=offset)
             if end > offset:
                 self._next[tp] = end

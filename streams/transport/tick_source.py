@@ -31,6 +31,8 @@ POLL_S = 0.05
 REPORT_S = 0.25
 # Batches of partitions are handed out together up to this size.
 ROUND_BYTES = 1 << 18
+# An open partition is asked for ticks all the time, and an empty answer comes within milliseconds.
+SILENT_S = 5.0
 # Takeovers in a row without progress after which the worker gives up instead of spinning.
 MAX_ATTEMPTS = 6
 
@@ -75,7 +77,7 @@ class TickSource(mode.Service, ConsumerRebalanceListener):  # type: ignore[misc]
         self.shared, self.channel, self.membership = shared, channel, membership
         self.partitions: dict[int, Partition] = {}
         self.fatal: asyncio.Future[Exception] = asyncio.get_running_loop().create_future()
-        self.last_progress = time.monotonic()
+        self.pumped_s = time.monotonic()  # when the pump last came round
         self._attempts: dict[int, tuple[int, int]] = {}  # partition -> (position, takeovers that got no further)
         self._claims: dict[int, asyncio.Task[None]] = {}
         self.has_joined = False
@@ -86,9 +88,24 @@ class TickSource(mode.Service, ConsumerRebalanceListener):  # type: ignore[misc]
         self._wake: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     @property
-    def answered_ms(self) -> int | None:
-        """When Kafka last answered a fetch, None while none was sent."""
-        return self.fetcher.answered_ms if self.has_joined else None
+    def silent_s(self) -> float:
+        """For how long Kafka has not answered a fetch; 0 while none was sent."""
+        asked_s = self.fetcher.asked_s if self.has_joined else None
+        return 0.0 if asked_s is None else time.monotonic() - asked_s
+
+    def work(self) -> dict[int, tuple[float, object]]:
+        """Return how many ticks of each open partition wait, and its position; none while Kafka is silent.
+
+        What lies behind an open transaction does not wait. Where the pump stands still, silence is not Kafka's.
+        """
+        if self.silent_s > SILENT_S and time.monotonic() - self.pumped_s < SILENT_S:
+            return {}
+        readable = self.fetcher.readable
+        return {
+            each.number: (readable.get(each.tp, 0) - each.position, each.position)
+            for each in tuple(self.partitions.values())
+            if each.phase in (Phase.OPEN, Phase.SWAPPING)
+        }
 
     async def on_start(self) -> None:
         """Join the group."""
@@ -130,7 +147,7 @@ class TickSource(mode.Service, ConsumerRebalanceListener):  # type: ignore[misc]
         if self.should_stop:
             return
         self.has_joined = True
-        self.fetcher.answered_ms = None
+        self.fetcher.asked_s = None
         for tp in assigned:
             # The consumer is a member of the group and reads nothing: some position keeps it from asking for one.
             self.consumer.seek(tp, 0)
@@ -156,7 +173,7 @@ class TickSource(mode.Service, ConsumerRebalanceListener):  # type: ignore[misc]
             await partition.open(beginnings[tp])
             self.fetcher.seek(tp, partition.position)
         except SetupError as error:
-            self._give_up(error)
+            self.give_up(error)
         except Exception as error:  # noqa: BLE001 - whatever stopped a takeover, the way out is the same
             metrics.TAKEOVER_FAILURES.inc()
             await self._start_over(partition, error)
@@ -189,12 +206,13 @@ class TickSource(mode.Service, ConsumerRebalanceListener):  # type: ignore[misc]
             error=repr(error),
         )
         if attempts >= MAX_ATTEMPTS:
-            self._give_up(error)
+            self.give_up(error)
             return
         if partition.tp in self.consumer.assignment():
             self._claim(number, delay_s=min(0.5 * 2**attempts, 8.0))
 
-    def _give_up(self, error: Exception) -> None:
+    def give_up(self, error: Exception) -> None:
+        """Let the worker end with ``error``, unless it ends with another one."""
         if not self.fatal.done():
             self.fatal.set_result(error)
 
@@ -226,10 +244,11 @@ class TickSource(mode.Service, ConsumerRebalanceListener):  # type: ignore[misc]
             await self._pump_until_stopped()
         except Exception as error:
             log.exception("the pump of ticks died", action="fetch")
-            self._give_up(error)
+            self.give_up(error)
 
     async def _pump_until_stopped(self) -> None:
         while not self.should_stop:
+            self.pumped_s = time.monotonic()
             if not self.channel.has_subscriber:
                 await asyncio.sleep(POLL_S)
                 continue
@@ -240,7 +259,7 @@ class TickSource(mode.Service, ConsumerRebalanceListener):  # type: ignore[misc]
             try:
                 fetched = await self._arrived(_patience_s(working))
             except OffsetOutOfRangeError as error:
-                self._give_up(
+                self.give_up(
                     SetupError(
                         f"ticks that follow are not there: retention deleted them before they were read, "
                         f"or the topic was made anew: {error}"
@@ -249,7 +268,7 @@ class TickSource(mode.Service, ConsumerRebalanceListener):  # type: ignore[misc]
                 return
             except KafkaError as error:
                 if self.consumer._coordinator._coordination_task.done():
-                    self._give_up(KafkaUnavailableError(f"the coordinator of the ticks consumer died: {error!r}"))
+                    self.give_up(KafkaUnavailableError(f"the coordinator of the ticks consumer died: {error!r}"))
                     return
                 log.warning("fetching ticks failed", action="fetch", error=repr(error))
                 await asyncio.sleep(POLL_S)
@@ -312,13 +331,11 @@ class TickSource(mode.Service, ConsumerRebalanceListener):  # type: ignore[misc]
         return first == partition.position
 
     async def _ended(self, batch: Batch) -> None:
-        partition, before = batch.partition, batch.partition.position
+        partition = batch.partition
         try:
             partition.advance(*await batch.ended)
         except Exception as error:  # noqa: BLE001 - a batch that cannot be processed stops its partition, uncommitted
             self._fail(partition, error)
-        if partition.position > before:
-            self.last_progress = time.monotonic()
 
     def _fail(self, partition: Partition, error: Exception) -> None:
         partition.phase = Phase.CLOSED  # its state may have moved without its position

@@ -29,6 +29,7 @@ class Fetched(NamedTuple):
 
     error: int
     highwater: int
+    readable: int  # up to here nothing belongs to an open transaction
     aborted: list[tuple[int, int]]  # producer id and first offset
     raw: memoryview
 
@@ -93,7 +94,7 @@ def fetched(answer: memoryview) -> tuple[int, dict[TopicPartition, Fetched]]:
         (partitions,) = _COUNT.unpack_from(answer, at)
         at += _COUNT.size
         for _ in range(partitions):
-            partition, code, highwater, _, _, count = _FETCHED.unpack_from(answer, at)
+            partition, code, highwater, readable, _, count = _FETCHED.unpack_from(answer, at)
             at += _FETCHED.size
             aborted = []
             for _ in range(count):  # -1 is null
@@ -102,7 +103,9 @@ def fetched(answer: memoryview) -> tuple[int, dict[TopicPartition, Fetched]]:
             (length,) = _COUNT.unpack_from(answer, at)
             at += _COUNT.size
             length = max(length, 0)
-            found[TopicPartition(topic, partition)] = Fetched(code, highwater, aborted, answer[at : at + length])
+            found[TopicPartition(topic, partition)] = Fetched(
+                code, highwater, readable, aborted, answer[at : at + length]
+            )
             at += length
     return error, found
 

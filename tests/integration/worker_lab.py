@@ -32,15 +32,15 @@ Names = dict[tuple[int, int, int], bytes]  # (partition, offset, index) -> bytes
 class WorkerLab:
     """One topic of ticks, its workers and their outputs."""
 
-    def __init__(self, kafka: str, unique: str, folder: Path) -> None:
-        self.kafka, self.unique, self.folder = kafka, unique, folder
+    def __init__(self, kafka: str, unique: str, folder: Path, partitions: int = PARTITIONS) -> None:
+        self.kafka, self.unique, self.folder, self.partitions = kafka, unique, folder, partitions
         self.topic = f"ticks-{unique}"
         self.home = folder / "home"
         self.home.mkdir()
         self._processes: list[subprocess.Popen[bytes]] = []
 
     async def create_topic(self) -> None:
-        await admin.ensure_topics(self.kafka, [ticks.topic_spec(self.topic, PARTITIONS)])
+        await admin.ensure_topics(self.kafka, [ticks.topic_spec(self.topic, self.partitions)])
 
     def pipeline(self, name: str, **parts: Any) -> PipelineSpec:
         return parse({"name": f"{name}-{self.unique}", "source": {"topic": self.topic}, **parts})
@@ -94,7 +94,7 @@ class WorkerLab:
         """Rows computed offline, from the first tick of each partition on, by decoder and kernel alone."""
         plan, decoder = FeaturePlan.from_spec(spec), ticks.TickDecoder(spec.source.map)
         found: Names = {}
-        for partition in range(PARTITIONS):
+        for partition in range(self.partitions):
             state = FeatureState(plan, SymbolTable())
             records = [r async for r in self.records(self.topic, partition)]
             columns = ([r.offset for r in records], [r.key for r in records], [r.value for r in records])
@@ -104,23 +104,23 @@ class WorkerLab:
 
     async def live_rows(self, spec: PipelineSpec) -> Names:
         found: Names = {}
-        for partition in range(PARTITIONS):
+        for partition in range(self.partitions):
             async for record in self.records(rows.name(spec.feature_set), partition):
                 _add(found, partition, rows.decode(record.value).rows)
         return found
 
     async def predictions(self, spec: PipelineSpec) -> list[dict[str, Any]]:
         topic = predictions.name(spec.name)
-        records = [r for p in range(PARTITIONS) async for r in self.records(topic, p)]
+        records = [r for p in range(self.partitions) async for r in self.records(topic, p)]
         return [each for r in records for each in predictions.decode(r.value, r.headers)]
 
     async def dead_letters(self) -> list[Any]:
-        return [r for p in range(PARTITIONS) async for r in self.records(dead_letters.name(self.topic), p)]
+        return [r for p in range(self.partitions) async for r in self.records(dead_letters.name(self.topic), p)]
 
     async def committed_rows(self, spec: PipelineSpec) -> list[tuple[int, int, int]]:
         """Names of the rows a reader of committed data sees, each as often as it stands there."""
         topic, names = rows.name(spec.feature_set), []
-        for partition in range(PARTITIONS):
+        for partition in range(self.partitions):
             async for record in self.records(topic, partition, committed=True):
                 made = rows.decode(record.value).rows
                 names += [

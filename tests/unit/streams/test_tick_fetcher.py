@@ -121,9 +121,27 @@ async def test_bytes_come_out_whole_and_the_next_request_begins_behind_them(fetc
     [(tp, fetch)] = await fetcher.arrived(0)
     assert (tp, bytes(fetch.raw), fetch.first_offset, fetch.aborted) == (A, raw, 100, [(7, 98)])
     assert fetcher.highwater == {A: 500, B: 500}
-    assert fetcher.answered_ms is not None
+    assert fetcher.readable == {A: 490, B: 490}
     fetcher.ask([A, B])
     assert broker.wanted == {A: 102, B: 7}
+
+
+async def test_it_knows_since_when_it_waits_for_an_answer(fetcher, broker) -> None:
+    assert fetcher.asked_s is None
+    fetcher.ask([A])
+    asked_s = fetcher.asked_s
+    fetcher.ask([A, B])
+    assert fetcher.asked_s == asked_s is not None
+    await broker.answer((A, NOT_LEADER, b""))
+    assert fetcher.asked_s == asked_s
+    await fetcher._finding[-1]
+    fetcher.ask([A])
+    await broker.answer((A, 0, b""))
+    assert fetcher.asked_s is None
+    fetcher.ask([A])
+    await broker.answer((A, 0, b""))
+    fetcher.ask([])
+    assert fetcher.asked_s is None
 
 
 async def test_a_broker_that_owes_an_answer_is_not_asked_again(fetcher, broker) -> None:

@@ -7,7 +7,6 @@ import pytest
 
 from ml_core.errors import SetupError
 from ml_core.spec import parse
-from streams import metrics
 from streams.health import HealthServer
 from streams.settings import WorkerSettings
 from streams.worker import feature_sets, one_source
@@ -35,25 +34,21 @@ def test_a_worker_imports_nothing_that_only_its_children_need() -> None:
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "set()\n"
 
 
-def problems(**changes) -> list[str]:
-    known = {"fatal": SimpleNamespace(done=lambda: False), "all_open": True, "busy_since": None, "answered_ms": None}
-    source = SimpleNamespace(**{**known, "last_progress": time.monotonic(), **changes})
-    return HealthServer(WorkerSettings(), source).problems()
+def problems(stalled_s: float = 0.0, **changes) -> list[str]:
+    known = {"fatal": SimpleNamespace(done=lambda: False), "all_open": True, "busy_since": None, "silent_s": 0.0}
+    source, watchdog = SimpleNamespace(**{**known, **changes}), SimpleNamespace(stalled_s=stalled_s)
+    return HealthServer(WorkerSettings(), source, watchdog).problems()
 
 
 def test_a_worker_is_ready_while_its_parts_move() -> None:
     assert problems() == []
-    assert problems(busy_since=time.monotonic() - 1, answered_ms=time.time() * 1000) == []
+    assert problems(stalled_s=59.0, busy_since=time.monotonic() - 1, silent_s=1.0) == []
 
 
 def test_a_worker_is_not_ready_when_a_batch_hangs_kafka_is_silent_or_ticks_wait() -> None:
     assert "at the agents" in problems(busy_since=time.monotonic() - 100)[0]
-    assert "Kafka has not answered" in problems(answered_ms=(time.time() - 100) * 1000)[0]
-    metrics.LAG.labels("ticks", 0).set(5)
-    try:
-        assert "5 ticks wait" in problems(last_progress=time.monotonic() - 100)[0]
-    finally:
-        metrics.LAG.clear()
+    assert "Kafka has not answered for 100 s" in problems(silent_s=100.0)
+    assert "ticks wait and nothing has moved for 61 s" in problems(stalled_s=61.0)
 
 
 def test_the_last_resort_ends_a_process_that_hangs_with_the_status_given_first() -> None:

@@ -1,0 +1,120 @@
+"""`tickwise verify`: can the numbers be trusted?"""
+
+import asyncio
+from typing import Annotated
+
+import typer
+
+from api.cli.output import AsJson, dump, say
+from data_io.data_fetcher.sources import open_source
+from data_io.settings import CommonSettings
+from ml_core.data_processor import look_ahead as ahead
+from ml_core.data_processor.features import FeaturePlan
+from ml_core.errors import InputError
+from ml_core.spec import find, load_all
+from model_ops_manager import parity as checked
+from model_ops_manager.mlflow_agent import MlflowAgent
+from model_ops_manager.parity import Compared, Parity
+
+app = typer.Typer(no_args_is_help=True, help="Can the numbers be trusted?", pretty_exceptions_enable=False)
+
+DIFFERENT = 1
+
+Pipeline = Annotated[str, typer.Argument(help="Name of the pipeline.")]
+
+
+@app.command()
+def parity(
+    pipeline: Pipeline,
+    ranges: Annotated[
+        list[str] | None,
+        typer.Option("--range", help="PARTITION:FIRST-LAST, offsets of ticks; default: as far as outputs reach."),
+    ] = None,
+    kafka: Annotated[
+        str | None, typer.Option(help="Bootstrap servers; default TICKWISE_KAFKA or 127.0.0.1:9092.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Recompute rows and predictions from their ticks and compare bit by bit; exit code 1 where they differ."""
+    settings = CommonSettings.read(kafka=kafka)
+    spec = find(load_all(settings.pipelines), pipeline)
+    models = MlflowAgent(settings.tracking_uri, settings.home)
+    asked = _ranges(ranges) if ranges else None
+    report = asyncio.run(checked.verify(settings.kafka, spec, models, asked))
+    if as_json:
+        dump(report.as_dict())
+    else:
+        _tell(report)
+    if not report.is_equal:
+        raise typer.Exit(DIFFERENT)
+
+
+@app.command("look-ahead")
+def look_ahead(
+    pipeline: Pipeline,
+    source: Annotated[str, typer.Option(help="Ticks to try it on: a file, folder or synthetic:...")] = (
+        "synthetic:symbols=8,ticks=20000,rate=500"
+    ),
+    ticks: Annotated[int, typer.Option(min=2, help="At most so many ticks of it.")] = 20_000,
+    cuts: Annotated[int, typer.Option(min=1, help="At how many places they are cut off.")] = 50,
+    seed: Annotated[int, typer.Option(help="Of the places.")] = 0,
+    as_json: AsJson = False,
+) -> None:
+    """Cut ticks off at random places; exit code 1 where a row before the cut is another one than without it."""
+    plan = FeaturePlan.from_spec(find(load_all(CommonSettings.read().pipelines), pipeline))
+    batch = next(open_source(source).stream(ticks), None)
+    if batch is None:
+        raise InputError(f"{source} holds no ticks")
+    leaks = ahead.find(batch, plan, cuts=cuts, seed=seed)
+    if as_json:
+        dump({"ticks": len(batch), "cuts": cuts, "leaks": [leak._asdict() for leak in leaks]})
+    else:
+        say(f"{len(batch)} ticks, cut off at {cuts} places: {f'{len(leaks)} leaks' if leaks else 'no leak'}")
+        for leak in leaks:
+            say(f"  {leak.what}: row {leak.row} is {leak.whole:g} with all ticks, {leak.cut_off:g} with {leak.cut}")
+    if leaks:
+        raise typer.Exit(DIFFERENT)
+
+
+def _ranges(texts: list[str]) -> dict[int, tuple[int, int]]:
+    found = dict(map(_range, texts))
+    if len(found) < len(texts):
+        raise InputError("--range: one range a partition")
+    return found
+
+
+def _range(text: str) -> tuple[int, tuple[int, int]]:
+    """Return partition, first and last offset (exclusive) of ``"0:100-199"``."""
+    try:
+        partition, _, offsets = text.partition(":")
+        first, last = offsets.split("-")
+        return int(partition), (int(first), int(last) + 1)
+    except ValueError:
+        raise InputError(f"--range {text!r}: write PARTITION:FIRST-LAST, such as 0:100-199") from None
+
+
+def _tell(report: Parity) -> None:
+    for what, compared in (("rows", report.rows), ("predictions", report.predictions)):
+        say(f"{what}: {_words(compared)}")
+    for partition, offset in report.state_from.items():
+        if offset:
+            say(f"partition {partition}: ticks before {offset} are gone, what looks back further can differ")
+
+
+def _words(compared: Compared) -> str:
+    counts = {
+        "missing": compared.missing,
+        "unexpected": compared.unexpected,
+        "conflicting": compared.conflicting,
+        "repeated": compared.repeated,
+    }
+    words = [f"{compared.compared} compared", *(f"{count} {what}" for what, count in counts.items() if count)]
+    words += [f"{count} differ in {what}" for what, count in compared.mismatches.most_common()]
+    words += [f"{count} unchecked ({why})" for why, count in compared.unchecked.items() if count]
+    if compared.first:
+        first = compared.first
+        words.append(
+            f"first: {first['what']} at {first['partition']}/{first['offset']}/{first['index']} is {first['found']} "
+            f"instead of {first['expected']}"
+        )
+    return ", ".join(words)

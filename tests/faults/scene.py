@@ -1,0 +1,270 @@
+"""One topic under load, its workers, and the oracle: all rows and predictions recomputed in one thread."""
+
+import asyncio
+import itertools
+import json
+import secrets
+import signal
+import subprocess
+import time
+import urllib.error
+import urllib.request
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from aiokafka import TopicPartition
+
+from data_io import log_reader, publisher
+from data_io.data_fetcher.port import TickStream
+from data_io.data_fetcher.sources import open_source
+from data_io.topics import admin, predictions, rows
+from ml_core import fit as learning
+from ml_core.errors import KafkaUnavailableError
+from ml_core.model.export import restated
+from ml_core.spec import PipelineSpec
+from ml_core.types import TickBatch
+from model_ops_manager import parity
+from model_ops_manager.mlflow_agent import MlflowAgent
+from model_ops_manager.registration import register
+from streams.local_kafka import node
+from streams.transport.published import last_published
+from tests.integration.worker_lab import PARTITIONS, WorkerLab
+
+RATE = 2_000  # ticks a second
+CHECKPOINT_S = 1.0
+CAUGHT_UP_S = 120.0
+DRAIN_S = 10.0
+PARTS: dict[str, Any] = {
+    "label": {"horizons": ["1s"]},
+    "train": {"epochs": 2, "min_rows": 500},
+    "features": {"window": 4},
+}
+
+
+class FellShortError(AssertionError):
+    """A fault was not survived as it must be; the text says how."""
+
+
+def fitted() -> learning.FittedModel:
+    """Return a model of the pipeline of every scene."""
+    source = open_source("synthetic:symbols=6,ticks=8000,rate=50,seed=1")
+    return learning.fit(source.fetch(), PipelineSpec.model_validate({"name": "fitted", **PARTS})).model
+
+
+class _Unnumbered:
+    """Ticks without ``seq``: those of one source after another would be taken for repeated ones."""
+
+    def __init__(self, source: TickStream) -> None:
+        self._source = source
+
+    def stream(self, batch_ticks: int) -> Iterator[TickBatch]:
+        for batch in self._source.stream(batch_ticks):
+            columns = batch._asdict()
+            yield TickBatch(**{**columns, "seq_N": np.full(len(batch), -1, np.int64)})
+
+
+class Scene:
+    """A pipeline with a champion, and workers by the name of their instance."""
+
+    def __init__(self, lab: WorkerLab, spec: PipelineSpec, store: MlflowAgent, settings: dict[str, str]) -> None:
+        """Run workers of ``spec`` with ``settings``."""
+        self.lab, self.spec, self._store, self._settings = lab, spec, store, settings
+        self.workers: dict[str, subprocess.Popen[bytes]] = {}
+        self.ports: dict[str, int] = {}
+
+    @classmethod
+    @asynccontextmanager
+    async def opened(
+        cls,
+        kafka: str,
+        folder: Path,
+        model: learning.FittedModel,
+        *,
+        partitions: int = PARTITIONS,
+        parts: Mapping[str, Any] | None = None,
+        **settings: str,
+    ) -> AsyncIterator["Scene"]:
+        """Make topic and champion; at the end every worker is gone."""
+        home = folder / secrets.token_hex(4)
+        home.mkdir()
+        lab = WorkerLab(kafka, secrets.token_hex(4), home, partitions)
+        await lab.create_topic()
+        store = MlflowAgent(f"sqlite:///{lab.home / 'mlflow.db'}", lab.home)
+        spec = lab.pipeline("faults", **PARTS, **(parts or {}))
+        version = register(store, restated(model, pipeline=spec.name), params={}, tags={})
+        store.set_champion(spec.name, version.version, reason="the only one")
+        try:
+            yield cls(lab, spec, store, settings)
+        finally:
+            lab.stop_all()
+
+    def start(self, name: str) -> None:
+        """Start the worker ``name``, or start it again."""
+        [port] = node.free_ports(1)
+        settings = {"checkpoint_s": str(CHECKPOINT_S), "worker_port": str(port), **self._settings}
+        self.workers[name] = self.lab.start(self.spec, instance=name, **settings)
+        self.ports[name] = port
+
+    async def kill(self, name: str) -> None:
+        """SIGKILL the worker ``name``."""
+        self.workers[name].kill()
+        await asyncio.to_thread(self.workers[name].wait, 10)
+
+    async def terminate(self, name: str) -> float:
+        """SIGTERM the worker ``name`` and return how long it took.
+
+        Raises:
+            FellShortError: It took too long, or did not end with 0.
+        """
+        process, began = self.workers[name], time.monotonic()
+        process.send_signal(signal.SIGTERM)
+        try:
+            code = await asyncio.to_thread(process.wait, 3 * DRAIN_S)
+        except subprocess.TimeoutExpired:
+            raise FellShortError(f"a worker did not stop in {3 * DRAIN_S:.0f} s") from None
+        took_s = time.monotonic() - began
+        if code != 0 or took_s > DRAIN_S:
+            raise FellShortError(f"a worker stopped with {code} after {took_s:.1f} s")
+        return took_s
+
+    def must_run(self) -> None:
+        """Raise where a worker has ended by itself."""
+        for name, process in self.workers.items():
+            if (code := process.poll()) is not None:
+                raise FellShortError(f"worker {name} ended by itself with {code}: {self.lab.log()[-500:]}")
+
+    @asynccontextmanager
+    async def load(self, rate: float = RATE) -> AsyncIterator[None]:
+        """Publish ticks at ``rate`` while the block lasts; what Kafka does not take is not counted."""
+        ended = asyncio.Event()
+
+        async def publish() -> None:
+            for seed in itertools.count(2):
+                if ended.is_set():
+                    return
+                try:
+                    source = _Unnumbered(open_source(f"synthetic:symbols=6,ticks={int(rate)},rate=50,seed={seed}"))
+                    await publisher.publish(source, bootstrap=self.lab.kafka, topic=self.lab.topic, rate=rate)
+                except KafkaUnavailableError:
+                    await asyncio.sleep(1.0)
+
+        publishing = asyncio.create_task(publish(), name="load")
+        try:
+            yield
+        finally:
+            ended.set()
+            await publishing
+
+    async def ends(self) -> dict[int, int]:
+        """Return where each partition of the ticks ends."""
+        tps = [TopicPartition(self.lab.topic, number) for number in range(self.lab.partitions)]
+        async with log_reader.consumer(self.lab.kafka) as consumer:
+            return {tp.partition: end for tp, end in (await log_reader.bounds(consumer, tps))[1].items()}
+
+    async def reached(self) -> dict[int, int]:
+        """Return up to which tick, exclusive, each partition has predictions."""
+        info = await admin.describe(self.lab.kafka, self.lab.topic)
+        topic = predictions.name(self.spec.name)
+        return {
+            number: 1 + await last_published(self.lab.kafka, [topic], info.topic_id, number)
+            for number in range(self.lab.partitions)
+        }
+
+    async def consumes(self, timeout_s: float) -> float:
+        """Wait until each partition has a prediction of a tick that was not there before; return how long it took."""
+        began, ends = time.monotonic(), None
+        while time.monotonic() - began < timeout_s:
+            try:
+                ends = ends or await self.ends()
+                reached = await self.reached()
+            except KafkaUnavailableError:
+                await asyncio.sleep(0.2)
+                continue
+            if all(reached[number] >= end for number, end in ends.items()):
+                return time.monotonic() - began
+            await asyncio.sleep(0.2)
+        raise FellShortError(f"not consuming again in {timeout_s:.0f} s: {self.lab.log()[-500:]}")
+
+    async def caught_up(self) -> None:
+        """Wait until every tick has its prediction."""
+        await self.consumes(CAUGHT_UP_S)
+
+    async def problems(self, name: str) -> str | None:
+        """Return what /readyz of a worker complains about, "" where it is ready, None where it does not answer."""
+
+        def ask() -> str | None:
+            try:
+                with urllib.request.urlopen(f"http://127.0.0.1:{self.ports[name]}/readyz", timeout=2):
+                    return ""
+            except urllib.error.HTTPError as error:
+                return error.read().decode()
+            except OSError:
+                return None
+
+        return await asyncio.to_thread(ask)
+
+    async def told_of(self, word: str, within_s: float) -> float:
+        """Wait until every worker's /readyz says ``word`` and return how long that took."""
+        began = time.monotonic()
+        while time.monotonic() - began < within_s:
+            if all(word in (await self.problems(name) or "") for name in self.workers):
+                return time.monotonic() - began
+            await asyncio.sleep(0.1)
+        raise FellShortError(f"/readyz said nothing of {word!r} in {within_s:.0f} s")
+
+    async def judged(self, *, repeats: bool = True) -> dict[str, int]:
+        """Compare everything with the oracle and return the counts.
+
+        Raises:
+            FellShortError: Something was lost, doubled with another value, out of order or, unless it may be, repeated.
+        """
+        found = await parity.verify(self.lab.kafka, self.spec, self._store, await self._all())
+        parts = (found.rows, found.predictions)
+        counts = {
+            "lost": sum(part.missing for part in parts),
+            "conflicting": sum(part.conflicting + part.unexpected + part.mismatches.total() for part in parts),
+            "repeats": sum(part.repeated for part in parts),
+            "compared": sum(part.compared for part in parts),
+            "unchecked": sum(part.unchecked.total() for part in parts),
+        }
+        skipped = await self._skipped()
+        if not found.is_equal or counts["unchecked"] or skipped or (counts["repeats"] and not repeats):
+            firsts = [part.first for part in parts if part.first]
+            raise FellShortError(f"{counts}, skipped {skipped}, first differences {firsts}")
+        return counts
+
+    async def by_symbol(self) -> dict[str, list[tuple[bytes, object]]]:
+        """Return the features and the score of each row of a symbol, in order, whatever partition it stands in."""
+        scores = {each["id"]: each["score"] for each in await self.lab.predictions(self.spec)}
+        topic_id = (await admin.describe(self.lab.kafka, self.lab.topic)).topic_id
+        found: dict[str, list[tuple[bytes, object]]] = {}
+        for number in range(self.lab.partitions):
+            async for record in self.lab.records(rows.name(self.spec.feature_set), number, committed=True):
+                made = rows.decode(record.value).rows
+                for symbol, offset, x_F in zip(made.symbol_N.tolist(), made.offset_N.tolist(), made.x_NF, strict=True):
+                    score = scores[predictions.row_id(topic_id, number, offset, 0)]
+                    found.setdefault(made.symbols[symbol], []).append((x_F.tobytes(), score))
+        return found
+
+    def restores_s(self) -> list[float]:
+        """Return how long takeovers took, of all workers so far."""
+        files = sorted(self.lab.folder.glob("worker-*.log"))
+        lines = [line for file in files for line in file.read_text(encoding="utf-8", errors="replace").splitlines()]
+        return [json.loads(line)["seconds"] for line in lines if '"takeover"' in line and '"seconds"' in line]
+
+    async def _all(self) -> dict[int, tuple[int, int]]:
+        return {number: (0, end) for number, end in (await self.ends()).items() if end}
+
+    async def _skipped(self) -> int:
+        """Return how often a row stands behind one that is not the one before it: only a whole tail may repeat."""
+        skipped = 0
+        for number in range(self.lab.partitions):
+            reached = -1
+            async for record in self.lab.records(rows.name(self.spec.feature_set), number, committed=True):
+                offsets: Sequence[int] = rows.decode(record.value).rows.offset_N.tolist()
+                skipped += sum(after > before + 1 for before, after in itertools.pairwise([reached, *offsets]))
+                reached = offsets[-1]
+        return skipped
