@@ -26,7 +26,7 @@ async def send(lab, topic: str, value: bytes | None, headers=(), partition: int 
         await producer.stop()
 
 
-async def test_what_a_worker_wrote_is_what_its_ticks_give_also_after_a_kill(lab, store, fitted) -> None:  # noqa: F811
+async def test_what_a_worker_wrote_is_what_its_ticks_give_also_after_a_kill(lab, store, fitted) -> None:  # noqa: F811 - fixtures
     spec = lab.pipeline("parity", **PARTS)
     crown(store, spec, fitted)
     count = await lab.publish(SOURCE.format(ticks=4_000, seed=2))
@@ -76,7 +76,7 @@ def _command(lab, spec, *words):
     return json.loads(result.stdout)
 
 
-async def test_rows_of_other_features_are_not_compared_and_ranges_that_are_not_there_are_refused(lab, store) -> None:  # noqa: F811
+async def test_rows_of_other_features_are_not_compared_and_ranges_that_are_not_there_are_refused(lab, store) -> None:  # noqa: F811 - fixtures
     spec = lab.pipeline("rows")
     count = await lab.publish(SOURCE.format(ticks=2_000, seed=2))
     process = lab.start(spec)
