@@ -24,7 +24,7 @@ from streams.transport import connection, wire
 # An answer comes as soon as one byte is there; an idle partition may hold a busy one back for this long.
 WAIT_MS = 10
 ANSWER_BYTES = 50 << 20
-SILENT_S = 10.0
+ANSWER_S = 10.0
 REFUSED_S, LEADERLESS_S = 1.0, 0.1  # how long a partition that was refused is not asked for
 _OUT_OF_RANGE = 1
 _SEEK_LEADER = {9, 74, 75}  # replica not available, fenced and unknown leader epoch: to aiokafka final errors
@@ -47,9 +47,7 @@ class TickFetcher:
         """
         self.highwater: dict[TopicPartition, int] = {}  # the end of the partition, where one has been heard of
         self.readable: dict[TopicPartition, int] = {}  # as far as open transactions let it be read
-        self.asked_s: float | None = (
-            None  # since when ticks have been asked for and none came, nor the word that none are
-        )
+        self.asked_s: float | None = None  # since when something is wanted and nobody has answered
         self._client, self._partition_bytes, self._committed = client, partition_bytes, committed
         self._next: dict[TopicPartition, int] = {}
         self._most: dict[TopicPartition, int] = {}  # bytes asked for, where batches are large
@@ -83,14 +81,15 @@ class TickFetcher:
     def ask(self, wanted: Iterable[TopicPartition]) -> None:
         """Ask every broker that owes no answer for what follows in those of ``wanted`` that are read and it leads."""
         by_leader: dict[int, list[TopicPartition]] = {}
-        for tp in wanted:
-            if tp not in self._next or self._rests(tp):
+        read = [tp for tp in wanted if tp in self._next]
+        for tp in read:
+            if self._rests(tp):
                 continue
             leader = self._client.cluster.leader_for_partition(tp)
             by_leader.setdefault(-1 if leader is None else leader, []).append(tp)
-        if by_leader and self.asked_s is None:
+        if read and self.asked_s is None:
             self.asked_s = time.monotonic()
-        elif not (by_leader or self._asked or self._finding):
+        elif not (read or self._asked):
             self.asked_s = None
         for leader, tps in by_leader.items():
             if leader in self._asked:
@@ -136,7 +135,7 @@ class TickFetcher:
         sized = [(tp, offset, self._most.get(tp, self._partition_bytes)) for tp, offset in wanted]
         request = wire.fetch(sized, wait_ms=WAIT_MS, most_bytes=ANSWER_BYTES, committed=self._committed)
         try:
-            answer = to.ask(wire.FETCH, wire.FETCH_VERSION, [request], SILENT_S)
+            answer = to.ask(wire.FETCH, wire.FETCH_VERSION, [request], ANSWER_S)
         except KafkaError as error:
             if not error.retriable:
                 self._errors[None] = error

@@ -135,6 +135,10 @@ async def test_it_knows_since_when_it_waits_for_an_answer(fetcher, broker) -> No
     await broker.answer((A, NOT_LEADER, b""))
     assert fetcher.asked_s == asked_s
     await fetcher._finding[-1]
+    fetcher._rest(A, 30.0)
+    fetcher.ask([A])
+    assert fetcher.asked_s == asked_s, "one that was refused still waits for ticks"
+    fetcher._resting.clear()
     fetcher.ask([A])
     await broker.answer((A, 0, b""))
     assert fetcher.asked_s is None
