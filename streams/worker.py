@@ -7,8 +7,10 @@ from collections.abc import Sequence
 from typing import Any
 
 import faust
+import mode
 import structlog
 import uvloop
+from aiokafka.errors import KafkaError
 
 from data_io.topics import admin, dead_letters, job_requests, label_counts, predictions, rows, ticks
 from ml_core import spec as pipeline_file
@@ -109,6 +111,7 @@ class Worker:
 
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, ask_to_stop)
+        log.info("worker starts", action="start", group=self.group, topic=self.topic)
         with StoreProcess(self.settings.tracking_uri, self.settings.home) as model_store:
             await self._run(model_store, stop)
 
@@ -179,8 +182,7 @@ class Worker:
         )
         with HealthServer(self.settings, source, watchdog):
             try:
-                await app.start()
-                await source.start()
+                await self._start(app, source)
                 log.info("worker started", action="start", group=self.group, topic=self.topic, pipelines=list(specs))
                 with watchdog:
                     await self._wait(stop, source, app, background)
@@ -193,6 +195,13 @@ class Worker:
                 await asyncio.to_thread(store.close)
         if source.fatal.done():
             raise source.fatal.result()
+
+    async def _start(self, *parts: mode.Service) -> None:
+        for part in parts:
+            try:
+                await part.start()
+            except (TimeoutError, KafkaError) as error:
+                raise KafkaUnavailableError(f"{type(part).__name__} could not start: {error!r}") from error
 
     async def _wait(
         self, stop: asyncio.Event, source: TickSource, app: faust.App, background: Sequence[asyncio.Task[None]]

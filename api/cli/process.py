@@ -1,11 +1,14 @@
 """What every long-running command does first."""
 
+import faulthandler
+import signal
+
 from data_io.logs import configure
 from data_io.settings import check_names
 
 
 def begin() -> None:
-    """Set up logging, and refuse misspelt ``TICKWISE_*`` variables whichever process they are meant for.
+    """Set up logging and the stacks that SIGUSR1 prints, and refuse misspelt ``TICKWISE_*`` variables whichever process they are meant for.
 
     Raises:
         InvalidSettingsError: A variable is unknown; the message names the nearest valid one.
@@ -15,4 +18,5 @@ def begin() -> None:
     from streams.settings import WorkerSettings
 
     configure()
+    faulthandler.register(signal.SIGUSR1)
     check_names(WorkerSettings, RunnerSettings, ServerSettings)

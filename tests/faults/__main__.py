@@ -6,6 +6,7 @@ The last line on standard output is JSON.
 import argparse
 import asyncio
 import json
+import logging
 import platform
 import sys
 import tempfile
@@ -88,6 +89,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=1, help="of moments and victims")
     parser.add_argument("--page", type=Path, help="folder for a page and the result as JSON")
     given = parser.parse_args()
+    logging.getLogger("aiokafka").setLevel(logging.CRITICAL)  # what the bench's own clients meet is meant
     names = given.names or (SHORT if given.short else tuple(scenarios()))
     with tempfile.TemporaryDirectory(prefix="tickwise-faults-") as folder, broker() as kafka:
         found = asyncio.run(run(Bench(Path(folder), fitted(), kafka, given.seed, given.short), names))

@@ -134,7 +134,8 @@ async def broker_paused(bench: Bench, seconds: float) -> Result:
                     await asyncio.sleep(max(began + seconds - time.monotonic(), 0.0))
                 finally:
                     broker.signal(signal.SIGCONT)
-                return await _recovered(scene, told_s)
+                back_s = await scene.consumes(BACK_S)
+            return {**await _undisturbed(scene), "back_s": back_s, "told_s": told_s}
 
 
 async def broker_killed(bench: Bench) -> Result:
@@ -148,7 +149,8 @@ async def broker_killed(bench: Bench) -> Result:
                 told_s = await scene.told_of("Kafka has not answered", TOLD_S)
                 broker.start()
                 await asyncio.to_thread(broker.await_answer)
-                return await _recovered(scene, told_s)
+                back_s = await scene.consumes(BACK_S)
+            return {**await _undisturbed(scene), "back_s": back_s, "told_s": told_s}
 
 
 async def one_of_three_killed(bench: Bench) -> Result:
@@ -160,15 +162,16 @@ async def one_of_three_killed(bench: Bench) -> Result:
             async with scene.load():
                 await scene.consumes(60.0)
                 brokers[bench.random.randrange(3)].kill()
-                return await _recovered(scene, None)
+                back_s = await scene.consumes(BACK_S)
+            return {**await _undisturbed(scene), "back_s": back_s}
 
 
-async def _recovered(scene: Scene, told_s: float | None) -> Result:
-    back_s = await scene.consumes(BACK_S)
+async def _undisturbed(scene: Scene) -> Result:
+    """Return what the worker, which was never restarted, has made of all ticks."""
     scene.must_run()
     await scene.caught_up()
     await scene.terminate("a")
-    return {**await scene.judged(), "back_s": back_s, **({"told_s": told_s} if told_s is not None else {})}
+    return await scene.judged()
 
 
 async def proxied(bench: Bench, fault: Callable[[Proxy, Scene], Awaitable[None]]) -> Result:
@@ -184,12 +187,10 @@ async def proxied(bench: Bench, fault: Callable[[Proxy, Scene], Awaitable[None]]
             await fault(proxy, scene)
             back_s = await scene.consumes(BACK_S)
             after_mb = _rss_mb(scene)
-        scene.must_run()
-        await scene.caught_up()
-        await scene.terminate("a")
+        counts = await _undisturbed(scene)
         if after_mb > 1.5 * before_mb:
             raise FellShortError(f"the worker grew from {before_mb:.0f} to {after_mb:.0f} MB")
-        return {**await scene.judged(), "back_s": back_s, "rss_mb": [before_mb, after_mb]}
+        return {**counts, "back_s": back_s, "rss_mb": [before_mb, after_mb]}
 
 
 async def slow(proxy: Proxy, _scene: Scene) -> None:

@@ -178,12 +178,12 @@ class Scene:
         began, ends = time.monotonic(), None
         while time.monotonic() - began < timeout_s:
             try:
-                ends = ends or await self.ends()
+                ends = ends if ends and all(ends.values()) else await self.ends()
                 reached = await self.reached()
             except KafkaUnavailableError:
                 await asyncio.sleep(0.2)
                 continue
-            if all(reached[number] >= end for number, end in ends.items()):
+            if all(0 < end <= reached[number] for number, end in ends.items()):
                 return time.monotonic() - began
             await asyncio.sleep(0.2)
         raise FellShortError(f"not consuming again in {timeout_s:.0f} s: {self.lab.log()[-500:]}")
@@ -210,7 +210,8 @@ class Scene:
         """Wait until every worker's /readyz says ``word`` and return how long that took."""
         began = time.monotonic()
         while time.monotonic() - began < within_s:
-            if all(word in (await self.problems(name) or "") for name in self.workers):
+            said = [await self.problems(name) or "" for name in self.workers]
+            if all(word in each for each in said):
                 return time.monotonic() - began
             await asyncio.sleep(0.1)
         raise FellShortError(f"/readyz said nothing of {word!r} in {within_s:.0f} s")

@@ -24,7 +24,7 @@ from ml_core.spec import PipelineSpec, parse
 from ml_core.types import SymbolTable
 
 PARTITIONS = 2
-WAIT_S = 60.0
+WAIT_S = 120.0  # on a machine that does much else besides
 
 Names = dict[tuple[int, int, int], bytes]  # (partition, offset, index) -> bytes of the features
 
@@ -159,8 +159,18 @@ class WorkerLab:
             answer = await answer if asyncio.iscoroutine(answer) else answer
             if answer:
                 return answer
-            assert time.monotonic() < deadline, f"not in {timeout_s:.0f} s; last log lines:\n{self.log()[-3000:]}"
+            assert time.monotonic() < deadline, f"not in {timeout_s:.0f} s; what the workers say:\n{self._last_words()}"
             await asyncio.sleep(0.1)
+
+    def _last_words(self) -> str:
+        running = [process for process in self._processes if process.poll() is None]
+        for process in running:
+            process.send_signal(signal.SIGUSR1)  # their stacks go to the log
+        time.sleep(0.5)
+        return "\n".join(
+            f"worker {number}, {'running' if process in running else process.returncode}:\n{self.log(number)[-3000:]}"
+            for number, process in enumerate(self._processes)
+        )
 
     async def until_rows(self, spec: PipelineSpec, count: int) -> Names:
         async def enough() -> Names | None:
