@@ -8,7 +8,9 @@ from data_io.settings import check_names
 
 
 def begin() -> None:
-    """Set up logging and the stacks that SIGUSR1 prints, and refuse misspelt ``TICKWISE_*`` variables whichever process they are meant for.
+    """Set up logging, and refuse misspelt ``TICKWISE_*`` variables whichever process they are meant for.
+
+    On SIGUSR1 the stacks of all threads are written to standard error.
 
     Raises:
         InvalidSettingsError: A variable is unknown; the message names the nearest valid one.

@@ -1,7 +1,7 @@
 """Create topics, and learn what a topic is: its id and how many partitions it has."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, NamedTuple
 
@@ -123,9 +123,12 @@ def _check(spec: TopicSpec, found: _Found) -> None:
 
 async def _create(client: AIOKafkaClient, specs: Sequence[TopicSpec]) -> None:
     topics: list[Any] = [(spec.name, spec.partitions, _BROKER_DEFAULT, [], list(spec.config.items())) for spec in specs]
-    controller = client.cluster.controller
-    node = client.get_random_node() if controller is None else controller.nodeId
-    answer = await client.send(node, CreateTopicsRequest(topics, timeout=10_000, validate_only=False))
+
+    def controller() -> Any:
+        known = client.cluster.controller
+        return client.get_random_node() if known is None else known.nodeId
+
+    answer = await _answer(client, controller, CreateTopicsRequest(topics, timeout=10_000, validate_only=False))
     for name, code, message in answer.topic_errors:
         error = errors.for_code(code)
         # existing: another process was faster; the next look checks its partitions
@@ -134,12 +137,26 @@ async def _create(client: AIOKafkaClient, specs: Sequence[TopicSpec]) -> None:
 
 
 async def _metadata(client: AIOKafkaClient, topics: Sequence[str]) -> dict[str, _Found]:
-    answer = await client.send(client.get_random_node(), MetadataRequestWithIds(topics))
+    answer = await _answer(client, client.get_random_node, MetadataRequestWithIds(topics))
     found = {}
     for code, name, topic_id, _, partitions, *_ in answer.topics:
         led = all(leader >= 0 for _, _, leader, *_ in partitions)
         found[name] = _Found(errors.for_code(code), TopicInfo(topic_id, len(partitions)), led)
     return found
+
+
+async def _answer(client: AIOKafkaClient, node: Callable[[], Any], request: Any) -> Any:
+    """Ask ``node``, again where it is away: a broker that has just started knows of none, not even of itself."""
+    while True:
+        try:
+            number = node()
+            if number is not None:
+                return await client.send(number, request)
+        except errors.KafkaError as error:
+            if not error.retriable:
+                raise
+        await asyncio.sleep(_RETRY_S)
+        await client.force_metadata_update()
 
 
 @asynccontextmanager

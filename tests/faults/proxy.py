@@ -58,9 +58,10 @@ class Proxy:
         self._pairs[task] = writer, to_broker
         losing = asyncio.Event()
         try:
-            async with asyncio.TaskGroup() as group:
-                group.create_task(self._requests(reader, to_broker, losing))
-                group.create_task(self._answers(answers, writer, losing))
+            with suppress(asyncio.CancelledError):  # it was reset
+                async with asyncio.TaskGroup() as group:
+                    group.create_task(self._requests(reader, to_broker, losing))
+                    group.create_task(self._answers(answers, writer, losing))
         except* (OSError, asyncio.IncompleteReadError):
             pass
         finally:
