@@ -4,7 +4,7 @@ import asyncio
 import gc
 import signal
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import faust
 import mode
@@ -92,6 +92,7 @@ class Worker:
         self.group = settings.group or f"tickwise-{self.topic}"
         self.sets = feature_sets(self.pipelines)
         self.last_resort = LastResort(LAST_RESORT_S)
+        self._has_begun = False
         for spec in self.pipelines:
             for note in spec.notes():
                 log.warning(note, action="start", pipeline=spec.name)
@@ -103,17 +104,23 @@ class Worker:
             SetupError: Kafka, the checkpoint and the pipelines do not fit together.
             TickwiseError: A partition could not be processed after several tries.
         """
-        stop = asyncio.Event()
+        stop, running = asyncio.Event(), cast("asyncio.Task[None]", asyncio.current_task())
 
         def ask_to_stop() -> None:
             self.last_resort.arm(0)
             stop.set()
+            if not self._has_begun:
+                running.cancel()  # nothing is held yet
 
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, ask_to_stop)
         log.info("worker starts", action="start", group=self.group, topic=self.topic)
         with StoreProcess(self.settings.tracking_uri, self.settings.home) as model_store:
-            await self._run(model_store, stop)
+            try:
+                await self._run(model_store, stop)
+            except asyncio.CancelledError:
+                if not stop.is_set():
+                    raise
 
     async def _run(self, model_store: StoreProcess, stop: asyncio.Event) -> None:
         checks = {
@@ -180,6 +187,7 @@ class Worker:
             limit_s=self.settings.stuck_exit_s,
             on_stuck=give_up,
         )
+        self._has_begun = True
         with HealthServer(self.settings, source, watchdog):
             try:
                 await self._start(app, source)

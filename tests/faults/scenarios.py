@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 from data_io.data_fetcher.sources import open_source
 from data_io.topics import ticks
 from ml_core import fit as learning
+from tests.faults import storage
 from tests.faults.cluster import cluster
 from tests.faults.proxy import END_TXN, Proxy
 from tests.faults.scene import CHECKPOINT_S, RATE, FellShortError, Scene
@@ -327,6 +328,17 @@ async def restore(bench: Bench) -> Result:
         return {**await scene.judged(), "restore_s": restored_s}
 
 
+async def disk_full(bench: Bench) -> Result:
+    """The disk of job store and models is full for a while."""
+    return await storage.disk_full(bench.kafka, bench.folder)
+
+
+async def unread_ticks_deleted(bench: Bench) -> Result:
+    """Retention deletes ticks that were not read."""
+    async with Scene.opened(bench.kafka, bench.folder, bench.model) as scene:
+        return await storage.unread_ticks_deleted(scene)
+
+
 Scenario = Callable[[Bench], Awaitable[Result]]
 
 SHORT = ("kills", "rolling_restart", "zombie")
@@ -347,6 +359,8 @@ def scenarios() -> Mapping[str, Scenario]:
         "poison": poison,
         "partitions_and_workers": partitions_and_workers,
         "restore": restore,
+        "disk_full": disk_full,
+        "unread_ticks_deleted": unread_ticks_deleted,
         **{f"proxy_{name}": lambda bench, fault=fault: proxied(bench, fault) for name, fault in faults.items()},
     }
 

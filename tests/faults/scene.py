@@ -74,6 +74,7 @@ class Scene:
         self.lab, self.spec, self._store, self._settings = lab, spec, store, settings
         self.workers: dict[str, subprocess.Popen[bytes]] = {}
         self.ports: dict[str, int] = {}
+        self._numbers: dict[str, int] = {}
 
     @classmethod
     @asynccontextmanager
@@ -101,10 +102,11 @@ class Scene:
         finally:
             lab.stop_all()
 
-    def start(self, name: str) -> None:
-        """Start the worker ``name``, or start it again."""
+    def start(self, name: str, **more: str) -> None:
+        """Start the worker ``name``, or start it again, with ``more`` settings."""
         [port] = node.free_ports(1)
-        settings = {"checkpoint_s": str(CHECKPOINT_S), "worker_port": str(port), **self._settings}
+        settings = {"checkpoint_s": str(CHECKPOINT_S), "worker_port": str(port), **self._settings, **more}
+        self._numbers[name] = self.lab.count
         self.workers[name] = self.lab.start(self.spec, instance=name, **settings)
         self.ports[name] = port
 
@@ -119,7 +121,9 @@ class Scene:
         Raises:
             FellShortError: It took too long, or did not end with 0.
         """
-        process, began = self.workers[name], time.monotonic()
+        process = self.workers[name]
+        await self.lab.until(lambda: "worker starts" in self.lab.log(self._numbers[name]))  # before, nothing is there
+        began = time.monotonic()
         process.send_signal(signal.SIGTERM)
         try:
             code = await asyncio.to_thread(process.wait, 3 * DRAIN_S)
@@ -163,6 +167,14 @@ class Scene:
         tps = [TopicPartition(self.lab.topic, number) for number in range(self.lab.partitions)]
         async with log_reader.consumer(self.lab.kafka) as consumer:
             return {tp.partition: end for tp, end in (await log_reader.bounds(consumer, tps))[1].items()}
+
+    async def grows(self, before: dict[int, int]) -> None:
+        """Wait until every partition has a hundred ticks more than ``before``."""
+        began = time.monotonic()
+        while not all(end > before[number] + 100 for number, end in (await self.ends()).items()):
+            if time.monotonic() - began > CAUGHT_UP_S:
+                raise FellShortError("no ticks are published")
+            await asyncio.sleep(0.2)
 
     async def reached(self) -> dict[int, int]:
         """Return up to which tick, exclusive, each partition has predictions."""

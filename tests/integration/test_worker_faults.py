@@ -56,6 +56,15 @@ async def test_a_worker_stops_in_time_although_kafka_is_gone(unique, tmp_path, m
             lab.stop_all()
 
 
+async def test_a_worker_that_is_stopped_while_it_starts_ends_at_once(lab, compiled_kernels) -> None:
+    process = lab.start(lab.pipeline("early"))
+    await lab.until(lambda: "worker starts" in lab.log())
+
+    assert stop(process) == 0
+
+    assert "worker started" not in lab.log()
+
+
 async def test_changed_features_are_rebuilt_from_the_ticks_and_rows_that_are_out_stay_as_they_are(lab) -> None:
     before = lab.pipeline("changed", features={"set": f"set-{lab.unique}", "use": ["return:1s", "spread_ratio"]})
     after = lab.pipeline("changed", features={"set": f"set-{lab.unique}", "use": ["return:10s", "spread_ratio"]})

@@ -68,6 +68,11 @@ class WorkerLab:
         self._processes.append(process)
         return process
 
+    @property
+    def count(self) -> int:
+        """How many workers were started."""
+        return len(self._processes)
+
     def log(self, number: int = -1) -> str:
         number = number % len(self._processes)
         return (self.folder / f"worker-{number}.log").read_text(encoding="utf-8", errors="replace")
