@@ -9,6 +9,7 @@ import numpy as np
 
 from ml_core.data_processor import kernels as k
 from ml_core.data_processor.catalogue import SIGMA_NS, VOL_RATIO_SPAN
+from ml_core.data_processor.kernel_tables import Program, UInt32
 from ml_core.types import SECOND_NS, TickKind
 
 
@@ -173,7 +174,7 @@ _RECIPES: dict[str, Recipe] = {
 class Compiled(NamedTuple):
     """A program and the size of the state it works on."""
 
-    program: k.Program
+    program: Program
     floats: int
     ints: int
 
@@ -191,7 +192,7 @@ def compile_program(
     watched = sorted({slot for _, of, _, _ in builder.ops for slot in of if isinstance(slot, int) and slot >= 0})
     noted: list[_Noted] = [*watched, *builder.rings.values(), _SINCE_TRADE]
     grids = builder.grids()
-    program = k.Program(
+    program = Program(
         start_K=np.array(builder.start),
         rate_D=1.0 / np.array(list(builder.taus), dtype=np.float64),
         weight_D=np.array([slot for _, slot in builder.taus.values()], dtype=np.uint32),
@@ -211,6 +212,6 @@ def compile_program(
     return Compiled(program, len(builder.start), builder.ints)
 
 
-def _table(entries: Sequence[tuple[int, ...]], width: int) -> k.UInt32:
+def _table(entries: Sequence[tuple[int, ...]], width: int) -> UInt32:
     """Return a table with a column for each entry."""
     return np.ascontiguousarray(np.array(entries, dtype=np.uint32).reshape(-1, width).T)

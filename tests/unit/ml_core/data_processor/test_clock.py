@@ -1,0 +1,83 @@
+"""What clocks that are wrong, for a moment or for good, do to rows: the rules computed twice."""
+
+import math
+
+import numpy as np
+import pytest
+
+from ml_core.data_processor.features import FeaturePlan, FeatureState, move
+from ml_core.data_processor.kernel_tables import UNCOUNTED
+from ml_core.types import SymbolTable
+from tests.unit.ml_core.data_processor import clock_oracle
+from tests.unit.ml_core.data_processor.clock_oracle import Meaning
+from tests.unit.ml_core.data_processor.market import NAN, START_NS, Tick, batch, pipeline, quote, trade
+from tests.unit.ml_core.data_processor.oracle import History
+
+USE = ["signed_volume:10s", "queue_imbalance_mean:1s"]
+GAP_NS, HOUR_S = 60 * 10**9, 3600.0
+
+
+def market(shift_s: dict[int, float]) -> list[Tick]:
+    """Ticks every 0.7 s, the stamps of some shifted."""
+    ticks = []
+    for i in range(60):
+        at_s = 0.7 * i + shift_s.get(i, 0.0)
+        ticks.append(quote(at_s, 99, 101, 1 + i % 5, 2) if i % 3 else trade(at_s, 100, 1 + i % 4, 1 - 2 * (i % 2)))
+    return ticks
+
+
+CASES = {
+    "1.3 s behind": {20: -1.3, 21: -1.3, 40: -1.3},
+    "5 s ahead": {20: 5.0, 40: 5.0},
+    "one hour back for a moment": dict.fromkeys(range(20, 27), -HOUR_S),
+    "one hour back for long": dict.fromkeys(range(20, 45), -HOUR_S),
+    "one hour ahead once": {20: HOUR_S, 40: HOUR_S},
+    "one hour ahead for good": dict.fromkeys(range(20, 60), HOUR_S),
+    "one hour ahead twice": {20: HOUR_S, 21: HOUR_S},
+    "further ahead each time": {20: HOUR_S, 21: 2 * HOUR_S, 22: 200.0, 23: 0.1},
+}
+
+
+def expected_x(ticks: list[Tick], placed: list[clock_oracle.Placed], n: int) -> list[float]:
+    """The features of tick n, from their formulas over the ticks since its symbol began."""
+    start = max(k for k in range(n + 1) if placed[k].meaning is Meaning.START)
+    seen = [ticks[k]._replace(at_s=(placed[k].clock_ns - START_NS) / 1e9) for k in range(start, n + 1)]
+    past, last = History(seen), n - start
+    size = [0.0 if math.isnan(tick.size) else tick.size for tick in seen]
+    volume = past.sum(last, 10.0, size.__getitem__)
+    signed = past.sum(last, 10.0, lambda k: seen[k].side * size[k])
+    return [signed / volume if volume else NAN, past.mean(last, 1.0, past.queue)]
+
+
+def compare(ticks: list[Tick]) -> list[clock_oracle.Placed]:
+    plan, symbols = FeaturePlan.from_spec(pipeline(USE, features={"max_age": "7d"})), SymbolTable()
+    made, lag_N = move(batch(ticks, symbols), FeatureState(plan, symbols))
+    placed = clock_oracle.place([tick.ts_ns for tick in ticks], GAP_NS)
+    assert made.flags_N.tolist() == clock_oracle.flags(placed, plan.look_back_ns)
+    assert lag_N.tolist() == [each.clock_ns - each.ts_ns for each in placed]
+    for n in range(len(ticks)):
+        assert made.x_NF[n].tolist() == pytest.approx(expected_x(ticks, placed, n), rel=1e-4, abs=1e-5, nan_ok=True), n
+    return placed
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_rows_of_wrong_clocks_are_those_of_the_rules(case: str) -> None:
+    placed = compare(market(CASES[case]))
+    assert placed[-1].meaning in (Meaning.MOVE, Meaning.LATE)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_rows_of_clocks_that_are_wrong_at_random_are_those_of_the_rules(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    shifts = rng.choice([0.0, -1.3, 5.0, -HOUR_S, HOUR_S, 61.0], 60, p=[0.5, 0.1, 0.1, 0.1, 0.15, 0.05])
+    where = np.sort(rng.integers(0, 60, 12))
+    held = np.repeat(shifts[:12], np.diff([*where, 60]))  # some wrong clocks stay
+    shift_s = {i: float(shifts[i]) for i in range(int(where[0]))}
+    shift_s |= {int(where[0]) + k: float(shift) for k, shift in enumerate(held)}
+    compare(market(shift_s))
+
+
+def test_only_ticks_that_count_have_a_lag() -> None:
+    plan, symbols = FeaturePlan.from_spec(pipeline(USE, source={"symbols": ["A"]})), SymbolTable()
+    ticks = [trade(9, 1, seq=1), trade(7, 1, seq=2), trade(9, 1, seq=1), trade(9, 1, symbol="B")]
+    assert move(batch(ticks, symbols), FeatureState(plan, symbols)).lag_N.tolist() == [0, 2 * 10**9, *[UNCOUNTED] * 2]
