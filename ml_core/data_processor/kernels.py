@@ -32,7 +32,7 @@ FIXED_FLOATS = 15
 # Integers of state every symbol has. Bucket numbers of rings and volatilities follow.
 (TICKS, CLOCK, WARM_UNTIL, GAP_UNTIL, GAP_OWED, BEHIND, TRADE_TS, QUOTE_TS, TRADE_GAP, SIDE, RUN) = range(11)
 SEQ_HIGH, SEQ_SEEN = 11, 13  # + kind
-PARKED = 15  # time of the tick before, where that lay too far ahead to be believed alone; else 0
+PARKED = 15  # time of the tick before, where BEHIND is -1: it lay too far ahead to be believed alone
 FIXED_INTS = 16
 # What happens to a grid when its next bucket begins.
 (VOLATILITY, RING) = range(2)
@@ -172,16 +172,14 @@ def _advance_clock(
     """
     j[TICKS] += 1
     dt = ts - j[CLOCK]
-    parked = j[PARKED]
-    j[PARKED] = 0
     if j[TICKS] > 1 and dt < 0:
-        j[BEHIND] = j[BEHIND] + 1 if -dt > gap_ns else 0
+        j[BEHIND] = max(j[BEHIND], 0) + 1 if -dt > gap_ns else 0
         if j[BEHIND] < RESYNC_TICKS:
             return 0, -dt
-    j[BEHIND] = 0
-    if j[TICKS] > 1 and dt > gap_ns and (parked == 0 or ts < parked - gap_ns):
-        j[PARKED] = ts
+    if j[TICKS] > 1 and dt > gap_ns and (j[BEHIND] >= 0 or ts < j[PARKED] - gap_ns):
+        j[BEHIND], j[PARKED] = -1, ts
         return 0, -dt
+    j[BEHIND] = 0
     j[CLOCK] = ts
     if j[TICKS] == 1 or dt < 0:
         _start(f, j, ts, start_K, grid_3G, width_G)
