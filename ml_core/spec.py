@@ -115,7 +115,9 @@ class Source(_Part):
     map: FieldMap | None = None
     symbols: tuple[str, ...] | None = None
     lateness: DurationNs = Field(default=5 * 10**9, description="how far behind its symbol's clock a tick still counts")
-    calendar: Literal["24x7", "XNYS"] = "24x7"
+    calendar: str = Field(
+        default="24x7", max_length=32, description="24x7, or a name of exchange-calendars: XNYS, XLON"
+    )
     history: str | None = None
 
 

@@ -1,6 +1,6 @@
 """What the feature kernel reads and writes, as named arrays.
 
-Shapes: N ticks, S symbols, K floats and J integers of state a symbol.
+Shapes: N ticks, E edges of sessions, S symbols, K floats and J integers of state a symbol.
 """
 
 from typing import NamedTuple
@@ -69,6 +69,7 @@ class Program(NamedTuple):
     gap_ns: int
     max_age_ns: int
     look_back_ns: int
+    edge_E: Int64  # where sessions begin and are over, by turns, ns; empty where it is always open
 
 
 class Memory(NamedTuple):

@@ -30,10 +30,11 @@ FIXED_FLOATS = 15
     range(FIXED_FLOATS)
 )
 # Integers of state every symbol has. Bucket numbers of rings and volatilities follow.
-(TICKS, CLOCK, WARM_UNTIL, GAP_UNTIL, GAP_OWED, BEHIND, TRADE_TS, QUOTE_TS, TRADE_GAP, SIDE, RUN) = range(11)
+(TICKS, CLOCK, WARM_UNTIL, GAP_UNTIL, OWED, BEHIND, TRADE_TS, QUOTE_TS, TRADE_GAP, SIDE, RUN) = range(11)
 SEQ_HIGH, SEQ_SEEN = 11, 13  # + kind
 PARKED = 15  # time of the tick before, where BEHIND is -1: it lay too far ahead to be believed alone
-FIXED_INTS = 16
+EDGE = 16  # where the session, or the closed time, that the clock is in ends
+FIXED_INTS = 17
 # What happens to a grid when its next bucket begins.
 (VOLATILITY, RING) = range(2)
 # What one tick adds to sums.
@@ -51,6 +52,7 @@ _IS_TRADE = int(TickKind.TRADE)
 _COMPILED: dict[str, Any] = {"cache": True, "nogil": True, "error_model": "numpy", "_nrt": False}
 # A call would pass each array as seven words on the stack: with calls the kernel takes a third longer.
 _INLINED: dict[str, Any] = {**_COMPILED, "forceinline": True}
+_NEVER = 2**63 - 1
 _MAX_FLOAT32 = float(np.finfo(np.float32).max)
 
 
@@ -89,6 +91,7 @@ def _run(  # noqa: PLR0913, PLR0917 - see `run`
     gap_ns: int,
     max_age_ns: int,
     look_back_ns: int,
+    edge_E: Int64,
     float_SK: Float64,
     int_SJ: Int64,
     wanted_S: Bool,
@@ -116,7 +119,7 @@ def _run(  # noqa: PLR0913, PLR0917 - see `run`
             if _seen_before(j, kind, seq_N[i]):
                 continue
             dirty_B[symbol >> 6] = True
-            dt, lag_N[i] = _advance_clock(f, j, ts_ns_N[i], start_K, grid_3G, width_G, gap_ns, look_back_ns)
+            dt, lag_N[i] = _advance_clock(f, j, ts_ns_N[i], start_K, grid_3G, width_G, gap_ns, look_back_ns, edge_E)
             if dt > 0:
                 _decay(f, dt, rate_D, weight_D, mean_3M, decay_D)
                 _move_grids(f, j, grid_3G, width_G)
@@ -163,12 +166,20 @@ def _seen_before(j: Int64, kind: int, seq: int) -> bool:
 
 @numba.njit(**_INLINED)
 def _advance_clock(
-    f: Float64, j: Int64, ts: int, start_K: Float64, grid_3G: UInt32, width_G: Int64, gap_ns: int, look_back_ns: int
+    f: Float64,
+    j: Int64,
+    ts: int,
+    start_K: Float64,
+    grid_3G: UInt32,
+    width_G: Int64,
+    gap_ns: int,
+    look_back_ns: int,
+    edge_E: Int64,
 ) -> tuple[int, int]:
     """Move the symbol's clock, and return the time passed and the clock's lead over a tick that leaves it, ns.
 
     A tick behind the clock is late. One further ahead than the gap bound is parked: only if the next one lies there
-    too, or beyond, was it a silence and no wrong stamp.
+    too, or beyond, was it a silence and no wrong stamp. Closed time is no silence: behind it the symbol begins anew.
     """
     j[TICKS] += 1
     dt = ts - j[CLOCK]
@@ -176,26 +187,59 @@ def _advance_clock(
         j[BEHIND] = max(j[BEHIND], 0) + 1 if -dt > gap_ns else 0
         if j[BEHIND] < RESYNC_TICKS:
             return 0, -dt
-    if j[TICKS] > 1 and dt > gap_ns and (j[BEHIND] >= 0 or ts < j[PARKED] - gap_ns):
+    is_doubted = j[TICKS] > 1 and dt > gap_ns and (j[BEHIND] >= 0 or ts < j[PARKED] - gap_ns)
+    if is_doubted and (ts < j[EDGE] or _edges_before(edge_E, ts) % 2 == 0):  # not where another session is open
         j[BEHIND], j[PARKED] = -1, ts
         return 0, -dt
     j[BEHIND] = 0
-    j[CLOCK] = ts
-    if j[TICKS] == 1 or dt < 0:
+    if j[TICKS] == 1 or dt < 0 or ts >= j[EDGE]:
+        is_gap = j[TICKS] > 1 and (dt < 0 or (dt > gap_ns and _open_time(edge_E, j[CLOCK], ts) > gap_ns))
         _start(f, j, ts, start_K, grid_3G, width_G)
+        place = _edges_before(edge_E, ts)
+        j[EDGE] = edge_E[place] if place < len(edge_E) else _NEVER
         j[WARM_UNTIL] = ts + look_back_ns
-        j[GAP_UNTIL] = ts
-    if j[TICKS] > 1 and (dt < 0 or dt > gap_ns):
+        j[OWED] = _WARM_UP | (_GAP if is_gap else 0) if j[TICKS] > 1 else 0
+        j[GAP_UNTIL] = ts + look_back_ns if is_gap else ts
+        dt = 0
+    elif dt > gap_ns:
         j[GAP_UNTIL] = ts + look_back_ns
-        j[GAP_OWED] = 1
-    return dt if j[TICKS] > 1 and dt > 0 else 0, 0
+        j[OWED] = _GAP
+    j[CLOCK] = ts
+    return dt, 0
+
+
+@numba.njit(**_COMPILED)
+def _edges_before(edge_E: Int64, ts: int) -> int:
+    """Return how many edges of sessions lie at or before ``ts``; odd in a session."""
+    low, high = 0, len(edge_E)
+    while low < high:
+        middle = (low + high) // 2
+        if edge_E[middle] <= ts:
+            low = middle + 1
+        else:
+            high = middle
+    return low
+
+
+@numba.njit(**_COMPILED)
+def _open_time(edge_E: Int64, start: int, end: int) -> int:
+    """Return how much of a stretch of time lies in sessions, ns; all of it where there are none."""
+    if len(edge_E) == 0:
+        return end - start
+    first, last = _edges_before(edge_E, start), _edges_before(edge_E, end)
+    total = 0
+    for place in range(first, last + 1):
+        if place % 2 == 1:  # the time up to this edge is open
+            begin = start if place == first else edge_E[place - 1]
+            total += (end if place == last else edge_E[place]) - begin
+    return total
 
 
 @numba.njit(**_INLINED)
 def _start(f: Float64, j: Int64, ts: int, start_K: Float64, grid_3G: UInt32, width_G: Int64) -> None:
     for k in range(len(start_K)):
         f[k] = start_K[k]
-    j[GAP_OWED] = j[SIDE] = j[RUN] = 0
+    j[SIDE] = j[RUN] = 0
     j[TRADE_TS] = j[QUOTE_TS] = j[TRADE_GAP] = -1
     for k in range(len(width_G)):
         j[grid_3G[2, k]] = ts // width_G[k]
@@ -346,15 +390,17 @@ def _add_impulses(f: Float64, decay_D: Float64, impulse_I: Float64, sum_3U: UInt
 
 @numba.njit(**_INLINED)
 def _flags(f: Float64, j: Int64, lag: int, max_age_ns: int) -> int:
-    """Return why the row is not whole. The first row after a gap always says so, however late it comes."""
+    """Return why the row is not whole. The first row after a gap or a new start always says so, however late."""
     flags, now = 0, j[CLOCK]
     if np.isnan(f[REF]):
         flags |= _NO_PRICE
     if now < j[WARM_UNTIL]:
         flags |= _WARM_UP
-    if now < j[GAP_UNTIL] or j[GAP_OWED]:
+    if now < j[GAP_UNTIL]:
         flags |= _GAP
-        j[GAP_OWED] = 0
+    if j[OWED]:
+        flags |= j[OWED]
+        j[OWED] = 0
     if j[QUOTE_TS] >= 0 and now - j[QUOTE_TS] > max_age_ns:
         flags |= _STALE
     if lag > 0:

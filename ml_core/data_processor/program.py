@@ -10,7 +10,7 @@ import numpy as np
 from ml_core.data_processor import kernels as k
 from ml_core.data_processor.catalogue import SIGMA_NS, VOL_RATIO_SPAN
 from ml_core.data_processor.kernel_tables import Program, UInt32
-from ml_core.types import SECOND_NS, TickKind
+from ml_core.types import SECOND_NS, Int64, TickKind
 
 
 class Column(NamedTuple):
@@ -180,7 +180,7 @@ class Compiled(NamedTuple):
 
 
 def compile_program(
-    columns: list[Column | None], *, rows_on: tuple[str, ...], gap_ns: int, max_age_ns: int
+    columns: list[Column | None], *, rows_on: tuple[str, ...], gap_ns: int, max_age_ns: int, edge_E: Int64
 ) -> Compiled:
     """Return the program that writes ``columns``, in that order; None leaves a column to an own feature."""
     builder = _Builder()
@@ -208,6 +208,7 @@ def compile_program(
         gap_ns=gap_ns,
         max_age_ns=max_age_ns,
         look_back_ns=builder.look_back_ns,
+        edge_E=edge_E,
     )
     return Compiled(program, len(builder.start), builder.ints)
 

@@ -5,9 +5,10 @@ import math
 import numpy as np
 import pytest
 
+from ml_core.data_processor import calendars
 from ml_core.data_processor.features import FeaturePlan, FeatureState, move
 from ml_core.data_processor.kernel_tables import UNCOUNTED
-from ml_core.types import SymbolTable
+from ml_core.types import RowFlag, SymbolTable
 from tests.unit.ml_core.data_processor import clock_oracle
 from tests.unit.ml_core.data_processor.clock_oracle import Meaning
 from tests.unit.ml_core.data_processor.market import NAN, START_NS, Tick, batch, pipeline, quote, trade
@@ -19,9 +20,12 @@ GAP_NS, HOUR_S = 60 * 10**9, 3600.0
 
 def market(shift_s: dict[int, float]) -> list[Tick]:
     """Ticks every 0.7 s, the stamps of some shifted."""
+    return ticks_at([0.7 * i + shift_s.get(i, 0.0) for i in range(60)])
+
+
+def ticks_at(seconds: list[float]) -> list[Tick]:
     ticks = []
-    for i in range(60):
-        at_s = 0.7 * i + shift_s.get(i, 0.0)
+    for i, at_s in enumerate(seconds):
         ticks.append(quote(at_s, 99, 101, 1 + i % 5, 2) if i % 3 else trade(at_s, 100, 1 + i % 4, 1 - 2 * (i % 2)))
     return ticks
 
@@ -49,10 +53,10 @@ def expected_x(ticks: list[Tick], placed: list[clock_oracle.Placed], n: int) -> 
     return [signed / volume if volume else NAN, past.mean(last, 1.0, past.queue)]
 
 
-def compare(ticks: list[Tick]) -> list[clock_oracle.Placed]:
+def compare(ticks: list[Tick], sessions: clock_oracle.Sessions = ()) -> list[clock_oracle.Placed]:
     plan, symbols = FeaturePlan.from_spec(pipeline(USE, features={"max_age": "7d"})), SymbolTable()
     made, lag_N = move(batch(ticks, symbols), FeatureState(plan, symbols))
-    placed = clock_oracle.place([tick.ts_ns for tick in ticks], GAP_NS)
+    placed = clock_oracle.place([tick.ts_ns for tick in ticks], GAP_NS, sessions)
     assert made.flags_N.tolist() == clock_oracle.flags(placed, plan.look_back_ns)
     assert lag_N.tolist() == [each.clock_ns - each.ts_ns for each in placed]
     for n in range(len(ticks)):
@@ -75,6 +79,50 @@ def test_rows_of_clocks_that_are_wrong_at_random_are_those_of_the_rules(seed: in
     shift_s = {i: float(shifts[i]) for i in range(int(where[0]))}
     shift_s |= {int(where[0]) + k: float(shift) for k, shift in enumerate(held)}
     compare(market(shift_s))
+
+
+# open 0 to 14 s, 30 to 40 s and 1000 to 2000 s: behind a break and behind a night
+SESSIONS_S = ((0, 14), (30, 40), (1000, 2000))
+NIGHTS = {
+    "over night": [1.0, 2.0, 31.0, 32.0, 1000.5, 1001.0, 1012.0],
+    "late for the open": [1.0, 2.0, 31.0, 1100.0, 1101.0, 1120.0],
+    "behind the close": [1.0, 13.9, 14.0, 15.0, 31.0, 39.0, 41.0, 500.0, 42.0, 500.0, 501.0, 1001.0],
+    "a wrong stamp by night": [1.0, 500.0, 2.0, 3.0],
+    "a wrong stamp in a session": [1001.0, 1500.0, 1002.0, 1500.0, 1501.0],
+    "a session left out": [1.0, 2.0, 1000.5, 1001.0],
+    "back into the session before": [31.0, 1001.0, *[32.0] * 9, 33.0, 1002.0],
+}
+
+
+@pytest.fixture
+def sessions(monkeypatch) -> clock_oracle.Sessions:
+    found = [(START_NS + begin * 10**9, START_NS + over * 10**9) for begin, over in SESSIONS_S]
+    monkeypatch.setattr(calendars, "edges", lambda _name: np.array(found).ravel())
+    return found
+
+
+@pytest.mark.parametrize("case", NIGHTS)
+def test_rows_of_sessions_are_those_of_the_rules(case: str, sessions) -> None:
+    compare(ticks_at(NIGHTS[case]), sessions)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_rows_of_times_at_random_in_and_out_of_sessions_are_those_of_the_rules(seed: int, sessions) -> None:
+    rng = np.random.default_rng(seed)
+    steps = rng.choice([0.2, 3.0, 20.0, 61.0, 700.0, -3.0, -900.0], 60, p=[0.5, 0.2, 0.1, 0.05, 0.05, 0.05, 0.05])
+    compare(ticks_at(np.round(np.cumsum(steps), 1).tolist()), sessions)
+
+
+def test_a_night_is_no_gap_and_the_first_row_behind_it_says_that_it_begins_anew(sessions) -> None:
+    # rows on trades alone: the first trade comes long after warm-up, and no window may reach across the night
+    plan, symbols = (
+        FeaturePlan.from_spec(pipeline(USE, features={"rows_on": ["trade"], "max_age": "7d"})),
+        SymbolTable(),
+    )
+    ticks = [trade(0, 1), trade(12, 1), quote(1000, 1, 2), quote(1030, 1, 2), trade(1031, 1), trade(1032, 1)]
+    assert move(batch(ticks, symbols), FeatureState(plan, symbols)).rows.flags_N.tolist() == [
+        RowFlag.WARM_UP, 0, RowFlag.WARM_UP, 0,
+    ]  # fmt: skip
 
 
 def test_only_ticks_that_count_have_a_lag() -> None:
