@@ -203,7 +203,7 @@ def _advance_clock(
         dt = 0
     elif dt > gap_ns:
         j[GAP_UNTIL] = ts + look_back_ns
-        j[OWED] = _GAP
+        j[OWED] |= _GAP
     j[CLOCK] = ts
     return dt, 0
 

@@ -113,16 +113,21 @@ def test_rows_of_times_at_random_in_and_out_of_sessions_are_those_of_the_rules(s
     compare(ticks_at(np.round(np.cumsum(steps), 1).tolist()), sessions)
 
 
-def test_a_night_is_no_gap_and_the_first_row_behind_it_says_that_it_begins_anew(sessions) -> None:
+@pytest.mark.parametrize(
+    ("quotes_s", "owed"),
+    [((1000, 1030), RowFlag.WARM_UP), ((1000, 1100, 1101, 1150), RowFlag.WARM_UP | RowFlag.GAP)],
+    ids=["a night", "a night and a gap"],
+)
+def test_the_first_row_says_that_its_symbol_began_anew_however_late_it_comes(quotes_s, owed, sessions) -> None:
     # rows on trades alone: the first trade comes long after warm-up, and no window may reach across the night
+    quotes, end_s = [quote(at_s, 1, 2) for at_s in quotes_s], quotes_s[-1] + 10
+    ticks = [trade(0, 1), trade(12, 1), *quotes, trade(end_s, 1), trade(end_s + 1, 1)]
     plan, symbols = (
         FeaturePlan.from_spec(pipeline(USE, features={"rows_on": ["trade"], "max_age": "7d"})),
         SymbolTable(),
     )
-    ticks = [trade(0, 1), trade(12, 1), quote(1000, 1, 2), quote(1030, 1, 2), trade(1031, 1), trade(1032, 1)]
-    assert move(batch(ticks, symbols), FeatureState(plan, symbols)).rows.flags_N.tolist() == [
-        RowFlag.WARM_UP, 0, RowFlag.WARM_UP, 0,
-    ]  # fmt: skip
+    flags_N = move(batch(ticks, symbols), FeatureState(plan, symbols)).rows.flags_N
+    assert flags_N.tolist() == [RowFlag.WARM_UP, 0, owed, 0]
 
 
 def test_only_ticks_that_count_have_a_lag() -> None:
