@@ -114,7 +114,10 @@ class Source(_Part):
     topic: str = Field(default="market.ticks.v1", pattern=r"^[a-zA-Z0-9._-]{1,200}$")
     map: FieldMap | None = None
     symbols: tuple[str, ...] | None = None
-    calendar: Literal["24x7", "XNYS"] = "24x7"
+    lateness: DurationNs = Field(default=5 * 10**9, description="how far behind its symbol's clock a tick still counts")
+    calendar: str = Field(
+        default="24x7", max_length=32, description="24x7, or a name of exchange-calendars: XNYS, XLON"
+    )
     history: str | None = None
 
 

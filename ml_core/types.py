@@ -43,6 +43,7 @@ class RowFlag(IntFlag):
     NO_PRICE = 4  # neither a two-sided quote nor a trade has been seen yet
     STALE = 8  # the last quote is older than `max_age` at a trade
     LATE = 16  # the tick is older than one already seen of its symbol
+    AHEAD = 32  # the tick lies further ahead of its symbol than the gap bound, and no second tick has confirmed it yet
 
 
 class TickBatch(NamedTuple):

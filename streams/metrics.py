@@ -4,6 +4,7 @@ from prometheus_client import Counter, Gauge, Histogram
 
 TICKS = Counter("tickwise_ticks_total", "Ticks read, valid ones", ["topic"])
 REJECTS = Counter("tickwise_dead_letters_total", "Records sent to the dead letters", ["topic", "reason"])
+LATE = Counter("tickwise_late_ticks_total", "Late ticks, within lateness and beyond", ["topic", "beyond"])
 ROWS = Counter("tickwise_rows_total", "Feature rows published", ["feature_set"])
 PREDICTIONS = Counter("tickwise_predictions_total", "Predictions published", ["pipeline", "status"])
 BATCH_SECONDS = Histogram(

@@ -4,12 +4,14 @@ import hashlib
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 
+import numpy as np
+
 from data_io.topics.predictions import Encoder
 from data_io.topics.rows import RowEncoder
 from ml_core.data_processor.features import KERNEL_VERSION, FeaturePlan, FeatureState
 from ml_core.data_processor.windows import Tail
 from ml_core.spec import PipelineSpec
-from ml_core.types import RowBatch, SymbolTable
+from ml_core.types import RowBatch, RowFlag, SymbolTable
 
 # Pending (time, rows) marks a pipeline keeps while it waits for labels to mature; older ones are merged.
 MAX_MARKS = 4096
@@ -25,10 +27,11 @@ class LabelledRows:
         self._pending: deque[tuple[int, int]] = deque()
 
     def observe(self, rows: RowBatch) -> None:
-        """Add ``rows`` and move the clock to their newest event time."""
+        """Add ``rows`` and move the clock to the newest event time of those that are not ahead."""
         if not len(rows):
             return
-        self._clock_ns = max(self._clock_ns, int(rows.ts_ns_N.max()))
+        believed_N = (rows.flags_N & np.uint8(RowFlag.AHEAD)) == 0
+        self._clock_ns = int(rows.ts_ns_N.max(where=believed_N, initial=self._clock_ns))
         if len(self._pending) >= MAX_MARKS:
             _, count = self._pending.pop()
             self._pending.append((self._clock_ns, count + len(rows)))

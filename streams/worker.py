@@ -12,7 +12,7 @@ import structlog
 import uvloop
 from aiokafka.errors import KafkaError
 
-from data_io.topics import admin, dead_letters, job_requests, label_counts, predictions, rows, ticks
+from data_io.topics import admin, dead_letters, job_requests, label_counts, late_ticks, predictions, rows, ticks
 from ml_core import spec as pipeline_file
 from ml_core.data_processor.features import FeaturePlan
 from ml_core.errors import KafkaUnavailableError, NotFoundError, SetupError, StuckError
@@ -61,7 +61,7 @@ def feature_sets(pipelines: Sequence[PipelineSpec]) -> dict[str, tuple[FeaturePl
 
 
 def one_source(pipelines: Sequence[PipelineSpec]) -> PipelineSpec:
-    """Return a pipeline that stands for all: they read one topic through one map.
+    """Return a pipeline that stands for all: they read one topic through one map, with one bound of lateness.
 
     Raises:
         SetupError: There is no pipeline, or they read different topics.
@@ -72,10 +72,10 @@ def one_source(pipelines: Sequence[PipelineSpec]) -> PipelineSpec:
         )
     first = pipelines[0]
     for spec in pipelines[1:]:
-        if (spec.source.topic, spec.source.map) != (first.source.topic, first.source.map):
+        if any(getattr(spec.source, part) != getattr(first.source, part) for part in ("topic", "map", "lateness")):
             raise SetupError(
-                f"{first.name} reads {first.source.topic} and {spec.name} reads {spec.source.topic} (or another map): "
-                "run one worker for each"
+                f"{first.name} reads {first.source.topic} and {spec.name} reads {spec.source.topic} (or through "
+                "another map, or with another lateness): run one worker for each"
             )
     return first
 
@@ -252,6 +252,7 @@ class Worker:
             info = await admin.describe(kafka, self.topic)
         specs = [
             dead_letters.topic_spec(self.topic, info.partitions),
+            late_ticks.topic_spec(self.topic, info.partitions),
             state_log.topic_spec(self.group, info.partitions),
             *(rows.topic_spec(name, info.partitions) for name in self.sets),
             *(predictions.topic_spec(spec.name, info.partitions) for spec in self.pipelines),

@@ -1,19 +1,17 @@
 """The topic ``<topic>.dlq``: records that were refused, byte for byte, with the reason and the place they came from."""
 
 from collections.abc import Sequence
-from functools import cache
-from importlib.metadata import version
 from typing import NamedTuple
 
-from data_io.topics.admin import DAY_MS, TopicSpec, log_topic
+from data_io.topics import letters
+from data_io.topics.admin import TopicSpec
+from data_io.topics.record_batch import Record
 from data_io.topics.records import Header, Records, Reject
 from ml_core.errors import InputError
 
 _PREFIX = "tickwise.dlq."
 _FIRST = "reason"  # of the headers that are added
 REPLAY_OF = "tickwise.replay-of"  # header of a record that was sent again: which dead letter it was
-# Compressed batches can hold records that no broker takes uncompressed; of those the beginning is kept.
-MAX_VALUE_BYTES = 3_500_000
 
 
 def name(topic: str) -> str:
@@ -26,11 +24,8 @@ def name(topic: str) -> str:
 
 
 def topic_spec(topic: str, partitions: int) -> TopicSpec:
-    """Return the topic of the dead letters of ``topic``: a month to look into them.
-
-    A dead letter is larger than its record by the headers that say why, so the bound lies above Kafka's default.
-    """
-    return log_topic(name(topic), partitions, retention_ms=30 * DAY_MS, **{"max.message.bytes": str(4 << 20)})
+    """Return the topic of the dead letters of ``topic``."""
+    return letters.topic_spec(name(topic), partitions)
 
 
 def headers(reason: str, detail: str, topic: str, partition: int, offset: int, index: int = 0) -> list[Header]:
@@ -42,15 +37,11 @@ def headers(reason: str, detail: str, topic: str, partition: int, offset: int, i
         "partition": partition,
         "offset": offset,
         "index": index,
-        "version": _code_version(),
     }
-    # A detail may quote half of a surrogate pair, which has no UTF-8.
-    return [(_PREFIX + part, str(text).encode(errors="backslashreplace")) for part, text in about.items()]
+    return letters.headers(_PREFIX, about)
 
 
-def encode(
-    reject: Reject, records: Records, topic: str, partition: int
-) -> tuple[bytes | None, bytes | None, list[Header]]:
+def encode(reject: Reject, records: Records, topic: str, partition: int) -> Record:
     """Return key, value and headers of the dead letter of ``reject``.
 
     Args:
@@ -59,12 +50,9 @@ def encode(
         topic: Where the record came from.
         partition: Where the record came from.
     """
-    at, value = reject.position, records.value[reject.position]
+    at = reject.position
     added = headers(reject.reason, reject.detail, topic, partition, records.offset[at], reject.index)
-    if value is not None and len(value) > MAX_VALUE_BYTES:
-        added.append((_PREFIX + "cut-from", str(len(value)).encode()))
-        value = value[:MAX_VALUE_BYTES]
-    return records.key[at], value, [*records.headers[at], *added]
+    return letters.encode(records, at, _PREFIX, added)
 
 
 class Letter(NamedTuple):
@@ -102,8 +90,3 @@ def decode(key: bytes | None, value: bytes | None, found: Sequence[Header]) -> L
     if "topic" not in about or not all(about.get(part, "").isdecimal() for part in ("partition", "offset", "index")):
         raise InputError("a record that does not say where it came from is no dead letter")
     return Letter(key, value, list(found[:begin]), about)
-
-
-@cache
-def _code_version() -> str:
-    return version("tickwise")

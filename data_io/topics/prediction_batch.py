@@ -41,6 +41,7 @@ REASONS = {
     RowFlag.GAP: "gap",
     RowFlag.STALE: "stale",
     RowFlag.LATE: "late",
+    RowFlag.AHEAD: "ahead",
 }
 STATES = ("ok", *REASONS.values(), "window", "no_score")
 WINDOW, NO_SCORE = STATES.index("window"), STATES.index("no_score")

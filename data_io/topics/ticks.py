@@ -38,7 +38,16 @@ class Decoded(NamedTuple):
     ticks: TickBatch
     rejects: list[Reject]  # their positions count in `reject_records`
     reject_records: Records  # the records the rejects are about, and possibly others
-    next_offset: int  # where the next fetch begins
+    found: FoundRecords  # all records, where they lie
+
+    @property
+    def next_offset(self) -> int:
+        """Where the next fetch begins."""
+        return self.found.next_offset
+
+    def records_at(self, offsets: list[int]) -> Records:
+        """Return the records at ``offsets``, which are among those found."""
+        return self.found.take(np.searchsorted(self.found.places.offset_N, offsets))
 
 
 class TickDecoder:
@@ -67,7 +76,7 @@ class TickDecoder:
         found = find(fetch)
         if self._plan is None or found.places.typed_N.all():  # the kernel takes no record that names its type
             records = found.take(range(len(found.places.offset_N)))
-            return Decoded(*self.decode(records, symbols), records, found.next_offset)
+            return Decoded(*self.decode(records, symbols), records, found)
         index = self._indices.get(symbols)
         if index is None:
             index = self._indices[symbols] = SymbolIndex()
@@ -75,11 +84,11 @@ class TickDecoder:
         taken = _taken(found, parsed, symbols)
         left = int(parsed.left_1[0])
         if not left:
-            return Decoded(taken, [], no_records(), found.next_offset)
+            return Decoded(taken, [], no_records(), found)
         records = found.take(np.flatnonzero(~parsed.taken_N))
         exact, rejects = self.decode(records, symbols)
         ticks = _joined(taken, parsed.taken_N, exact) if left < len(parsed.taken_N) else exact
-        return Decoded(ticks, rejects, records, found.next_offset)
+        return Decoded(ticks, rejects, records, found)
 
     def decode(self, records: Records, symbols: SymbolTable) -> tuple[TickBatch, list[Reject]]:
         """Return the ticks of ``records`` in order, and what was refused; new symbols are added to ``symbols``."""

@@ -54,7 +54,7 @@ class Drops:
 
 def drop_flagged(drops: Drops, flags_N: UInt8) -> None:
     """Drop rows that are not whole, under the names of their flags."""
-    for flag in (RowFlag.NO_PRICE, RowFlag.LATE, RowFlag.WARM_UP, RowFlag.GAP, RowFlag.STALE):
+    for flag in (RowFlag.NO_PRICE, RowFlag.LATE, RowFlag.AHEAD, RowFlag.WARM_UP, RowFlag.GAP, RowFlag.STALE):
         drops.add(str(flag.name).lower(), (flags_N & int(flag)) != 0)
 
 
@@ -64,7 +64,7 @@ def shadowed(symbol_N: Int32, ts_ns_N: Int64, flags_N: UInt8) -> Bool:
     Where clocks tick in milliseconds the order inside one cannot be known, so a sample stands after its last event.
     """
     shadowed_N = np.zeros(len(ts_ns_N), dtype=np.bool_)
-    in_time_I = np.flatnonzero((flags_N & int(RowFlag.LATE)) == 0)
+    in_time_I = np.flatnonzero((flags_N & int(RowFlag.LATE | RowFlag.AHEAD)) == 0)
     order_I = in_time_I[np.lexsort((in_time_I, ts_ns_N[in_time_I], symbol_N[in_time_I]))]
     same_I = (np.diff(ts_ns_N[order_I]) == 0) & (np.diff(symbol_N[order_I]) == 0)
     shadowed_N[order_I[:-1][same_I]] = True

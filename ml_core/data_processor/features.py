@@ -3,28 +3,52 @@
 Shapes: N ticks, R rows, A accepted ticks, S symbols, K floats of state, F features.
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from ml_core.data_processor import kernels
 from ml_core.data_processor.catalogue import CATALOGUE, DEFAULT_USE, Feature
 from ml_core.data_processor.cleaning import select
+from ml_core.data_processor.kernel_tables import TICK_DTYPES, UNCOUNTED, Memory, Rows, Ticks
 from ml_core.data_processor.kernels import KERNEL_VERSION
 from ml_core.data_processor.own import evaluate
 from ml_core.data_processor.plan import FeaturePlan
 from ml_core.data_processor.state import FeatureState
 from ml_core.data_processor.windows import link
 from ml_core.spec import PipelineSpec
-from ml_core.types import RowBatch, SymbolTable, TickBatch, as_compiled
+from ml_core.types import Int64, RowBatch, SymbolTable, TickBatch, as_compiled
 
-__all__ = ["CATALOGUE", "DEFAULT_USE", "KERNEL_VERSION", "Feature", "FeaturePlan", "FeatureState", "step", "warm_up"]
+__all__ = [
+    "CATALOGUE",
+    "DEFAULT_USE",
+    "KERNEL_VERSION",
+    "Feature",
+    "FeaturePlan",
+    "FeatureState",
+    "Moved",
+    "move",
+    "step",
+    "warm_up",
+]
 
-_DTYPES = [np.dtype(dtype) for _, dtype in kernels.TICK_DTYPES]  # comparing with a name would parse it each time
+_DTYPES = [np.dtype(dtype) for _, dtype in TICK_DTYPES]  # comparing with a name would parse it each time
+
+
+class Moved(NamedTuple):
+    """What a pass over N ticks gives."""
+
+    rows: RowBatch
+    lag_N: Int64  # by tick: its symbol's clock minus its time, ns, where that left the clock; else 0, or UNCOUNTED
 
 
 def step(ticks: TickBatch, state: FeatureState) -> RowBatch:
-    """Move ``state`` over ``ticks`` and return one row for each that counts, in the same order.
+    """Return the rows of ``move``; raises as that."""
+    return move(ticks, state).rows
+
+
+def move(ticks: TickBatch, state: FeatureState) -> Moved:
+    """Move ``state`` over ``ticks`` and return one row for each that counts, in the same order, and how late each was.
 
     No row: duplicates (a ``seq`` already seen of that symbol and kind), symbols the plan does not want, and kinds
     outside ``rows_on``, which move state all the same. Where batches are cut makes no difference.
@@ -36,14 +60,14 @@ def step(ticks: TickBatch, state: FeatureState) -> RowBatch:
     n = len(ticks)
     # Read-only memory is copied, or the kernel would be compiled once more.
     given: tuple[Any, ...] = ticks[2:-1]
-    columns = kernels.Ticks._make(map(as_compiled, given, _DTYPES))
-    made = kernels.Rows(
+    columns = Ticks._make(map(as_compiled, given, _DTYPES))
+    made = Rows(
         x_NF=np.empty((n, len(plan.names)), np.float32),
         mid_N=np.empty(n),
         spread_N=np.empty(n),
         flags_N=np.empty(n, np.uint8),
         tick_N=np.empty(n, np.int64),
-        accepted_N=np.zeros(n, np.bool_),
+        lag_N=np.full(n, UNCOUNTED),
     )
     count = kernels.run(columns, plan.compiled.program, memory, made, state.scratch)
     if plan.own:
@@ -56,7 +80,7 @@ def step(ticks: TickBatch, state: FeatureState) -> RowBatch:
         tick_R = made.tick_N[:count]
         of_ticks = [column[tick_R] for column in of_ticks]
         of_rows = [column[:count] for column in of_rows]
-    return RowBatch(*[*of_ticks, *of_rows, ticks.symbols])
+    return Moved(RowBatch(*[*of_ticks, *of_rows, ticks.symbols]), made.lag_N)
 
 
 def warm_up() -> None:
@@ -71,8 +95,8 @@ def warm_up() -> None:
     link(np.empty(0, np.int32), np.empty(0, np.uint8), 2)
 
 
-def _add_own(ticks: TickBatch, plan: FeaturePlan, memory: kernels.Memory, made: kernels.Rows, count: int) -> None:
-    accepted_N = made.accepted_N
+def _add_own(ticks: TickBatch, plan: FeaturePlan, memory: Memory, made: Rows, count: int) -> None:
+    accepted_N = made.lag_N != UNCOUNTED
     seen = select(ticks, accepted_N)
     place_N = np.cumsum(accepted_N) - 1  # of a tick among those accepted
     first = plan.compiled.floats

@@ -8,17 +8,15 @@ Time constants are true decays: a sum S over a time constant tau becomes ``S * e
 between ticks. Shapes: N ticks, S symbols, K floats and J integers of state a symbol, F features, B rows at once.
 """
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import numba
 import numpy as np
-import numpy.typing as npt
 
+from ml_core.data_processor.kernel_tables import Memory, Program, Rows, Scratch, Ticks, UInt32
 from ml_core.types import Bool, Float32, Float64, Int8, Int32, Int64, RowFlag, TickKind, UInt8
 
-# Of slots: numba has indices that may be negative counted from the end, which takes time at each access.
-UInt32 = npt.NDArray[np.uint32]
-KERNEL_VERSION = 1  # grows with every change that can change a value of a row
+KERNEL_VERSION = 2  # grows with every change that can change a value of a row
 BUCKETS = 16  # of a return's horizon: the past price is 15/16 to 16/16 of the horizon old
 VOL_BUCKETS = 64  # of a volatility's time constant: prices are sampled once a bucket, which leaves bid-ask bounce out
 SEQ_MEMORY = 64  # numbers of a (symbol, kind) that are remembered, one bit each
@@ -32,9 +30,11 @@ FIXED_FLOATS = 15
     range(FIXED_FLOATS)
 )
 # Integers of state every symbol has. Bucket numbers of rings and volatilities follow.
-(TICKS, CLOCK, WARM_UNTIL, GAP_UNTIL, GAP_OWED, BEHIND, TRADE_TS, QUOTE_TS, TRADE_GAP, SIDE, RUN) = range(11)
+(TICKS, CLOCK, WARM_UNTIL, GAP_UNTIL, OWED, BEHIND, TRADE_TS, QUOTE_TS, TRADE_GAP, SIDE, RUN) = range(11)
 SEQ_HIGH, SEQ_SEEN = 11, 13  # + kind
-FIXED_INTS = 15
+PARKED = 15  # time of the tick before, where BEHIND is -1: it lay too far ahead to be believed alone
+EDGE = 16  # where the session, or the closed time, that the clock is in ends
+FIXED_INTS = 17
 # What happens to a grid when its next bucket begins.
 (VOLATILITY, RING) = range(2)
 # What one tick adds to sums.
@@ -46,95 +46,14 @@ IMPULSES = 6
 ROWS_AT_ONCE = 64
 
 _WARM_UP, _GAP, _NO_PRICE = int(RowFlag.WARM_UP), int(RowFlag.GAP), int(RowFlag.NO_PRICE)
-_STALE, _LATE, _IS_TRADE = int(RowFlag.STALE), int(RowFlag.LATE), int(TickKind.TRADE)
+_STALE, _LATE, _AHEAD = int(RowFlag.STALE), int(RowFlag.LATE), int(RowFlag.AHEAD)
+_IS_TRADE = int(TickKind.TRADE)
 # No reference counts: the kernel allocates nothing and its caller holds every array; with them it takes twice as long.
 _COMPILED: dict[str, Any] = {"cache": True, "nogil": True, "error_model": "numpy", "_nrt": False}
 # A call would pass each array as seven words on the stack: with calls the kernel takes a third longer.
 _INLINED: dict[str, Any] = {**_COMPILED, "forceinline": True}
+_NEVER = 2**63 - 1
 _MAX_FLOAT32 = float(np.finfo(np.float32).max)
-
-
-class Ticks(NamedTuple):
-    """The columns of a `TickBatch` that the kernel reads; N ticks, contiguous and writeable."""
-
-    kind_N: Int8
-    symbol_N: Int32
-    ts_ns_N: Int64
-    price_N: Float64
-    size_N: Float64
-    side_N: Int8
-    bid_N: Float64
-    ask_N: Float64
-    bid_size_N: Float64
-    ask_size_N: Float64
-    seq_N: Int64
-
-
-TICK_DTYPES = (
-    ("kind_N", "i1"),
-    ("symbol_N", "i4"),
-    ("ts_ns_N", "i8"),
-    ("price_N", "f8"),
-    ("size_N", "f8"),
-    ("side_N", "i1"),
-    ("bid_N", "f8"),
-    ("ask_N", "f8"),
-    ("bid_size_N", "f8"),
-    ("ask_size_N", "f8"),
-    ("seq_N", "i8"),
-)
-
-
-class Program(NamedTuple):
-    """What to compute, as tables of slots.
-
-    D time constants, U sums, M means, G grids of time (each for a volatility or a ring of past prices), H rings,
-    F features. Before its features are written, W floats are noted of each row: those of slots ``watch_W``, the past
-    prices of the rings, and the time since the last trade, ns or -1.
-    """
-
-    start_K: Float64  # state of a symbol never seen
-    rate_D: Float64  # 1 / time constant, per ns
-    weight_D: UInt32  # slot: share of an exponential window that has been seen, 0 to 1
-    sum_3U: UInt32  # impulse, number of the time constant, slot
-    mean_3M: UInt32  # slot of the value held, number of the time constant, slot
-    grid_3G: UInt32  # VOLATILITY or RING, first float slot, int slot: the bucket of the clock
-    width_G: Int64  # of a bucket, ns
-    watch_W: UInt32
-    ring_2H: UInt32  # first float slot, int slot
-    op_5F: UInt32  # operation; a, b, c: numbers of what was noted; column
-    factor_F: Float64
-    rows_on_2: Bool  # by TickKind
-    gap_ns: int
-    max_age_ns: int
-    look_back_ns: int
-
-
-class Memory(NamedTuple):
-    """State of all symbols; `dirty_B` marks blocks of 64 symbols that changed."""
-
-    float_SK: Float64
-    int_SJ: Int64
-    wanted_S: Bool
-    dirty_B: Bool
-
-
-class Scratch(NamedTuple):
-    """Room for one tick's decays (D,) and impulses."""
-
-    decay_D: Float64
-    impulse_I: Float64
-
-
-class Rows(NamedTuple):
-    """What a pass writes: the first so many places of the row columns, and of every tick whether it counted."""
-
-    x_NF: Float32
-    mid_N: Float64
-    spread_N: Float64
-    flags_N: UInt8
-    tick_N: Int64  # number of the row's tick
-    accepted_N: Bool  # by tick; False: a duplicate, or of a symbol that is not wanted
 
 
 def run(ticks: Ticks, program: Program, memory: Memory, rows: Rows, scratch: Scratch) -> int:
@@ -172,6 +91,7 @@ def _run(  # noqa: PLR0913, PLR0917 - see `run`
     gap_ns: int,
     max_age_ns: int,
     look_back_ns: int,
+    edge_E: Int64,
     float_SK: Float64,
     int_SJ: Int64,
     wanted_S: Bool,
@@ -181,7 +101,7 @@ def _run(  # noqa: PLR0913, PLR0917 - see `run`
     spread_N: Float64,
     flags_N: UInt8,
     tick_N: Int64,
-    accepted_N: Bool,
+    lag_N: Int64,
     decay_D: Float64,
     impulse_I: Float64,
     seen_WB: Float64,
@@ -198,9 +118,8 @@ def _run(  # noqa: PLR0913, PLR0917 - see `run`
             f, j = float_SK[symbol], int_SJ[symbol]
             if _seen_before(j, kind, seq_N[i]):
                 continue
-            accepted_N[i] = True
             dirty_B[symbol >> 6] = True
-            dt, late = _advance_clock(f, j, ts_ns_N[i], start_K, grid_3G, width_G, gap_ns, look_back_ns)
+            dt, lag_N[i] = _advance_clock(f, j, ts_ns_N[i], start_K, grid_3G, width_G, gap_ns, look_back_ns, edge_E)
             if dt > 0:
                 _decay(f, dt, rate_D, weight_D, mean_3M, decay_D)
                 _move_grids(f, j, grid_3G, width_G)
@@ -218,7 +137,7 @@ def _run(  # noqa: PLR0913, PLR0917 - see `run`
                 tick_N[count] = tick
                 mid_N[count] = f[REF]
                 spread_N[count] = f[SPREAD]
-                flags_N[count] = _flags(f, j, late, max_age_ns)
+                flags_N[count] = _flags(f, j, lag_N[i], max_age_ns)
                 _watch(f, j, watch_W, ring_2H, seen_WB, count - begin)
                 count += 1
         _write(seen_WB, op_5F, factor_F, x_NF[begin:count])
@@ -247,32 +166,80 @@ def _seen_before(j: Int64, kind: int, seq: int) -> bool:
 
 @numba.njit(**_INLINED)
 def _advance_clock(
-    f: Float64, j: Int64, ts: int, start_K: Float64, grid_3G: UInt32, width_G: Int64, gap_ns: int, look_back_ns: int
-) -> tuple[int, bool]:
-    """Move the symbol's clock; return the time passed, ns, and whether the tick is late."""
+    f: Float64,
+    j: Int64,
+    ts: int,
+    start_K: Float64,
+    grid_3G: UInt32,
+    width_G: Int64,
+    gap_ns: int,
+    look_back_ns: int,
+    edge_E: Int64,
+) -> tuple[int, int]:
+    """Move the symbol's clock, and return the time passed and the clock's lead over a tick that leaves it, ns.
+
+    A tick behind the clock is late. One further ahead than the gap bound is parked: only if the next one lies there
+    too, or beyond, was it a silence and no wrong stamp. Closed time is no silence: behind it the symbol begins anew.
+    """
     j[TICKS] += 1
     dt = ts - j[CLOCK]
     if j[TICKS] > 1 and dt < 0:
-        j[BEHIND] = j[BEHIND] + 1 if -dt > gap_ns else 0
+        j[BEHIND] = max(j[BEHIND], 0) + 1 if -dt > gap_ns else 0
         if j[BEHIND] < RESYNC_TICKS:
-            return 0, True
+            return 0, -dt
+    is_doubted = j[TICKS] > 1 and dt > gap_ns and (j[BEHIND] >= 0 or ts < j[PARKED] - gap_ns)
+    if is_doubted and (ts < j[EDGE] or _edges_before(edge_E, ts) % 2 == 0):  # not where another session is open
+        j[BEHIND], j[PARKED] = -1, ts
+        return 0, -dt
     j[BEHIND] = 0
-    j[CLOCK] = ts
-    if j[TICKS] == 1 or dt < 0:
+    if j[TICKS] == 1 or dt < 0 or ts >= j[EDGE]:
+        is_gap = j[TICKS] > 1 and (dt < 0 or (dt > gap_ns and _open_time(edge_E, j[CLOCK], ts) > gap_ns))
         _start(f, j, ts, start_K, grid_3G, width_G)
+        place = _edges_before(edge_E, ts)
+        j[EDGE] = edge_E[place] if place < len(edge_E) else _NEVER
         j[WARM_UNTIL] = ts + look_back_ns
-        j[GAP_UNTIL] = ts
-    if j[TICKS] > 1 and (dt < 0 or dt > gap_ns):
+        j[OWED] = _WARM_UP | (_GAP if is_gap else 0) if j[TICKS] > 1 else 0
+        j[GAP_UNTIL] = ts + look_back_ns if is_gap else ts
+        dt = 0
+    elif dt > gap_ns:
         j[GAP_UNTIL] = ts + look_back_ns
-        j[GAP_OWED] = 1
-    return dt if j[TICKS] > 1 and dt > 0 else 0, False
+        j[OWED] |= _GAP
+    j[CLOCK] = ts
+    return dt, 0
+
+
+@numba.njit(**_COMPILED)
+def _edges_before(edge_E: Int64, ts: int) -> int:
+    """Return how many edges of sessions lie at or before ``ts``; odd in a session."""
+    low, high = 0, len(edge_E)
+    while low < high:
+        middle = (low + high) // 2
+        if edge_E[middle] <= ts:
+            low = middle + 1
+        else:
+            high = middle
+    return low
+
+
+@numba.njit(**_COMPILED)
+def _open_time(edge_E: Int64, start: int, end: int) -> int:
+    """Return how much of a stretch of time lies in sessions, ns; all of it where there are none."""
+    if len(edge_E) == 0:
+        return end - start
+    first, last = _edges_before(edge_E, start), _edges_before(edge_E, end)
+    total = 0
+    for place in range(first, last + 1):
+        if place % 2 == 1:  # the time up to this edge is open
+            begin = start if place == first else edge_E[place - 1]
+            total += (end if place == last else edge_E[place]) - begin
+    return total
 
 
 @numba.njit(**_INLINED)
 def _start(f: Float64, j: Int64, ts: int, start_K: Float64, grid_3G: UInt32, width_G: Int64) -> None:
     for k in range(len(start_K)):
         f[k] = start_K[k]
-    j[GAP_OWED] = j[SIDE] = j[RUN] = 0
+    j[SIDE] = j[RUN] = 0
     j[TRADE_TS] = j[QUOTE_TS] = j[TRADE_GAP] = -1
     for k in range(len(width_G)):
         j[grid_3G[2, k]] = ts // width_G[k]
@@ -422,20 +389,24 @@ def _add_impulses(f: Float64, decay_D: Float64, impulse_I: Float64, sum_3U: UInt
 
 
 @numba.njit(**_INLINED)
-def _flags(f: Float64, j: Int64, late: bool, max_age_ns: int) -> int:
-    """Return why the row is not whole. The first row after a gap always says so, however late it comes."""
+def _flags(f: Float64, j: Int64, lag: int, max_age_ns: int) -> int:
+    """Return why the row is not whole. The first row after a gap or a new start always says so, however late."""
     flags, now = 0, j[CLOCK]
     if np.isnan(f[REF]):
         flags |= _NO_PRICE
     if now < j[WARM_UNTIL]:
         flags |= _WARM_UP
-    if now < j[GAP_UNTIL] or j[GAP_OWED]:
+    if now < j[GAP_UNTIL]:
         flags |= _GAP
-        j[GAP_OWED] = 0
+    if j[OWED]:
+        flags |= j[OWED]
+        j[OWED] = 0
     if j[QUOTE_TS] >= 0 and now - j[QUOTE_TS] > max_age_ns:
         flags |= _STALE
-    if late:
+    if lag > 0:
         flags |= _LATE
+    elif lag < 0:
+        flags |= _AHEAD
     return flags
 
 

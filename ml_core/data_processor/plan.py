@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 
 from ml_core.contract import schema_hash
+from ml_core.data_processor import calendars
 from ml_core.data_processor.catalogue import CATALOGUE, DEFAULT_USE
 from ml_core.data_processor.kernels import KERNEL_VERSION
 from ml_core.data_processor.own import OwnFeature, find_own
@@ -32,8 +33,10 @@ class FeaturePlan:
         """Return the plan of a pipeline.
 
         Raises:
-            SpecError: A feature is unknown, named twice, or has wrong durations; the message names the nearest.
+            SpecError: A feature or the calendar is unknown, or a feature named twice, or its durations are wrong; the
+                message names the nearest.
             UnknownPartError: An own feature (``module:Class``) cannot be found.
+            SetupError: The calendar could not be computed.
         """
         names: list[str] = []
         columns: list[Column | None] = []
@@ -57,8 +60,11 @@ class FeaturePlan:
         cls, spec: PipelineSpec, names: tuple[str, ...], columns: list[Column | None], own: tuple[OwnFeature, ...]
     ) -> "FeaturePlan":
         rows_on, gap_ns, max_age_ns = spec.features.rows_on, spec.features.gap, spec.features.max_age
-        compiled = compile_program(columns, rows_on=rows_on, gap_ns=gap_ns, max_age_ns=max_age_ns)
+        edge_E = calendars.edges(spec.source.calendar)
+        compiled = compile_program(columns, rows_on=rows_on, gap_ns=gap_ns, max_age_ns=max_age_ns, edge_E=edge_E)
         code = {f"own.{feature.name}": feature.code_hash for feature in own}
+        if len(edge_E):
+            code["sessions"] = calendars.digest(edge_E)
         kinds = "+".join(sorted(set(rows_on)))
         return cls(
             names=names,

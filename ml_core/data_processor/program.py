@@ -9,7 +9,8 @@ import numpy as np
 
 from ml_core.data_processor import kernels as k
 from ml_core.data_processor.catalogue import SIGMA_NS, VOL_RATIO_SPAN
-from ml_core.types import SECOND_NS, TickKind
+from ml_core.data_processor.kernel_tables import Program, UInt32
+from ml_core.types import SECOND_NS, Int64, TickKind
 
 
 class Column(NamedTuple):
@@ -173,13 +174,13 @@ _RECIPES: dict[str, Recipe] = {
 class Compiled(NamedTuple):
     """A program and the size of the state it works on."""
 
-    program: k.Program
+    program: Program
     floats: int
     ints: int
 
 
 def compile_program(
-    columns: list[Column | None], *, rows_on: tuple[str, ...], gap_ns: int, max_age_ns: int
+    columns: list[Column | None], *, rows_on: tuple[str, ...], gap_ns: int, max_age_ns: int, edge_E: Int64
 ) -> Compiled:
     """Return the program that writes ``columns``, in that order; None leaves a column to an own feature."""
     builder = _Builder()
@@ -191,7 +192,7 @@ def compile_program(
     watched = sorted({slot for _, of, _, _ in builder.ops for slot in of if isinstance(slot, int) and slot >= 0})
     noted: list[_Noted] = [*watched, *builder.rings.values(), _SINCE_TRADE]
     grids = builder.grids()
-    program = k.Program(
+    program = Program(
         start_K=np.array(builder.start),
         rate_D=1.0 / np.array(list(builder.taus), dtype=np.float64),
         weight_D=np.array([slot for _, slot in builder.taus.values()], dtype=np.uint32),
@@ -207,10 +208,11 @@ def compile_program(
         gap_ns=gap_ns,
         max_age_ns=max_age_ns,
         look_back_ns=builder.look_back_ns,
+        edge_E=edge_E,
     )
     return Compiled(program, len(builder.start), builder.ints)
 
 
-def _table(entries: Sequence[tuple[int, ...]], width: int) -> k.UInt32:
+def _table(entries: Sequence[tuple[int, ...]], width: int) -> UInt32:
     """Return a table with a column for each entry."""
     return np.ascontiguousarray(np.array(entries, dtype=np.uint32).reshape(-1, width).T)

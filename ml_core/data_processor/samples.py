@@ -11,14 +11,15 @@ import pandas as pd
 from ml_core import frames
 from ml_core.data_processor import cleaning
 from ml_core.data_processor.calendars import is_open
-from ml_core.data_processor.features import FeaturePlan, FeatureState, step
+from ml_core.data_processor.features import FeaturePlan, FeatureState, Moved, move
+from ml_core.data_processor.kernel_tables import UNCOUNTED
 from ml_core.data_processor.labels import PricePath, label, price_path
 from ml_core.data_processor.windows import link
 from ml_core.spec import PipelineSpec
 from ml_core.types import Float64, Int32, Int64, RowBatch, RowFlag, SymbolTable, TickBatch, TickKind
 
-# A row whose price is old, missing or out of order is no point of the path that labels are read from.
-_NO_POINT = int(RowFlag.LATE | RowFlag.NO_PRICE | RowFlag.STALE)
+# A row whose price is old, missing or at a time not to be trusted is no point of the path that labels are read from.
+_NO_POINT = int(RowFlag.LATE | RowFlag.AHEAD | RowFlag.NO_PRICE | RowFlag.STALE)
 
 
 class Samples(NamedTuple):
@@ -39,7 +40,7 @@ def rows_of(frame: pd.DataFrame, plan: FeaturePlan) -> RowBatch:
     Raises:
         SchemaMismatchError: It is no ticks frame. A retry will not help.
     """
-    return _rows(cleaning.clean(frames.to_batch(frame))[0], plan)
+    return _move(cleaning.clean(frames.to_batch(frame))[0], plan).rows
 
 
 def make_samples(frame: pd.DataFrame, spec: PipelineSpec, plan: FeaturePlan) -> Samples:
@@ -49,8 +50,8 @@ def make_samples(frame: pd.DataFrame, spec: PipelineSpec, plan: FeaturePlan) -> 
         SchemaMismatchError: It is no ticks frame. A retry will not help.
     """
     ticks, ticks_dropped = cleaning.clean(frames.to_batch(frame))
-    rows = _rows(ticks, plan)
-    path = _price_path(ticks, rows, spec)
+    rows, lag_N = _move(ticks, plan)
+    path = _price_path(ticks, lag_N, rows, spec)
     drops = cleaning.Drops(len(rows))
     cleaning.drop_flagged(drops, rows.flags_N)
     drops.add("same_ts", cleaning.shadowed(rows.symbol_N, rows.ts_ns_N, rows.flags_N))
@@ -80,15 +81,16 @@ def make_samples(frame: pd.DataFrame, spec: PipelineSpec, plan: FeaturePlan) -> 
     return Samples(rows, path, row_N, idx_MT[row_N], after.end_ns_NH[row_N], after.return_NH[row_N], report)
 
 
-def _rows(ticks: TickBatch, plan: FeaturePlan) -> RowBatch:
-    return step(ticks, FeatureState(plan, SymbolTable(ticks.symbols)))
+def _move(ticks: TickBatch, plan: FeaturePlan) -> Moved:
+    return move(ticks, FeatureState(plan, SymbolTable(ticks.symbols)))
 
 
-def _price_path(ticks: TickBatch, rows: RowBatch, spec: PipelineSpec) -> PricePath:
-    """Return the prices labels are read from: the rows' mids, or the trades that are not late."""
+def _price_path(ticks: TickBatch, lag_N: Int64, rows: RowBatch, spec: PipelineSpec) -> PricePath:
+    """Return the prices labels are read from: the rows' mids, or the trades that are neither late nor parked."""
     if spec.label.price == "mid":
         return price_path(rows.symbol_N, rows.ts_ns_N, rows.mid_N, (rows.flags_N & _NO_POINT) == 0)
-    trades = cleaning.select(ticks, ticks.kind_N == TickKind.TRADE)
+    is_parked_N = (lag_N < 0) & (lag_N != UNCOUNTED)
+    trades = cleaning.select(ticks, (ticks.kind_N == TickKind.TRADE) & ~is_parked_N)
     return price_path(trades.symbol_N, trades.ts_ns_N, trades.price_N, ~_is_late(trades))
 
 

@@ -5,7 +5,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from ml_core.data_processor import blocks
-from ml_core.data_processor.kernels import IMPULSES, KERNEL_VERSION, Memory, Scratch
+from ml_core.data_processor.kernel_tables import Memory, Scratch
+from ml_core.data_processor.kernels import IMPULSES, KERNEL_VERSION
 from ml_core.data_processor.plan import FeaturePlan
 from ml_core.errors import SchemaMismatchError
 from ml_core.types import Bool, Float64, Int64, SymbolTable

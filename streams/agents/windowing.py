@@ -1,4 +1,4 @@
-"""From a round of fetched batches to rows, predictions and dead letters: decode, features, scores, in that order."""
+"""From a round of fetched batches to rows, predictions and letters: decode, features, scores, in that order."""
 
 import time
 from collections.abc import Sequence
@@ -7,12 +7,12 @@ from typing import Any, NamedTuple
 import faust
 import numpy as np
 
-from data_io.topics import dead_letters, predictions, record_batch, rows
+from data_io.topics import dead_letters, late_ticks, predictions, record_batch, rows
 from data_io.topics.predictions import PredictionBatch
 from data_io.topics.ticks import Decoded, TickDecoder
 from ml_core.data_processor import features
 from ml_core.spec import PipelineSpec
-from ml_core.types import RowBatch
+from ml_core.types import Int64, RowBatch
 from model_ops_manager.champion import Serving
 from model_ops_manager.scoring import Unscored
 from streams import metrics
@@ -80,9 +80,11 @@ def _move(batch: Batch, decoder: TickDecoder) -> tuple[list[_Waiting], int, int]
     _publish_rejects(partition, decoded)
     metrics.TICKS.labels(partition.shared.topic).inc(len(decoded.ticks))
     waiting: list[_Waiting] = []
+    lags: list[Int64] = []
     count = 0
     for name, state in partition.state.sets.items():
-        made = features.step(decoded.ticks, state.features)
+        made, lag_N = features.move(decoded.ticks, state.features)
+        lags.append(lag_N)
         windows = scoring.windows(made, state)
         count += len(made)
         # While state is rebuilt, ticks whose outputs are out already only move it.
@@ -99,6 +101,7 @@ def _move(batch: Batch, decoder: TickDecoder) -> tuple[list[_Waiting], int, int]
             if (serving := partition.serving.get(spec.name)) is not None:
                 unscored = Unscored(made, *windows[spec.features.window])
                 waiting.append(_Waiting(batch, state, spec, serving, unscored))
+    _publish_late(partition, decoded, lags)
     return waiting, decoded.next_offset, count
 
 
@@ -120,6 +123,29 @@ def _publish_rejects(partition: Partition, decoded: Decoded) -> None:
     partition.outputs.send(dead_letters.name(topic), record_batch.pack(records))
     for reject in rejects:
         metrics.REJECTS.labels(topic, reject.reason).inc()
+
+
+def _publish_late(partition: Partition, decoded: Decoded, lags: Sequence[Int64]) -> None:
+    """Count late ticks, and copy the records of those beyond lateness once, whichever feature sets want them.
+
+    Args:
+        partition: Where they came from.
+        decoded: What was fetched.
+        lags: Of each feature set, by tick.
+    """
+    lag_N = np.maximum.reduce(lags)  # clocks differ where the bounds of gaps do
+    if lag_N.max(initial=0) <= 0:
+        return
+    ticks, topic = decoded.ticks, partition.shared.topic
+    late_I = np.flatnonzero((lag_N > 0) & (ticks.offset_N >= partition.publish_from))
+    beyond_I = late_I[lag_N[late_I] > partition.shared.lateness_ns]
+    metrics.LATE.labels(topic, "true").inc(len(beyond_I))
+    metrics.LATE.labels(topic, "false").inc(len(late_I) - len(beyond_I))
+    if len(beyond_I):
+        late = late_ticks.by_record(*(each[beyond_I].tolist() for each in (ticks.offset_N, ticks.index_N, lag_N)))
+        records = decoded.records_at([each.offset for each in late])
+        copied = late_ticks.encode(late, records, topic, partition.number)
+        partition.outputs.send(late_ticks.name(topic), record_batch.pack(copied))
 
 
 def _publish_rows(partition: Partition, name: str, state: FeatureSetState, made: RowBatch) -> None:

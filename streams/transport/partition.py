@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import structlog
 from aiokafka import TopicPartition
 
-from data_io.topics import dead_letters, rows
+from data_io.topics import dead_letters, late_ticks, rows
 from data_io.topics import predictions as predictions_topic
 from data_io.topics.raw_records import RawFetch
 from ml_core.data_processor.features import FeaturePlan
@@ -70,9 +70,14 @@ class Shared:
         return [spec for _, pipelines in self.sets.values() for spec in pipelines]
 
     @property
+    def lateness_ns(self) -> int:
+        """How far behind its symbol's clock a tick still counts as usual; all pipelines agree on it."""
+        return self.pipelines[0].source.lateness
+
+    @property
     def outputs(self) -> list[str]:
         """All topics that outputs go to."""
-        found = [dead_letters.name(self.topic), *(rows.name(name) for name in self.sets)]
+        found = [dead_letters.name(self.topic), late_ticks.name(self.topic), *(rows.name(name) for name in self.sets)]
         return found + [predictions_topic.name(spec.name) for spec in self.pipelines]
 
 

@@ -85,7 +85,7 @@ async def test_rows_whose_label_was_counted_before_a_rebuild_are_not_counted_aga
     partition.state.labelled[spec.name].matured = 29
 
     await run(partition, fetch_of(quotes(40)))
-    await run(partition, fetch_of(quotes(1, start_s=1_700_000_100), first_offset=40))
+    await run(partition, fetch_of(quotes(1, start_s=1_700_000_090), first_offset=40))
 
     assert partition.state.labelled[spec.name].matured == 29 + 10  # the last row waits for its label
 

@@ -18,6 +18,7 @@ from data_io.topics.raw_records import FoundRecords
 from ml_core.contract import ModelContract
 from ml_core.data_processor import kernels
 from ml_core.data_processor.features import FeaturePlan, FeatureState
+from ml_core.data_processor.kernel_tables import TICK_DTYPES, UNCOUNTED, Rows, Scratch, Ticks
 from ml_core.spec import PipelineSpec, format_duration
 from ml_core.types import Float64, Int32, Int64, RowFlag, SymbolTable, UInt8
 from model_ops_manager.scoring import ABSTAIN
@@ -32,6 +33,7 @@ _REASONS = (
     (RowFlag.GAP, "gap"),
     (RowFlag.STALE, "stale"),
     (RowFlag.LATE, "late"),
+    (RowFlag.AHEAD, "ahead"),
 )
 
 
@@ -100,7 +102,7 @@ def expected_of(
 ) -> Expected:
     """Return what ``passes`` passes of the partition's ticks must become; each pass begins a record."""
     ticks, number_N = work.ticks, work.of_partition(partition)
-    once = {name: np.require(getattr(ticks, name)[number_N], dtype, "CW") for name, dtype in kernels.TICK_DTYPES}
+    once = {name: np.require(getattr(ticks, name)[number_N], dtype, "CW") for name, dtype in TICK_DTYPES}
     state = FeatureState(FeaturePlan.from_spec(spec), SymbolTable(ticks.symbols))
     symbol_N = np.tile(once["symbol_N"], passes)
     ts_ns_N = np.concatenate([once["ts_ns_N"] + k * work.span_ns for k in range(passes)])
@@ -109,7 +111,7 @@ def expected_of(
         for start in range(0, len(number_N), _CHUNK):
             part = {name: column[start : start + _CHUNK].copy() for name, column in once.items()}
             part["ts_ns_N"] += k * work.span_ns
-            x_NF, flags_n = _rows(state, kernels.Ticks(**part))
+            x_NF, flags_n = _rows(state, Ticks(**part))
             at = k * len(number_N) + start
             flags_N[at : at + len(flags_n)] = flags_n
             scored_N = (flags_n & ABSTAIN) == 0
@@ -129,19 +131,19 @@ def expected_of(
     )
 
 
-def _rows(state: FeatureState, ticks: kernels.Ticks) -> tuple[Float64, UInt8]:
+def _rows(state: FeatureState, ticks: Ticks) -> tuple[Float64, UInt8]:
     """Return features in float64: the kernel computes in it anyway and rounds only where it writes."""
     n, plan = len(ticks.ts_ns_N), state.plan
-    rows = kernels.Rows(
+    rows = Rows(
         x_NF=np.empty((n, len(plan.names))),
         mid_N=np.empty(n),
         spread_N=np.empty(n),
         flags_N=np.empty(n, np.uint8),
         tick_N=np.empty(n, np.int64),
-        accepted_N=np.zeros(n, np.bool_),
+        lag_N=np.full(n, UNCOUNTED),
     )
     program = plan.compiled.program
-    scratch = kernels.Scratch(np.empty(len(program.rate_D)), np.empty(kernels.IMPULSES))
+    scratch = Scratch(np.empty(len(program.rate_D)), np.empty(kernels.IMPULSES))
     count = kernels.run(ticks, program, state.memory(), rows, scratch)
     assert count == n, "every tick of the workload makes a row"
     return rows.x_NF, rows.flags_N

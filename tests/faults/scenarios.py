@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from data_io.data_fetcher.sources import open_source
-from data_io.topics import ticks
+from data_io.topics import late_ticks, ticks
 from ml_core import fit as learning
+from tests.faults import disorder as disordered
 from tests.faults import storage
 from tests.faults.cluster import cluster
 from tests.faults.proxy import END_TXN, Proxy
@@ -295,6 +296,30 @@ async def _letters(scene: Scene, count: int) -> list[Any] | None:
     return found if len(found) >= count else None
 
 
+async def disorder(bench: Bench) -> Result:
+    """A fifth of the ticks comes twice, others late, and clocks are 1.3 s behind, 5 s ahead and one hour off."""
+    async with Scene.opened(bench.kafka, bench.folder, bench.model, partitions=1) as scene:
+        gap_ns, lateness_ns = scene.spec.features.gap, scene.spec.source.lateness
+        log = disordered.make(6_000, bench.random, gap_ns=gap_ns, lateness_ns=lateness_ns)
+        scene.start("a")
+        await scene.lab.send(*log.records)
+        await scene.caught_up()
+        counted = await scene.late_ticks("a")
+        await scene.terminate("a")
+        counts = await scene.judged(repeats=False, rowless=log.repeated)
+        letters = [letter async for letter in scene.lab.records(late_ticks.name(scene.lab.topic), 0)]
+        kept = [(letter.key, letter.value, *_late_place(dict(letter.headers))) for letter in letters]
+        if kept != [(*log.records[offset], offset, late_ns) for offset, late_ns in log.too_late]:
+            raise FellShortError(f"{len(kept)} late letters of {len(log.too_late)} late ticks, or others")
+        if counted != {"true": len(kept), "false": log.late - len(kept)}:
+            raise FellShortError(f"counted {counted}, of {log.late} late ticks {len(kept)} too late")
+        return {**counts, "rowless": len(log.repeated), "late": log.late, "too_late": len(kept)}
+
+
+def _late_place(headers: Mapping[str, bytes]) -> tuple[int, int]:
+    return int(headers["tickwise.late.offset"]), int(headers["tickwise.late.late-ns"])
+
+
 async def partitions_and_workers(bench: Bench) -> Result:
     """The same log with one and four partitions, one and two workers: the same rows and scores of each symbol."""
     found = []
@@ -357,6 +382,7 @@ def scenarios() -> Mapping[str, Scenario]:
         "one_of_three_killed": one_of_three_killed,
         "members_come_and_go": members_come_and_go,
         "poison": poison,
+        "disorder": disorder,
         "partitions_and_workers": partitions_and_workers,
         "restore": restore,
         "disk_full": disk_full,

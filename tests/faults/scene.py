@@ -1,8 +1,10 @@
 """One topic under load, its workers, and the oracle: all rows and predictions recomputed in one thread."""
 
 import asyncio
+import bisect
 import itertools
 import json
+import re
 import secrets
 import signal
 import subprocess
@@ -228,8 +230,22 @@ class Scene:
             await asyncio.sleep(0.1)
         raise FellShortError(f"/readyz said nothing of {word!r} in {within_s:.0f} s")
 
-    async def judged(self, *, repeats: bool = True) -> dict[str, int]:
+    async def late_ticks(self, name: str) -> dict[str, int]:
+        """Return how many late ticks a worker has counted, by whether they were beyond lateness."""
+
+        def ask() -> str:
+            with urllib.request.urlopen(f"http://127.0.0.1:{self.ports[name]}/metrics", timeout=2) as answer:
+                return str(answer.read().decode())
+
+        lines = re.findall(r'tickwise_late_ticks_total\{beyond="(\w+)".*\} (\S+)', await asyncio.to_thread(ask))
+        return {beyond: int(float(count)) for beyond, count in lines}
+
+    async def judged(self, *, repeats: bool = True, rowless: Sequence[int] = ()) -> dict[str, int]:
         """Compare everything with the oracle and return the counts.
+
+        Args:
+            repeats: Rows may be there twice.
+            rowless: Offsets of ticks that make no row, ascending.
 
         Raises:
             FellShortError: Something was lost, doubled with another value, out of order or, unless it may be, repeated.
@@ -243,7 +259,7 @@ class Scene:
             "compared": sum(part.compared for part in parts),
             "unchecked": sum(part.unchecked.total() for part in parts),
         }
-        skipped = await self._skipped()
+        skipped = await self._skipped(rowless)
         if not found.is_equal or counts["unchecked"] or skipped or (counts["repeats"] and not repeats):
             firsts = [part.first for part in parts if part.first]
             raise FellShortError(f"{counts}, skipped {skipped}, first differences {firsts}")
@@ -271,13 +287,14 @@ class Scene:
     async def _all(self) -> dict[int, tuple[int, int]]:
         return {number: (0, end) for number, end in (await self.ends()).items() if end}
 
-    async def _skipped(self) -> int:
+    async def _skipped(self, rowless: Sequence[int]) -> int:
         """Return how often a row stands behind one that is not the one before it: only a whole tail may repeat."""
         skipped = 0
         for number in range(self.lab.partitions):
             reached = -1
             async for record in self.lab.records(rows.name(self.spec.feature_set), number, committed=True):
                 offsets: Sequence[int] = rows.decode(record.value).rows.offset_N.tolist()
+                offsets = [offset - bisect.bisect(rowless, offset) for offset in offsets]  # among those with a row
                 skipped += sum(after > before + 1 for before, after in itertools.pairwise([reached, *offsets]))
                 reached = offsets[-1]
         return skipped

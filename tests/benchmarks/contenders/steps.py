@@ -16,6 +16,7 @@ import pyarrow as pa
 
 from ml_core.data_processor import features, kernels
 from ml_core.data_processor.features import FeaturePlan, FeatureState
+from ml_core.data_processor.kernel_tables import TICK_DTYPES, Rows, Scratch, Ticks
 from ml_core.spec import load
 from ml_core.types import Float32, RowFlag, SymbolTable, TickBatch, TickKind, UInt8
 
@@ -27,6 +28,7 @@ REASONS = {
     RowFlag.WARM_UP: "warm_up",
     RowFlag.GAP: "gap",
     RowFlag.STALE: "stale",
+    RowFlag.AHEAD: "ahead",
 }
 _ABSTAIN = sum(REASONS)
 _KINDS = {"trade": int(TickKind.TRADE), "quote": int(TickKind.QUOTE)}
@@ -99,15 +101,15 @@ class OneTick:
         self._model = model
         plan = FeaturePlan.from_spec(load(PIPELINE))
         self._program = plan.compiled.program
-        self._tick = kernels.Ticks(*(np.zeros(1, dtype) for _, dtype in kernels.TICK_DTYPES))
-        self._scratch = kernels.Scratch(np.empty(len(self._program.rate_D)), np.empty(kernels.IMPULSES))
-        self._row = kernels.Rows(
+        self._tick = Ticks(*(np.zeros(1, dtype) for _, dtype in TICK_DTYPES))
+        self._scratch = Scratch(np.empty(len(self._program.rate_D)), np.empty(kernels.IMPULSES))
+        self._row = Rows(
             x_NF=np.empty((1, len(plan.names)), np.float32),
             mid_N=np.empty(1),
             spread_N=np.empty(1),
             flags_N=np.empty(1, np.uint8),
             tick_N=np.empty(1, np.int64),
-            accepted_N=np.zeros(1, np.bool_),
+            lag_N=np.zeros(1, np.int64),
         )
 
     def __call__(self, state: FeatureState, tick: Any) -> tuple[float | None, str | None]:

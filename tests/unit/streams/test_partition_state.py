@@ -8,7 +8,7 @@ from ml_core.data_processor import features
 from ml_core.data_processor.features import FeaturePlan
 from ml_core.errors import SchemaMismatchError
 from ml_core.spec import parse
-from ml_core.types import SECOND_NS
+from ml_core.types import SECOND_NS, RowFlag
 from streams.agents import scoring
 from streams.partition_state import MAX_MARKS, LabelledRows, PartitionState
 
@@ -97,8 +97,9 @@ def test_other_symbols_are_another_kernel() -> None:
 class Rows:
     """As much of a batch of rows as counting looks at."""
 
-    def __init__(self, *seconds: float) -> None:
+    def __init__(self, *seconds: float, flags: int = 0) -> None:
         self.ts_ns_N = np.array([round(second * SECOND_NS) for second in seconds], np.int64)
+        self.flags_N = np.full(len(seconds), flags, np.uint8)
 
     def __len__(self) -> int:
         return len(self.ts_ns_N)
@@ -116,6 +117,16 @@ def test_rows_are_counted_once_the_clock_has_passed_their_horizon() -> None:
     labelled.observe(Rows())
     labelled.observe(Rows(9.0))
     assert labelled.matured == 14
+
+
+def test_a_row_that_is_ahead_counts_and_leaves_the_clock() -> None:
+    labelled = LabelledRows(SECOND_NS)
+    labelled.observe(Rows(1.0))
+    labelled.observe(Rows(3600.0, flags=RowFlag.AHEAD))
+    assert labelled.matured == 0
+
+    labelled.observe(Rows(2.0))
+    assert labelled.matured == 2
 
 
 def test_waiting_marks_are_bounded_and_no_row_is_lost() -> None:

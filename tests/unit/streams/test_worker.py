@@ -24,6 +24,8 @@ def test_pipelines_with_one_feature_set_agree_on_features_and_on_symbols() -> No
 def test_a_worker_reads_one_topic_through_one_map() -> None:
     with pytest.raises(SetupError, match="run one worker for each"):
         one_source([parse({"name": "one"}), parse({"name": "two", "source": {"topic": "other"}})])
+    with pytest.raises(SetupError, match="another lateness"):
+        one_source([parse({"name": "one"}), parse({"name": "two", "source": {"lateness": "1s"}})])
     with pytest.raises(SetupError, match="no pipeline"):
         one_source([])
 

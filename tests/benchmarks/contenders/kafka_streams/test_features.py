@@ -54,7 +54,7 @@ def test_flags_and_features_of_a_market_with_faults_equal_those_of_the_kernel(bu
 
     lines = ask(built, "features", [value.decode() for value in values])
 
-    compare(values, lines, flags=RowFlag.WARM_UP | RowFlag.GAP | RowFlag.STALE | RowFlag.LATE)
+    compare(values, lines, flags=RowFlag.WARM_UP | RowFlag.GAP | RowFlag.STALE | RowFlag.LATE | RowFlag.AHEAD)
     assert lines.count("duplicate") > 100
     assert lines.count("bad") > 100
 

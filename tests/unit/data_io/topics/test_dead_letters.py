@@ -1,6 +1,7 @@
 from importlib.metadata import version
 
 from data_io.topics import dead_letters
+from data_io.topics.letters import MAX_VALUE_BYTES
 from data_io.topics.records import Records, Reject
 
 
@@ -36,7 +37,7 @@ def test_a_detail_that_has_no_utf8_is_escaped() -> None:
 
 
 def test_a_value_that_no_broker_would_take_is_cut_and_says_so() -> None:
-    value = b"x" * (dead_letters.MAX_VALUE_BYTES + 1)
+    value = b"x" * (MAX_VALUE_BYTES + 1)
     records = Records([0], [None], [value], [()])
 
     _, kept, headers = dead_letters.encode(Reject(0, 0, "too_large", "too large"), records, "t", 0)

@@ -73,6 +73,7 @@ def test_several_horizons_have_a_score_each() -> None:
         (RowFlag.NO_PRICE, True, 1.0, "no_price"),
         (RowFlag.STALE, True, 1.0, "stale"),
         (RowFlag.LATE, True, 1.0, "late"),
+        (RowFlag.AHEAD, True, 1.0, "ahead"),
         (0, False, 1.0, "window"),
         (0, True, np.nan, "no_score"),
         (0, True, np.inf, "no_score"),

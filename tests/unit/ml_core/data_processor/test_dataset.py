@@ -7,14 +7,16 @@ import pytest
 
 from data_io.data_fetcher.synthetic import Market, Synthetic
 from ml_core.contract import ModelContract
+from ml_core.data_processor import cleaning
 from ml_core.data_processor.dataset import Processed, process, rows_of
 from ml_core.data_processor.features import FeaturePlan, FeatureState, step
+from ml_core.data_processor.samples import make_samples
 from ml_core.data_processor.scaling import fit_scaler, scale
 from ml_core.data_processor.splits import split
 from ml_core.errors import NotEnoughDataError, SchemaMismatchError
 from ml_core.spec import PipelineSpec
-from ml_core.types import SymbolTable
-from tests.unit.ml_core.data_processor.market import NAN, batch, frame, pipeline, quote, trade
+from ml_core.types import RowFlag, SymbolTable
+from tests.unit.ml_core.data_processor.market import NAN, START_NS, batch, frame, pipeline, quote, trade
 
 S = 10**9
 SHORT = {"horizons": ["1s"], "delay": "20ms"}
@@ -118,6 +120,22 @@ def test_training_weights_have_mean_one_and_can_be_switched_off(ticks: pd.DataFr
     assert made.dataset.weight_N.std() > 0
     plain = process(ticks, spec(train={"min_rows": 1000, "weights": "none"}))
     assert (plain.dataset.weight_N == 1).all()
+
+
+@pytest.mark.parametrize("price", ["mid", "trade"])
+def test_labels_are_read_from_prices_whose_time_is_believed(price: str) -> None:
+    ticks = [trade(0.5 * i + (3600 if i == 20 else 0), 200 if i == 20 else 100) for i in range(40)]
+    made_for = spec(label={"price": price, **SHORT}, features={"use": ["signed_volume:1s"]})
+    made = make_samples(frame(ticks), made_for, FeaturePlan.from_spec(made_for))
+    assert made.path.price_P.tolist() == [100.0] * 39
+    assert made.report["rows_dropped"]["ahead"] == 1
+    assert made.end_ns_NH.max() == START_NS + 19_020_000_000  # behind the wrong stamp labels go on
+
+
+def test_a_row_that_is_ahead_leaves_the_sample_of_its_time() -> None:
+    flags_N = np.array([0, RowFlag.AHEAD, 0, 0], np.uint8)
+    shadowed_N = cleaning.shadowed(np.zeros(4, np.int32), np.array([7, 7, 8, 8]), flags_N)
+    assert shadowed_N.tolist() == [False, False, True, False]
 
 
 def test_returns_are_targets_where_the_label_says_so(ticks: pd.DataFrame) -> None:

@@ -3,8 +3,8 @@ import math
 import numpy as np
 import pytest
 
-from ml_core.data_processor import kernels
 from ml_core.data_processor.features import CATALOGUE, DEFAULT_USE, FeaturePlan, FeatureState, step
+from ml_core.data_processor.kernel_tables import TICK_DTYPES, Ticks
 from ml_core.types import RowFlag, SymbolTable, TickBatch, TickKind
 from tests.unit.ml_core.data_processor.market import NAN, START_NS, Tick, batch, pipeline, quote, rows, trade
 from tests.unit.ml_core.data_processor.oracle import History
@@ -205,7 +205,7 @@ def test_read_only_columns_of_other_layouts_are_taken() -> None:
 
 
 def test_the_kernel_takes_the_columns_of_ticks_in_their_order() -> None:
-    assert kernels.Ticks._fields == tuple(name for name, _ in kernels.TICK_DTYPES) == TickBatch._fields[2:-1]
+    assert Ticks._fields == tuple(name for name, _ in TICK_DTYPES) == TickBatch._fields[2:-1]
 
 
 def test_a_row_carries_the_time_and_the_name_of_its_tick() -> None:

@@ -6,7 +6,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ml_core.data_processor import labels
-from ml_core.data_processor.calendars import is_open
 from ml_core.data_processor.cleaning import Drops
 
 S = 10**9
@@ -126,23 +125,3 @@ def test_uniqueness_equals_the_mean_over_every_moment(spans: list[tuple[int, int
     symbol_N = np.array([symbol for symbol, _, _ in spans], dtype=np.int32)
     expected = [share(n) for n in range(len(spans))]
     assert labels.uniqueness(symbol_N, start_N, end_N).tolist() == pytest.approx(expected, rel=1e-6)
-
-
-@pytest.mark.parametrize(
-    ("utc", "is_in"),
-    [
-        ("2013-10-07T13:29:59", False),  # New York is 4 h behind in summer
-        ("2013-10-07T13:30:00", True),
-        ("2013-10-07T20:00:00", True),
-        ("2013-10-07T20:00:01", False),
-        ("2024-01-02T13:45:00", False),  # and 5 h in winter
-        ("2024-01-02T14:30:00", True),
-        ("2024-03-09T15:00:00", False),  # a Saturday
-        ("2024-03-10T15:00:00", False),  # a Sunday
-        ("2024-03-11T13:30:00", True),  # the Monday after the clock change
-    ],
-)
-def test_new_york_is_open_on_weekdays_in_regular_hours(utc: str, is_in: bool) -> None:
-    ts_ns = np.array([np.datetime64(utc, "ns").astype(np.int64)])
-    assert is_open(ts_ns, "XNYS").tolist() == [is_in]
-    assert is_open(ts_ns, "24x7").tolist() == [True]

@@ -10,7 +10,9 @@ from ml_core.errors import SchemaMismatchError
 from ml_core.types import RowBatch, RowFlag
 
 STARTS_ANEW = RowFlag.WARM_UP | RowFlag.GAP
-flag = st.sampled_from([0, 0, 0, 0, RowFlag.LATE, RowFlag.STALE, RowFlag.GAP, RowFlag.GAP | RowFlag.LATE])
+flag = st.sampled_from(
+    [0, 0, 0, 0, RowFlag.LATE, RowFlag.AHEAD, RowFlag.STALE, RowFlag.GAP, RowFlag.GAP | RowFlag.LATE]
+)
 rows_drawn = st.lists(st.tuples(st.integers(0, 3), flag), max_size=60)
 
 
@@ -48,6 +50,14 @@ def test_a_window_holds_whole_rows_of_its_symbol_and_starts_anew_at_a_gap() -> N
     idx_NT = link(np.array(symbols, np.int32), np.array(flags, np.uint8), 2)
     no = [-1, -1]
     assert idx_NT.tolist() == [no, no, [0, 2], [2, 3], no, [3, 5], no, no, [7, 8]]
+
+
+def test_a_window_passes_over_a_row_that_is_ahead_and_starts_anew_where_it_was_right() -> None:
+    # a wrong stamp costs one row; after a silence the row behind it says GAP
+    flags = [0, 0, RowFlag.AHEAD, 0, RowFlag.AHEAD, RowFlag.GAP, 0, 0]
+    idx_NT = link(np.zeros(8, np.int32), np.array(flags, np.uint8), 2)
+    no = [-1, -1]
+    assert idx_NT.tolist() == [no, [0, 1], no, [1, 3], no, no, no, [6, 7]]
 
 
 @given(rows_drawn, st.integers(1, 5))

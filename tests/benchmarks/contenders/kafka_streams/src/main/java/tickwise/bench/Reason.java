@@ -18,6 +18,9 @@ final class Reason {
         if ((flags & SymbolState.GAP) != 0) {
             return "gap";
         }
-        return (flags & SymbolState.STALE) != 0 ? "stale" : "late";
+        if ((flags & SymbolState.STALE) != 0) {
+            return "stale";
+        }
+        return (flags & SymbolState.LATE) != 0 ? "late" : "ahead";
     }
 }

@@ -26,6 +26,7 @@ final class SymbolState {
     static final int NO_PRICE = 4;
     static final int STALE = 8;
     static final int LATE = 16;
+    static final int AHEAD = 32;
 
     private static final double RATE_1 = 1.0 / 1e9;
     private static final double RATE_10 = 1.0 / 10e9;
@@ -53,7 +54,7 @@ final class SymbolState {
     private final double[] ring30 = new double[BUCKETS];
 
     private long ticks, clock, warmUntil, gapUntil, gapOwed, behind, tradeTs, quoteTs, tradeGap, side;
-    private long bucket1, bucket5, bucket30, volBucket;
+    private long bucket1, bucket5, bucket30, volBucket, parked;
     private final long[] seqHigh = new long[2];
     private final long[] seqSeen = new long[2];
 
@@ -63,9 +64,9 @@ final class SymbolState {
             return DUPLICATE;
         }
         long before = clock;
-        boolean late = advance(tick.ts);
+        int misplaced = advance(tick.ts);
         // The first tick, and one that set the clock back, find nothing that could decay.
-        long dt = ticks > 1 && !late && clock > before ? clock - before : 0;
+        long dt = ticks > 1 && misplaced == 0 && clock > before ? clock - before : 0;
         double keep1 = 1;
         double keep10 = 1;
         double keep30 = 1;
@@ -92,7 +93,7 @@ final class SymbolState {
             takeQuote(tick.bid, tick.ask, tick.bidSize, tick.askSize);
         }
         write(x, at);
-        return flags(late);
+        return flags(misplaced);
     }
 
     private boolean seenBefore(int kind, long seq) {
@@ -118,18 +119,24 @@ final class SymbolState {
         return false;
     }
 
-    /** Moves the clock; returns whether the tick is late, which leaves the clock where it was. */
-    private boolean advance(long ts) {
+    /** Moves the clock; returns LATE or AHEAD of a tick that leaves it where it was, else 0. */
+    private int advance(long ts) {
         ticks++;
         long dt = ts - clock;
         boolean first = ticks == 1;
+        long before = parked;
+        parked = 0;
         if (!first && dt < 0) {
             behind = -dt > GAP_NS ? behind + 1 : 0;
             if (behind < RESYNC_TICKS) {
-                return true;
+                return LATE;
             }
         }
         behind = 0;
+        if (!first && dt > GAP_NS && (before == 0 || ts < before - GAP_NS)) {
+            parked = ts;
+            return AHEAD;
+        }
         clock = ts;
         if (first || dt < 0) {
             start(ts);
@@ -140,7 +147,7 @@ final class SymbolState {
             gapUntil = ts + LOOK_BACK_NS;
             gapOwed = 1;
         }
-        return false;
+        return 0;
     }
 
     private void start(long ts) {
@@ -283,8 +290,8 @@ final class SymbolState {
         }
     }
 
-    private int flags(boolean late) {
-        int flags = late ? LATE : 0;
+    private int flags(int misplaced) {
+        int flags = misplaced;
         if (Double.isNaN(ref)) {
             flags |= NO_PRICE;
         }
@@ -326,7 +333,7 @@ final class SymbolState {
     }
 
     byte[] toBytes() {
-        ByteBuffer to = ByteBuffer.allocate(Double.BYTES * (27 + 3 * BUCKETS) + Long.BYTES * 18);
+        ByteBuffer to = ByteBuffer.allocate(Double.BYTES * (27 + 3 * BUCKETS) + Long.BYTES * 19);
         for (double value : new double[] {
             bid, ask, bidSize, askSize, ref, logRef, spread, spreadBps, queue, micro, trade,
             volume10, signedVolume10, ofi1, absOfi1, ofi10, absOfi10, trades10, weight10,
@@ -341,7 +348,7 @@ final class SymbolState {
         }
         for (long value : new long[] {
             ticks, clock, warmUntil, gapUntil, gapOwed, behind, tradeTs, quoteTs, tradeGap, side,
-            bucket1, bucket5, bucket30, volBucket, seqHigh[0], seqHigh[1], seqSeen[0], seqSeen[1]
+            bucket1, bucket5, bucket30, volBucket, parked, seqHigh[0], seqHigh[1], seqSeen[0], seqSeen[1]
         }) {
             to.putLong(value);
         }
@@ -397,6 +404,7 @@ final class SymbolState {
         s.bucket5 = from.getLong();
         s.bucket30 = from.getLong();
         s.volBucket = from.getLong();
+        s.parked = from.getLong();
         s.seqHigh[0] = from.getLong();
         s.seqHigh[1] = from.getLong();
         s.seqSeen[0] = from.getLong();
