@@ -114,6 +114,7 @@ class Source(_Part):
     topic: str = Field(default="market.ticks.v1", pattern=r"^[a-zA-Z0-9._-]{1,200}$")
     map: FieldMap | None = None
     symbols: tuple[str, ...] | None = None
+    lateness: DurationNs = Field(default=5 * 10**9, description="how far behind its symbol's clock a tick still counts")
     calendar: Literal["24x7", "XNYS"] = "24x7"
     history: str | None = None
 
