@@ -33,7 +33,7 @@ FIXED_FLOATS = 15
 )
 # Integers of state every symbol has. Bucket numbers of rings and volatilities follow.
 (TICKS, CLOCK, WARM_UNTIL, GAP_UNTIL, GAP_OWED, BEHIND, TRADE_TS, QUOTE_TS, TRADE_GAP, SIDE, RUN) = range(11)
-SEQ_HIGH, SEQ_SEEN = 11, 13  # + kind
+SEQ_HIGH = 11  # + kind; two places further: which numbers below it were seen
 FIXED_INTS = 15
 # What happens to a grid when its next bucket begins.
 (VOLATILITY, RING) = range(2)
@@ -196,7 +196,7 @@ def _run(  # noqa: PLR0913, PLR0917 - see `run`
             if symbol < 0 or not wanted_S[symbol]:
                 continue
             f, j = float_SK[symbol], int_SJ[symbol]
-            if _seen_before(j, kind, seq_N[i]):
+            if seen_before(j, SEQ_HIGH + kind, seq_N[i]):
                 continue
             accepted_N[i] = True
             dirty_B[symbol >> 6] = True
@@ -226,22 +226,22 @@ def _run(  # noqa: PLR0913, PLR0917 - see `run`
 
 
 @numba.njit(**_INLINED)
-def _seen_before(j: Int64, kind: int, seq: int) -> bool:
-    """Remember ``seq``; True where it is among the last numbers seen. One too old to know counts as new."""
+def seen_before(j: Int64, at: int, seq: int) -> bool:
+    """Remember ``seq`` in ``j[at]`` and ``j[at + 2]``; True where it is among the last. One too old counts as new."""
     if seq < 0:
         return False
-    high, seen = j[SEQ_HIGH + kind], j[SEQ_SEEN + kind]
+    high, seen = j[at], j[at + 2]
     if seen == 0 or seq > high:
         ahead = seq - high
-        j[SEQ_HIGH + kind] = seq
-        j[SEQ_SEEN + kind] = 1 if seen == 0 or ahead >= SEQ_MEMORY else (seen << ahead) | 1
+        j[at] = seq
+        j[at + 2] = 1 if seen == 0 or ahead >= SEQ_MEMORY else (seen << ahead) | 1
         return False
     back = high - seq
     if back >= SEQ_MEMORY:
         return False
     if (seen >> back) & 1:
         return True
-    j[SEQ_SEEN + kind] = seen | (np.int64(1) << back)
+    j[at + 2] = seen | (np.int64(1) << back)
     return False
 
 
