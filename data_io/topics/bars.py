@@ -12,6 +12,7 @@ from ml_core.errors import SchemaMismatchError
 from ml_core.types import BarBatch, BarStatus
 
 _STATUS = {status.value: status.name.lower() for status in BarStatus}
+_ENCODER = msgspec.json.Encoder()
 
 
 class Bar(msgspec.Struct, frozen=True):
@@ -61,20 +62,19 @@ def encode(bars: BarBatch, *, topic_id: str, partition: int) -> list[Record]:
         topic_id: Of the ticks.
         partition: Of the ticks.
     """
-    columns = {name: getattr(bars, f"{name}_B").tolist() for name in _COLUMNS}
-    records: list[Record] = []
-    for values in zip(*columns.values(), strict=True):
-        fields = dict(zip(columns, values, strict=True))
-        fields["symbol"], fields["kind"] = bars.symbols[fields["symbol"]], bars.kinds[fields["kind"]]
-        fields["status"] = _STATUS[fields["status"]]
-        name = None
-        if fields["revision"] >= 0:
-            name = "-".join(map(str, [topic_id, partition, *(fields[part] for part in _NAME)]))
-        else:
-            fields["offset"] = fields["index"] = None
-        value = msgspec.json.encode(Bar(id=name, **fields))  # NaN becomes null
-        records.append((fields["symbol"].encode(), value, []))
-    return records
+    column = {name: getattr(bars, f"{name}_B").tolist() for name in Bar.__struct_fields__ if name != "id"}
+    column["symbol"] = [bars.symbols[symbol] for symbol in column["symbol"]]
+    column["kind"] = [bars.kinds[kind] for kind in column["kind"]]
+    column["status"] = [_STATUS[status] for status in column["status"]]
+    for name in ("offset", "index"):
+        column[name] = [None if place < 0 else place for place in column[name]]
+    names = zip(column["symbol"], column["kind"], column["number"], column["revision"], strict=True)
+    ids = [
+        f"{topic_id}-{partition}-{symbol}-{kind}-{number}-{revision}" if revision >= 0 else None
+        for symbol, kind, number, revision in names
+    ]
+    made = (Bar(*values) for values in zip(ids, *column.values(), strict=True))
+    return [(bar.symbol.encode(), _ENCODER.encode(bar), []) for bar in made]  # NaN becomes null
 
 
 def decode(value: bytes | None) -> Bar:
@@ -87,7 +87,3 @@ def decode(value: bytes | None) -> Bar:
         return msgspec.json.decode(value or b"", type=Bar)
     except msgspec.DecodeError as error:
         raise SchemaMismatchError(f"the record holds no bar: {error}") from error
-
-
-_COLUMNS = tuple(field for field in Bar.__struct_fields__ if field != "id")
-_NAME = ("symbol", "kind", "number", "revision")

@@ -14,7 +14,7 @@ import numba
 import numpy as np
 
 from ml_core.data_processor.kernels import RESYNC_TICKS, Memory, seen_before
-from ml_core.types import Bool, Float64, Int8, Int32, Int64, TickKind
+from ml_core.types import BarStatus, Bool, Float64, Int8, Int32, Int64, TickKind
 
 # Integers of state every symbol has; after SEQ_HIGH: + kind of tick, then the numbers seen.
 (TICKS, CLOCK, BEHIND, WHOLE_FROM, SEQ_HIGH) = range(5)
@@ -33,12 +33,13 @@ SLOT_FLOATS = 10
 RULE_INTS = 5
 (BY_TIME, BY_TICKS, BY_VOLUME, _) = range(4)
 # What is written of a bar that ends.
-(TICK, SYMBOL, KIND, NUMBER_OUT, START, END, COUNT_OUT, REVISION_OUT, IS_REVISED, IS_WHOLE) = range(10)
+(TICK, SYMBOL, KIND, NUMBER_OUT, START, END, COUNT_OUT, REVISION_OUT, STATUS, IS_WHOLE) = range(10)
 OUT_INTS = 10
 (OPEN_OUT, HIGH_OUT, LOW_OUT, CLOSE_OUT, VOLUME_OUT, VALUE_OUT, BOUGHT_OUT) = range(7)
 OUT_FLOATS = 7
 
 _IS_TRADE, _IS_QUOTE = int(TickKind.TRADE), int(TickKind.QUOTE)
+_FINAL, _REVISED = int(BarStatus.FINAL), int(BarStatus.REVISED)
 _LARGEST = 1e290  # of a price, a size and their product, so that the product can be split into two floats
 _SPLIT = 134217729.0  # 2**27 + 1: splits a float into halves of 26 bits
 _OPTIONS: dict[str, Any] = {"nogil": True, "error_model": "numpy", "_nrt": False}
@@ -319,7 +320,7 @@ def _write(
     else:
         int_I[START], int_I[END] = slot_j[FIRST_TS], slot_j[LAST_TS]
     int_I[COUNT_OUT], int_I[REVISION_OUT], int_I[IS_WHOLE] = slot_j[COUNT], slot_j[REVISION], slot_j[WHOLE]
-    int_I[IS_REVISED] = slot_j[REVISION] > j[at + BASE]
+    int_I[STATUS] = _REVISED if slot_j[REVISION] > j[at + BASE] else _FINAL
     float_O[OPEN_OUT], float_O[HIGH_OUT] = slot_f[OPEN], slot_f[HIGH]
     float_O[LOW_OUT], float_O[CLOSE_OUT] = slot_f[LOW], slot_f[CLOSE]
     float_O[VOLUME_OUT], float_O[VALUE_OUT], float_O[BOUGHT_OUT] = slot_f[VOLUME], slot_f[VALUE], slot_f[BOUGHT]

@@ -4,10 +4,12 @@ Nothing here is part of a state that is kept, and nothing but readers of bars se
 that are looked at, Q kinds of bars, B bars.
 """
 
+from typing import Any
+
 import numpy as np
 
 from ml_core.data_processor import bar_kernel as k
-from ml_core.data_processor.bars import batch_of
+from ml_core.data_processor.bars import columns_of
 from ml_core.data_processor.blocks import grown
 from ml_core.data_processor.state import BarState
 from ml_core.types import SECOND_NS, BarBatch, BarStatus, Bool, Float64, Int64
@@ -49,9 +51,9 @@ class SilentBars:
             return None
         int_BI, float_BO = (np.concatenate(parts) for parts in zip(*found, strict=True))
         none_B = np.full(len(int_BI), -1)
-        bars = batch_of(int_BI, float_BO, self._state, none_B, none_B.astype(np.int32), too_late=0)
-        bars.status_B[:] = BarStatus.PROVISIONAL
-        return bars
+        columns = none_B, none_B.astype(np.int32), *columns_of(int_BI, float_BO)
+        fields: list[Any] = [*columns, self._state.symbols.names, self._state.plan.kinds, 0]
+        return BarBatch(*fields)
 
     def _bars(self, q: int, silent_D: Int64, now_ns: int) -> tuple[Int64, Float64]:
         """Return what the kernel would write of the bars of kind ``q`` that are due, and note which are not yet."""
@@ -75,6 +77,10 @@ class SilentBars:
         int_BI[:, k.TICK], int_BI[:, k.SYMBOL], int_BI[:, k.KIND] = -1, symbol_B, q
         int_BI[:, k.NUMBER_OUT], int_BI[:, k.COUNT_OUT] = number_D[due], slot_BJ[:, k.COUNT]
         int_BI[:, k.START], int_BI[:, k.END] = number_D[due] * width, (number_D[due] + 1) * width
-        int_BI[:, k.REVISION_OUT], int_BI[:, k.IS_REVISED], int_BI[:, k.IS_WHOLE] = -1, 0, slot_BJ[:, k.WHOLE]
+        int_BI[:, k.REVISION_OUT], int_BI[:, k.STATUS], int_BI[:, k.IS_WHOLE] = (
+            -1,
+            BarStatus.PROVISIONAL,
+            slot_BJ[:, k.WHOLE],
+        )
         places = (k.OPEN, k.HIGH, k.LOW, k.CLOSE, k.VOLUME, k.VALUE, k.BOUGHT)
         return int_BI, slot_BK[:, places]
