@@ -186,6 +186,14 @@ def test_after_a_clock_that_was_wrong_bars_go_on_behind_what_is_out() -> None:
     latest(made)
 
 
+def test_a_quote_of_a_wrong_clock_leaves_no_bar_behind() -> None:
+    behind = [trade(12 + i / 10, 11) for i in range(RESYNC_TICKS)]
+
+    made = bars([trade(1, 10), quote(1000, 9, 11), *behind, trade(21, 30)], pipeline("time:10s"))
+
+    assert [(bar.number - FIRST, bar.revision, bar.ticks) for bar in made] == [(0, 0, 1), (1, 1, 1)]
+
+
 def test_ticks_within_the_lateness_never_set_the_clock_back() -> None:
     late = [trade(100 - i, 10) for i in range(1, 3 * RESYNC_TICKS)]
     spec = pipeline("time:10s", lateness="30s", features={"gap": "1s"})
@@ -217,10 +225,11 @@ def test_sums_are_exact_to_the_nearest_float() -> None:
     rng = np.random.default_rng(0)
     sizes, prices = rng.random(1000) * 10.0 ** rng.integers(-6, 6, 1000), rng.random(1000) * 1e5
 
-    [bar] = bars([trade(0, p, s) for p, s in zip(prices, sizes, strict=True)], pipeline("ticks:1000"))
+    made = bars([trade(0, p, s) for p, s in zip(prices, sizes, strict=True)], pipeline("ticks:10"))
 
-    assert bar.volume == float(sum(map(Fraction, sizes)))
-    assert bar.value == float(sum(Fraction(p) * Fraction(s) for p, s in zip(prices, sizes, strict=True)))
+    for bar, price, size in zip(made, prices.reshape(100, 10), sizes.reshape(100, 10), strict=True):
+        assert bar.volume == float(sum(map(Fraction, size)))
+        assert bar.value == float(sum(Fraction(p) * Fraction(s) for p, s in zip(price, size, strict=True)))
 
 
 @pytest.mark.parametrize("ticks", [[trade(0, 1e308, 1e308)], [trade(0, 1e300, 1)], [trade(0, 1, 1e300)]])
