@@ -16,9 +16,10 @@ import numpy as np
 from ml_core.data_processor.kernels import RESYNC_TICKS, Memory, seen_before
 from ml_core.types import BarStatus, Bool, Float64, Int8, Int32, Int64, TickKind
 
-# Integers of state every symbol has; after SEQ_HIGH: + kind of tick, then the numbers seen.
-(TICKS, CLOCK, BEHIND, WHOLE_FROM, SEQ_HIGH) = range(5)
-SYMBOL_INTS = 8
+# Integers of state every symbol has; after SEQ_HIGH: + kind of tick, then the numbers seen. Ticks before COUNTS_FROM,
+# to which a wrong clock was set back, are in no bar: one that had ended would begin anew with them.
+(TICKS, CLOCK, BEHIND, WHOLE_FROM, COUNTS_FROM, SEQ_HIGH) = range(6)
+SYMBOL_INTS = 9
 # Integers of state of a kind of bars: the number of the open one, the revision that bars begin with, and how many
 # revisions were used. A clock that was wrong gives numbers that come again, so that bars begin behind what is out.
 (NUMBER, BASE, USED) = range(3)
@@ -125,7 +126,7 @@ def _run(  # noqa: PLR0913, PLR0917 - see `run`
         price, size, bought = _price_of(of_mids, kind, price_N[i], size_N[i], side_N[i], bid_N[i], ask_N[i])
         if np.isnan(price):
             continue
-        if j[CLOCK] - ts > lateness_ns:
+        if ts < j[COUNTS_FROM] or j[CLOCK] - ts > lateness_ns:
             too_late += 1
             continue
         for q in range(kinds):
@@ -152,7 +153,10 @@ def _advance_clock(j: Int64, ts: int, gap_ns: int, lateness_ns: int) -> tuple[bo
     is_over = is_first or dt < 0 or dt > gap_ns
     if is_over:
         j[WHOLE_FROM] = ts
-    return is_over, dt < 0 and not is_first
+    restarts = dt < 0 and not is_first
+    if restarts:
+        j[COUNTS_FROM] = ts
+    return is_over, restarts
 
 
 @numba.njit(**_OPTIONS)

@@ -170,9 +170,9 @@ def test_a_gap_leaves_a_bar_alone_that_had_ended_before() -> None:
 def test_after_a_clock_that_was_wrong_bars_go_on_behind_what_is_out() -> None:
     wrong = [trade(1000, 50)]
     behind = [trade(12 + i / 10, 11 + i) for i in range(RESYNC_TICKS)]
-    ticks = [trade(1, 10), trade(11, 10), *wrong, *behind, trade(21, 30), trade(995, 60), trade(1001, 61)]
+    ticks = [trade(1, 10), trade(11, 10), *wrong, *behind, trade(9.5, 99), trade(21, 30), trade(995, 60)]
 
-    made = bars([*ticks, trade(1011, 62)], pipeline("time:10s"))
+    made = bars([*ticks, trade(1001, 61), trade(1011, 62)], pipeline("time:10s"))
 
     assert [(bar.number - FIRST, bar.revision, bar.status, bar.complete, bar.prices[3]) for bar in made] == [
         (0, 0, FINAL, False, 10),
@@ -183,7 +183,9 @@ def test_after_a_clock_that_was_wrong_bars_go_on_behind_what_is_out() -> None:
         (99, 1, FINAL, False, 60),
         (100, 1, FINAL, True, 61),
     ]
-    latest(made)
+    assert (
+        latest(made)["A", "time:10s", FIRST].prices[3] == 10
+    )  # what came late behind the wrong clock does not hide it
 
 
 def test_a_quote_of_a_wrong_clock_leaves_no_bar_behind() -> None:
