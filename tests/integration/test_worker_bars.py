@@ -65,7 +65,7 @@ async def test_a_worker_killed_in_the_middle_leaves_the_bars_of_an_undisturbed_r
         found, provisional = await live_bars(lab, spec)
         return len(found) >= len(ended) and still_open <= provisional
 
-    await lab.until(all_there, timeout_s=30)
+    await lab.until(all_there)
     assert (await live_bars(lab, spec))[0] == ended
     assert stop(process) == 0
 
