@@ -5,7 +5,7 @@ import re
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import (
     AfterValidator,
@@ -24,6 +24,9 @@ from ml_core.errors import PipelineNotFoundError, SpecError, nearest
 from ml_core.types import Name
 
 UNITS_NS = {"ns": 1, "us": 10**3, "ms": 10**6, "s": 10**9, "m": 60 * 10**9, "h": 3600 * 10**9, "d": 86400 * 10**9}
+
+BAR_KINDS = ("time", "ticks", "volume", "value")
+MAX_BARS_BACK = 8  # of time bars: so many closed ones are kept for late ticks
 
 
 def parse_duration(text: object) -> int:
@@ -76,6 +79,34 @@ def _trigger(text: str) -> str:
         raise ValueError(f"{text!r} is not 'every <duration>', 'rows <count>', 'drift' or 'decay'{hint}")
     if text.startswith("every "):
         parse_duration(text.removeprefix("every "))
+    return text
+
+
+def parse_bars(text: str) -> tuple[str, float]:
+    """Return what ends a bar and after how much of it: ns, ticks, base units or quote currency.
+
+    >>> parse_bars("time:10s"), parse_bars("value:1e6")
+    (('time', 10000000000), ('value', 1000000.0))
+    """
+    kind, _, size = (part.strip() for part in text.partition(":"))
+    if kind not in BAR_KINDS:
+        raise ValueError(
+            f"{text!r} is not 'time:<duration>' or 'ticks', 'volume', 'value' and a number{nearest(kind, BAR_KINDS)}"
+        )
+    if kind == "time":
+        span_ns = parse_duration(size)
+        if not 10**6 <= span_ns <= 7 * UNITS_NS["d"]:
+            raise ValueError(f"{text!r}: {size} is not within 1ms and 7d")
+        return kind, span_ns
+    pattern = r"[1-9]\d{0,8}" if kind == "ticks" else r"\d+(\.\d+)?(e\d{1,2})?"
+    if re.fullmatch(pattern, size) is None or float(size) == 0:
+        number = "a whole number below 1e9" if kind == "ticks" else "a number above 0, such as 50 or 1e6"
+        raise ValueError(f"{text!r}: {size!r} is not {number}")
+    return kind, float(size)
+
+
+def _bars(text: str) -> str:
+    parse_bars(text)
     return text
 
 
@@ -197,6 +228,24 @@ class Predictions(_Part):
     format: Literal["json", "arrow"] = "json"
 
 
+class Bars(_Part):
+    """Which bars are made of the ticks: ``time:10s``, ``ticks:100``, ``volume:50`` and ``value:1e6`` in any number."""
+
+    by: tuple[Annotated[str, AfterValidator(_bars)], ...] = Field(min_length=1, max_length=8)
+    price: Literal["trade", "mid"] = "trade"
+
+    @model_validator(mode="after")
+    def _fit_together(self) -> Self:
+        rules = [parse_bars(text) for text in self.by]
+        twice = [text for text, rule in zip(self.by, rules, strict=True) if rules.count(rule) > 1]
+        if twice:
+            raise ValueError(f"{' and '.join(twice)} are the same bars")
+        for text, (kind, _) in zip(self.by, rules, strict=True):
+            if self.price == "mid" and kind in ("volume", "value"):
+                raise ValueError(f"{text!r} needs trades, and price = 'mid' makes bars of quotes, which have no volume")
+        return self
+
+
 class Costs(_Part):
     """What trading on a score costs."""
 
@@ -216,7 +265,19 @@ class PipelineSpec(_Part):
     gate: Gate = Gate()
     costs: Costs = Costs()
     predictions: Predictions = Predictions()
+    bars: Bars | None = Field(default=None, description="absent: no bars")
     _folder: Path | None = PrivateAttr(default=None)
+
+    @model_validator(mode="after")
+    def _late_ticks_find_their_bar(self) -> Self:
+        for text in self.bars.by if self.bars else ():
+            kind, width_ns = parse_bars(text)
+            if kind == "time" and self.source.lateness > MAX_BARS_BACK * width_ns:
+                raise ValueError(
+                    f"bars.by: {text!r}: source.lateness of {format_duration(self.source.lateness)} reaches back "
+                    f"further than {MAX_BARS_BACK} bars; make it shorter or the bars wider"
+                )
+        return self
 
     @property
     def folder(self) -> Path | None:
@@ -321,12 +382,14 @@ def _explain(detail: ErrorDetails) -> str:
     if detail["type"] == "literal_error":
         expected = re.findall(r"'([^']*)'", detail["ctx"]["expected"])
         return f"{place}: {detail['input']!r} is not known{nearest(str(detail['input']), expected)}"
-    return f"{place}: {detail['msg'].removeprefix('Value error, ')}"
+    message = str(detail["msg"]).removeprefix("Value error, ")
+    return f"{place}: {message}" if place else message
 
 
 def _known_names(loc: tuple[int | str, ...]) -> list[str]:
     part: type[BaseModel] = PipelineSpec
     for step in loc:
         annotation = part.model_fields[str(step)].annotation
-        part = FieldMap if step == "map" else annotation  # type: ignore[assignment]  # the only optional part is the map
+        choices = get_args(annotation) or (annotation,)  # an optional part is a choice between itself and None
+        part = next(choice for choice in choices if choice is not None)
     return list(part.model_fields)

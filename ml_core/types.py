@@ -46,6 +46,14 @@ class RowFlag(IntFlag):
     AHEAD = 32  # the tick lies further ahead of its symbol than the gap bound, and no second tick has confirmed it yet
 
 
+class BarStatus(IntEnum):
+    """Why a bar is written."""
+
+    FINAL = 0  # it ended
+    REVISED = 1  # a late tick has changed a bar that had ended
+    PROVISIONAL = 2  # its time is over by the wall clock and its symbol is silent; the final one may differ
+
+
 class TickBatch(NamedTuple):
     """Ticks of one partition (or file) in arrival order; N ticks.
 
@@ -93,6 +101,45 @@ class RowBatch(NamedTuple):
         """Return the rows at ``chosen``, in its order."""
         fields: list[Any] = [*(column[chosen] for column in self[:-1]), self.symbols]
         return RowBatch(*fields)
+
+
+class BarBatch(NamedTuple):
+    """Bars of one partition (or file) in the order in which they ended; B bars of Q kinds.
+
+    A name (symbol, kind, number, revision) has one value. Of one number the highest revision counts.
+    """
+
+    offset_B: Int64  # of the tick that made the bar be written, -1 of provisional ones
+    index_B: Int32
+    symbol_B: Int32
+    kind_B: Int32  # index into `kinds`
+    number_B: Int64  # by time: start // width; others: bars of this kind since the symbol's first tick
+    start_ns_B: Int64  # by time: [start, end); others: event time of the first and of the last tick
+    end_ns_B: Int64
+    open_B: Float64
+    high_B: Float64
+    low_B: Float64
+    close_B: Float64
+    volume_B: Float64  # base units; 0 where no tick has a size
+    value_B: Float64  # price times size
+    vwap_B: Float64  # NaN without volume
+    buy_volume_B: Float64  # of trades whose buyer took
+    ticks_B: Int64
+    revision_B: Int64  # -1 of provisional ones
+    status_B: Int8  # BarStatus
+    complete_B: Bool  # False: ticks may be missing, it lies beside a gap or begins with the first tick ever seen
+    symbols: Sequence[str]
+    kinds: Sequence[str]
+    too_late: int  # ticks that are in no bar, because they came later than the lateness
+
+    def __len__(self) -> int:
+        """Return the number of bars, not of fields."""
+        return len(self.offset_B)
+
+    def select(self, chosen: Bool) -> "BarBatch":
+        """Return the chosen bars, in order."""
+        fields: list[Any] = [*(column[chosen] for column in self[:-3]), *self[-3:]]
+        return BarBatch(*fields)
 
 
 class Batch(NamedTuple):

@@ -7,6 +7,8 @@ REJECTS = Counter("tickwise_dead_letters_total", "Records sent to the dead lette
 LATE = Counter("tickwise_late_ticks_total", "Late ticks, within lateness and beyond", ["topic", "beyond"])
 ROWS = Counter("tickwise_rows_total", "Feature rows published", ["feature_set"])
 PREDICTIONS = Counter("tickwise_predictions_total", "Predictions published", ["pipeline", "status"])
+BARS = Counter("tickwise_bars_total", "Bars published", ["feature_set", "status"])
+TOO_LATE = Counter("tickwise_too_late_ticks_total", "Ticks too late for any bar", ["feature_set"])
 BATCH_SECONDS = Histogram(
     "tickwise_batch_seconds",
     "From a fetched batch to its outputs handed over",

@@ -1,4 +1,4 @@
-"""Everything one partition remembers: symbols, feature state and window tails of each feature set."""
+"""Everything one partition remembers: symbols, and features, bars and window tails of each feature set."""
 
 import hashlib
 from collections import deque
@@ -8,7 +8,9 @@ import numpy as np
 
 from data_io.topics.predictions import Encoder
 from data_io.topics.rows import RowEncoder
+from ml_core.data_processor.bars import BarPlan, BarState
 from ml_core.data_processor.features import KERNEL_VERSION, FeaturePlan, FeatureState
+from ml_core.data_processor.silent_bars import SilentBars
 from ml_core.data_processor.windows import Tail
 from ml_core.spec import PipelineSpec
 from ml_core.types import RowBatch, RowFlag, SymbolTable
@@ -42,7 +44,7 @@ class LabelledRows:
 
 
 class FeatureSetState:
-    """State of one feature set: feature state, and a tail of rows for each window length its pipelines use."""
+    """State of one feature set: features, bars, and a tail of rows for each window length its pipelines use."""
 
     def __init__(self, plan: FeaturePlan, pipelines: Sequence[PipelineSpec], symbols: SymbolTable) -> None:
         """Start empty; ``symbols`` is shared by all sets of the partition."""
@@ -51,6 +53,9 @@ class FeatureSetState:
         windows = sorted({spec.features.window for spec in pipelines if spec.features.window > 1})
         self.rows = RowEncoder(plan.names, plan.hash, KERNEL_VERSION)
         self.encoders: dict[str, Encoder] = {}  # pipeline -> the one of the version that serves it
+        bars = BarPlan.from_spec(pipelines[0])  # pipelines of one set agree
+        self.bars = None if bars is None else BarState(bars, symbols)
+        self.silent_bars = None if self.bars is None else SilentBars(self.bars)
         self.tails = {window: Tail(window, len(plan.names)) for window in windows}
 
 
@@ -71,8 +76,9 @@ class PartitionState:
 
     @property
     def kernels(self) -> dict[str, str]:
-        """Feature set -> hash of its feature schema and, where it takes only some symbols, of their names."""
-        return {name: _digest(state.plan) for name, state in self.sets.items()}
+        """Feature set -> hash of its feature schema and, where it takes only some symbols, of their names; so bars."""
+        bars = {f"{name}/bars": state.bars.plan.hash for name, state in self.sets.items() if state.bars is not None}
+        return {name: _digest(state.plan) for name, state in self.sets.items()} | bars
 
     def dump(self) -> list[tuple[bytes, bytes]]:
         """Return the blocks that changed since the last dump, and consider them written."""
@@ -80,13 +86,16 @@ class PartitionState:
         for name, state in self.sets.items():
             blocks += [(f"{name}/features/{block}".encode(), data) for block, data in state.features.dump()]
             state.features.mark_clean()
+            if state.bars is not None:
+                blocks += [(f"{name}/bars/{block}".encode(), data) for block, data in state.bars.dump()]
+                state.bars.mark_clean()
             for window, tail in state.tails.items():
                 blocks += [(f"{name}/window-{window}/{block}".encode(), data) for block, data in tail.dump()]
                 tail.mark_clean()
         return blocks
 
     def load(self, blocks: Iterable[tuple[bytes, bytes]]) -> set[bytes]:
-        """Take over the blocks of a checkpoint; return the keys of sets and windows that are no longer used.
+        """Take over the blocks of a checkpoint; return the keys of sets, bars and windows that are no longer used.
 
         Raises:
             SchemaMismatchError: A block is of another kernel or names its symbols otherwise; the state is half full.
@@ -99,6 +108,11 @@ class PartitionState:
                 unused.add(key)
             elif part == "features":
                 state.features.load(int(block), data)
+            elif part == "bars":
+                if state.bars is None:
+                    unused.add(key)
+                else:
+                    state.bars.load(int(block), data)
             elif (tail := state.tails.get(int(part.removeprefix("window-")))) is not None:
                 tail.load(int(block), data)
             else:

@@ -12,8 +12,9 @@ import structlog
 import uvloop
 from aiokafka.errors import KafkaError
 
-from data_io.topics import admin, dead_letters, job_requests, label_counts, late_ticks, predictions, rows, ticks
+from data_io.topics import admin, bars, dead_letters, job_requests, label_counts, late_ticks, predictions, rows, ticks
 from ml_core import spec as pipeline_file
+from ml_core.data_processor.bars import BarPlan
 from ml_core.data_processor.features import FeaturePlan
 from ml_core.errors import KafkaUnavailableError, NotFoundError, SetupError, StuckError
 from ml_core.spec import PipelineSpec
@@ -44,14 +45,15 @@ def feature_sets(pipelines: Sequence[PipelineSpec]) -> dict[str, tuple[FeaturePl
     """Group ``pipelines`` by the feature set they read.
 
     Raises:
-        SetupError: Two pipelines give one feature set different features or different symbols.
+        SetupError: Two pipelines give one feature set different features, symbols or bars.
         SpecError: A feature is unknown.
     """
     sets: dict[str, tuple[FeaturePlan, list[PipelineSpec]]] = {}
     for spec in pipelines:
         plan = FeaturePlan.from_spec(spec)
         first, members = sets.setdefault(spec.feature_set, (plan, []))
-        if (first.hash, first.symbols) != (plan.hash, plan.symbols):
+        bars_differ = bool(members) and BarPlan.from_spec(members[0]) != BarPlan.from_spec(spec)
+        if (first.hash, first.symbols) != (plan.hash, plan.symbols) or bars_differ:
             raise SetupError(
                 f"pipelines {members[0].name} and {spec.name} share the feature set {spec.feature_set} "
                 "and define it differently"
@@ -255,6 +257,7 @@ class Worker:
             late_ticks.topic_spec(self.topic, info.partitions),
             state_log.topic_spec(self.group, info.partitions),
             *(rows.topic_spec(name, info.partitions) for name in self.sets),
+            *(bars.topic_spec(name, info.partitions) for name, (_, specs) in self.sets.items() if specs[0].bars),
             *(predictions.topic_spec(spec.name, info.partitions) for spec in self.pipelines),
             job_requests.topic_spec(),
             dead_letters.topic_spec(job_requests.NAME, 1),

@@ -31,7 +31,7 @@ FIXED_FLOATS = 15
 )
 # Integers of state every symbol has. Bucket numbers of rings and volatilities follow.
 (TICKS, CLOCK, WARM_UNTIL, GAP_UNTIL, OWED, BEHIND, TRADE_TS, QUOTE_TS, TRADE_GAP, SIDE, RUN) = range(11)
-SEQ_HIGH, SEQ_SEEN = 11, 13  # + kind
+SEQ_HIGH = 11  # + kind; two places further: which numbers below it were seen
 PARKED = 15  # time of the tick before, where BEHIND is -1: it lay too far ahead to be believed alone
 EDGE = 16  # where the session, or the closed time, that the clock is in ends
 FIXED_INTS = 17
@@ -116,7 +116,7 @@ def _run(  # noqa: PLR0913, PLR0917 - see `run`
             if symbol < 0 or not wanted_S[symbol]:
                 continue
             f, j = float_SK[symbol], int_SJ[symbol]
-            if _seen_before(j, kind, seq_N[i]):
+            if seen_before(j, SEQ_HIGH + kind, seq_N[i]):
                 continue
             dirty_B[symbol >> 6] = True
             dt, lag_N[i] = _advance_clock(f, j, ts_ns_N[i], start_K, grid_3G, width_G, gap_ns, look_back_ns, edge_E)
@@ -145,22 +145,22 @@ def _run(  # noqa: PLR0913, PLR0917 - see `run`
 
 
 @numba.njit(**_INLINED)
-def _seen_before(j: Int64, kind: int, seq: int) -> bool:
-    """Remember ``seq``; True where it is among the last numbers seen. One too old to know counts as new."""
+def seen_before(j: Int64, at: int, seq: int) -> bool:
+    """Remember ``seq`` in ``j[at]`` and ``j[at + 2]``; True where it is among the last. One too old counts as new."""
     if seq < 0:
         return False
-    high, seen = j[SEQ_HIGH + kind], j[SEQ_SEEN + kind]
+    high, seen = j[at], j[at + 2]
     if seen == 0 or seq > high:
         ahead = seq - high
-        j[SEQ_HIGH + kind] = seq
-        j[SEQ_SEEN + kind] = 1 if seen == 0 or ahead >= SEQ_MEMORY else (seen << ahead) | 1
+        j[at] = seq
+        j[at + 2] = 1 if seen == 0 or ahead >= SEQ_MEMORY else (seen << ahead) | 1
         return False
     back = high - seq
     if back >= SEQ_MEMORY:
         return False
     if (seen >> back) & 1:
         return True
-    j[SEQ_SEEN + kind] = seen | (np.int64(1) << back)
+    j[at + 2] = seen | (np.int64(1) << back)
     return False
 
 

@@ -1,31 +1,53 @@
-"""Feature state of the symbols of one partition: two arrays that grow, dumped as blocks of 64 symbols."""
+"""State of the symbols of one partition: two arrays that grow, dumped as blocks of 64 symbols."""
 
 from collections.abc import Sequence
+from typing import ClassVar, Protocol
 
 import numpy as np
 
 from ml_core.data_processor import blocks
+from ml_core.data_processor.bar_plan import BAR_KERNEL_VERSION, BarPlan
 from ml_core.data_processor.kernel_tables import Memory, Scratch
 from ml_core.data_processor.kernels import IMPULSES, KERNEL_VERSION
 from ml_core.data_processor.plan import FeaturePlan
 from ml_core.errors import SchemaMismatchError
 from ml_core.types import Bool, Float64, Int64, SymbolTable
 
-_MAGIC = b"TWFS"
+
+class Plan(Protocol):
+    """What a state has to know of its plan."""
+
+    @property
+    def hash(self) -> str:
+        """State of another hash does not fit."""
+
+    @property
+    def symbols(self) -> frozenset[str] | None:
+        """The only symbols that count; None: all."""
+
+    @property
+    def floats(self) -> int:
+        """Floats of state a symbol."""
+
+    @property
+    def ints(self) -> int:
+        """Integers of state a symbol."""
 
 
-class FeatureState:
-    """State of one feature set; one task owns it."""
+class SymbolState:
+    """Arrays of state with a row for each symbol, zeros for one that has seen no ticks; one task owns it."""
 
-    def __init__(self, plan: FeaturePlan, symbols: SymbolTable) -> None:
+    _magic: ClassVar[bytes]  # these two say in a block whose it is
+    _version: ClassVar[int]
+
+    def __init__(self, plan: Plan, symbols: SymbolTable) -> None:
         """Start empty; ``symbols`` is the partition's table, which decoders grow and which may be shared."""
-        self.plan, self.symbols = plan, symbols
+        self._plan, self.symbols = plan, symbols
         self._known = 0  # names of the table that have a place here
         self._float_SK: Float64 = np.zeros((0, plan.floats))
         self._int_SJ: Int64 = np.zeros((0, plan.ints), dtype=np.int64)
         self._wanted_S: Bool = np.zeros(0, dtype=np.bool_)
         self._dirty_B: Bool = np.zeros(0, dtype=np.bool_)
-        self.scratch = Scratch(np.empty(len(plan.compiled.program.rate_D)), np.empty(IMPULSES))
 
     def memory(self) -> Memory:
         """Return the arrays, with a place for every symbol of the table; valid until the table grows."""
@@ -36,7 +58,7 @@ class FeatureState:
         """Return (number, bytes) of each block, or only of those that changed since `mark_clean`."""
         self._grow()
         return [
-            (block, blocks.pack(_MAGIC, KERNEL_VERSION, self.plan.hash, block, *self._part(block)))
+            (block, blocks.pack(self._magic, self._version, self._plan.hash, block, *self._part(block)))
             for block in blocks.chosen(self._dirty_B, self._known, dirty_only=dirty_only)
         ]
 
@@ -52,7 +74,7 @@ class FeatureState:
                 the table does. State has to be rebuilt from ticks.
         """
         like = (self._float_SK, self._int_SJ)
-        names, (float_SK, int_SJ) = blocks.unpack(data, _MAGIC, KERNEL_VERSION, self.plan.hash, block, like)
+        names, (float_SK, int_SJ) = blocks.unpack(data, self._magic, self._version, self._plan.hash, block, like)
         first = block * blocks.BLOCK
         take_names(self.symbols, first, names)
         self._grow()
@@ -71,10 +93,33 @@ class FeatureState:
         self._int_SJ = blocks.grown(self._int_SJ, count)
         self._wanted_S = blocks.grown(self._wanted_S, count)
         self._dirty_B = blocks.grown(self._dirty_B, -(-count // blocks.BLOCK))
-        wanted = self.plan.symbols
+        wanted = self._plan.symbols
         self._wanted_S[known:count] = [wanted is None or name in wanted for name in self.symbols.names[known:]]
         blocks.mark_new_names(self._dirty_B, known, count)
         self._known = count
+
+
+class FeatureState(SymbolState):
+    """State of one feature set."""
+
+    _magic, _version = b"TWFS", KERNEL_VERSION
+
+    def __init__(self, plan: FeaturePlan, symbols: SymbolTable) -> None:
+        """See ``SymbolState``."""
+        super().__init__(plan, symbols)
+        self.plan = plan
+        self.scratch = Scratch(np.empty(len(plan.compiled.program.rate_D)), np.empty(IMPULSES))
+
+
+class BarState(SymbolState):
+    """Open bars of one feature set, and those that late ticks may still revise."""
+
+    _magic, _version = b"TWBS", BAR_KERNEL_VERSION
+
+    def __init__(self, plan: BarPlan, symbols: SymbolTable) -> None:
+        """See ``SymbolState``."""
+        super().__init__(plan, symbols)
+        self.plan = plan
 
 
 def take_names(symbols: SymbolTable, first: int, names: Sequence[str]) -> None:

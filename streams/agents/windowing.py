@@ -1,4 +1,4 @@
-"""From a round of fetched batches to rows, predictions and letters: decode, features, scores, in that order."""
+"""From a round of fetched batches to bars, rows, predictions and letters: decode, features, scores, in order."""
 
 import time
 from collections.abc import Sequence
@@ -10,12 +10,12 @@ import numpy as np
 from data_io.topics import dead_letters, late_ticks, predictions, record_batch, rows
 from data_io.topics.predictions import PredictionBatch
 from data_io.topics.ticks import Decoded, TickDecoder
-from ml_core.data_processor import features
+from ml_core.data_processor import bars, features
 from ml_core.spec import PipelineSpec
 from ml_core.types import Int64, RowBatch
 from model_ops_manager.champion import Serving
 from model_ops_manager.scoring import Unscored
-from streams import metrics
+from streams import bar_outputs, metrics
 from streams.agents import scoring
 from streams.partition_state import FeatureSetState
 from streams.transport.batch_channel import Batch, BatchChannel
@@ -83,6 +83,8 @@ def _move(batch: Batch, decoder: TickDecoder) -> tuple[list[_Waiting], int, int]
     lags: list[Int64] = []
     count = 0
     for name, state in partition.state.sets.items():
+        if state.bars is not None:
+            bar_outputs.publish_ended(partition, name, bars.step(decoded.ticks, state.bars))
         made, lag_N = features.move(decoded.ticks, state.features)
         lags.append(lag_N)
         windows = scoring.windows(made, state)

@@ -11,14 +11,14 @@ from typing import Any, Protocol
 import structlog
 from aiokafka import TopicPartition
 
-from data_io.topics import dead_letters, late_ticks, rows
+from data_io.topics import bars, dead_letters, late_ticks, rows
 from data_io.topics import predictions as predictions_topic
 from data_io.topics.raw_records import RawFetch
 from ml_core.data_processor.features import FeaturePlan
 from ml_core.errors import ModelNotFoundError, ModelRefusedError, SchemaMismatchError, SetupError
 from ml_core.spec import PipelineSpec
 from model_ops_manager.champion import Serving
-from streams import metrics
+from streams import bar_outputs, metrics
 from streams.partition_state import PartitionState
 from streams.transport.batch_sender import BatchSender
 from streams.transport.outputs import Lanes, Outputs, Transaction
@@ -29,6 +29,7 @@ log = structlog.get_logger()
 
 # Reporting label counts is no part of a checkpoint: counts are absolute, so the next report repairs a lost one.
 REPORT_TIMEOUT_S = 5.0
+SILENCE_S = 1.0  # between two looks for bars of silent symbols
 
 
 class Models(Protocol):
@@ -78,6 +79,7 @@ class Shared:
     def outputs(self) -> list[str]:
         """All topics that outputs go to."""
         found = [dead_letters.name(self.topic), late_ticks.name(self.topic), *(rows.name(name) for name in self.sets)]
+        found += [bars.name(name) for name, (_, pipelines) in self.sets.items() if pipelines[0].bars is not None]
         return found + [predictions_topic.name(spec.name) for spec in self.pipelines]
 
 
@@ -119,6 +121,8 @@ class Partition:
         self._committed = -1
         self._next_checkpoint = 0.0
         self._rows_since = 0
+        self._next_silence = 0.0
+        self._owes_commit = False  # something is in the transaction that is no output of a tick
         self._task: asyncio.Task[None] | None = None
 
     async def open(self, first_offset: int) -> None:
@@ -260,7 +264,7 @@ class Partition:
         self._rows_since += rows
 
     def look_around(self) -> None:
-        """Start the checkpoint or model swap that is due; called between batches.
+        """Show silent bars, and start the checkpoint or model swap that is due; called between batches.
 
         Raises:
             TickwiseError: The last checkpoint failed.
@@ -273,12 +277,22 @@ class Partition:
             task.result()
         if self.phase is not Phase.OPEN:
             return
+        self._show_silent_bars()
         wanted = self._wanted()
         if wanted is not None:
             self.phase = Phase.SWAPPING
             self._start(self._swap(wanted, *self._snapshot(wanted)), "swap")
         elif self._is_due():
             self._start(self._commit(*self._snapshot(self.serving)), "checkpoint")
+
+    def _show_silent_bars(self) -> None:
+        """Write provisional bars, which change no state; none while what is out is computed again."""
+        now_s = time.monotonic()
+        if now_s < self._next_silence or self.position < self.publish_from or not self.outputs.has_room:
+            return
+        self._next_silence = now_s + SILENCE_S
+        if bar_outputs.publish_silent(self, time.time_ns()):
+            self._owes_commit = self.shared.exactly_once
 
     def _start(self, work: Coroutine[Any, Any, None], name: str) -> None:
         self._task = asyncio.create_task(work, name=f"{name}-{self.number}")
@@ -326,7 +340,8 @@ class Partition:
 
     def _is_due(self) -> bool:
         due = time.monotonic() >= self._next_checkpoint or self._rows_since >= self.shared.checkpoint_rows
-        return due and self.position != self._committed and self.position >= self.publish_from
+        is_new = self.position != self._committed or self._owes_commit
+        return due and is_new and self.position >= self.publish_from
 
     def _snapshot(self, serving: Mapping[str, Serving]) -> tuple[Manifest, Blocks]:
         """Return position and changed state as they are between two batches; later batches do not touch the copy."""
@@ -350,7 +365,7 @@ class Partition:
         began = time.monotonic()
         await self.outputs.settle()
         await self._log.commit(manifest, blocks)
-        self._committed = manifest.position
+        self._committed, self._owes_commit = manifest.position, False
         self._next_checkpoint = time.monotonic() + self.shared.checkpoint_s
         metrics.CHECKPOINTS.inc()
         metrics.CHECKPOINT_SECONDS.observe(time.monotonic() - began)

@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 
 from data_io.data_fetcher.sources import open_source
-from data_io.topics import dead_letters, predictions, rows
+from data_io.topics import bars, dead_letters, predictions, rows
 from data_io.topics.ticks import TickDecoder
 from ml_core import fit as learning
 from ml_core.errors import CorruptRecordError, KafkaUnavailableError
 from ml_core.model.runtime import Scorer
-from ml_core.spec import Predictions, parse
+from ml_core.spec import PipelineSpec, Predictions, parse
 from model_ops_manager.champion import Serving
 from streams.agents import windowing
 from streams.transport.batch_channel import Batch, Round
@@ -214,3 +214,34 @@ async def test_without_a_model_rows_go_out_and_predictions_do_not(partition, spe
 
     assert partition.outputs.of(predictions.name(spec.name)) == []
     assert len(offsets(partition, spec)) == 5
+
+
+@pytest.fixture
+def barred() -> PipelineSpec:
+    return parse(
+        {"name": "demo", "label": {"delay": "0ms", "horizons": ["1s"]}, "bars": {"by": ["time:10s"], "price": "mid"}}
+    )
+
+
+def bar_offsets(partition) -> list[int]:
+    return [bars.decode(value).offset for _, value, _ in partition.outputs.of(bars.name("demo"))]
+
+
+async def test_bars_end_with_a_tick_and_carry_its_name(barred) -> None:
+    partition = partition_of(barred)
+
+    await run(partition, fetch_of(quotes(35)))
+
+    assert bar_offsets(partition) == [10, 20, 30]
+    [first, *_] = partition.outputs.of(bars.name("demo"))
+    assert bars.decode(first[1]).id == "Topic-id-2-ACME-time:10s-170000000-0"
+
+
+async def test_bars_that_are_out_are_not_written_again_while_state_is_rebuilt(barred) -> None:
+    partition = partition_of(barred)
+    partition.publish_from = 20
+
+    await run(partition, fetch_of(quotes(35)))
+
+    assert bar_offsets(partition) == [20, 30]
+    assert [bars.decode(value).ticks for _, value, _ in partition.outputs.of(bars.name("demo"))] == [10, 10]

@@ -5,7 +5,11 @@ from pathlib import Path
 import pytest
 
 from api import cli
+from data_io.data_fetcher.sources import open_source
+from ml_core.data_processor.bars import BarPlan, BarState, step
 from ml_core.model.fitted import FittedModel
+from ml_core.spec import load
+from ml_core.types import SymbolTable
 
 ROOT = Path(__file__).parents[3]
 EXAMPLES = ROOT / "docs" / "examples"
@@ -32,6 +36,17 @@ def test_the_notebook_lines_of_the_readme_run(tmp_path, monkeypatch, capsys):
     assert names["scores"].shape == (5, 1)
     assert (tmp_path / "models" / "own-model" / "model.onnx").is_file()
     assert "against" in capsys.readouterr().out
+
+
+def test_the_example_of_bars_makes_bars_of_every_kind():
+    pipeline = load(EXAMPLES / "bars.toml")
+    state, kinds = BarState(BarPlan.from_spec(pipeline), SymbolTable()), set()
+    for batch in open_source(pipeline.source.history).stream():
+        for symbol in batch.symbols:
+            state.symbols.add(symbol)
+        made = step(batch, state)
+        kinds |= {made.kinds[kind] for kind in made.kind_B.tolist()}
+    assert kinds == set(pipeline.bars.by)
 
 
 @pytest.mark.parametrize(

@@ -35,6 +35,21 @@ MAP = {"ts": "$.T:ms", "symbol": "$.s", "price": "$.p", "size": "$.q"}
         ({"name": "x", "retrain": {"when": ["every 6x"]}}, "retrain.when.0: '6x' is not a duration"),
         ({"name": "x", "retrain": {"when": ["rows 0"]}}, "retrain.when.0: 'rows 0' is not"),
         ({"name": "x", "features": 3}, "features: Input should be"),
+        ({"name": "x", "bars": {"bye": []}}, "bars.bye: unknown name; did you mean 'by'?"),
+        ({"name": "x", "bars": {"by": []}}, "bars.by: Tuple should have at least 1 item"),
+        ({"name": "x", "bars": {"by": ["tiem:1s"]}}, "bars.by.0: 'tiem:1s' is not 'time:<duration>' or"),
+        ({"name": "x", "bars": {"by": ["tiem:1s"]}}, "; did you mean 'time'?"),
+        ({"name": "x", "bars": {"by": ["time:1sek"]}}, "bars.by.0: '1sek' is not a duration"),
+        ({"name": "x", "bars": {"by": ["time:8d"]}}, "bars.by.0: 'time:8d': 8d is not within 1ms and 7d"),
+        ({"name": "x", "bars": {"by": ["ticks:1.5"]}}, "'1.5' is not a whole number below 1e9"),
+        ({"name": "x", "bars": {"by": ["volume:0.0"]}}, "'0.0' is not a number above 0"),
+        ({"name": "x", "bars": {"by": ["time:60s", "time:1m"]}}, "bars: time:60s and time:1m are the same bars"),
+        ({"name": "x", "bars": {"by": ["value:5"], "price": "mid"}}, "bars: 'value:5' needs trades"),
+        ({"name": "x", "bars": {"by": ["ticks:5"], "price": "mids"}}, "bars.price: 'mids' is not known; did you mean"),
+        (
+            {"name": "x", "source": {"lateness": "9s"}, "bars": {"by": ["time:1s"]}},
+            "  bars.by: 'time:1s': source.lateness of 9s reaches back further than 8 bars",
+        ),
     ],
 )
 def test_what_is_wrong_is_told_with_its_place_and_what_would_be_right(data, words) -> None:

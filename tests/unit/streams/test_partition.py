@@ -6,12 +6,15 @@ from types import SimpleNamespace
 
 import pytest
 
+from ml_core.data_processor import bars
 from ml_core.data_processor.features import FeaturePlan
 from ml_core.errors import ModelRefusedError
 from ml_core.spec import parse
+from streams.partition_state import PartitionState
 from streams.transport.batch_sender import BatchSender
 from streams.transport.partition import Partition, Phase, Shared
 from streams.transport.state_log import Manifest
+from tests.unit.ml_core.data_processor.market import batch, trade
 
 SPEC = parse({"name": "demo"})
 PLAN = FeaturePlan.from_spec(SPEC)
@@ -149,3 +152,56 @@ async def test_ticks_are_fetched_for_what_can_be_handed_out_soon(
     partition.shared = dataclasses.replace(partition.shared, linger_s=linger_s)
     partition.advance(1, 1)
     assert partition.wants_ticks is wanted
+
+
+BARRED = parse({"name": "demo", "bars": {"by": ["time:1s"]}})
+
+
+@pytest.fixture
+def silent(partition, monkeypatch):
+    """A partition whose symbol fell silent in a bar that is over, and what it writes."""
+    sent: list[str] = []
+    partition.shared = dataclasses.replace(partition.shared, sets={SPEC.feature_set: (PLAN, [BARRED])})
+    partition.state = PartitionState(partition.shared.sets, {})
+    state = partition.state.sets[SPEC.feature_set].bars
+    bars.step(batch([trade(0.1, 10)], state.symbols), state)
+    partition.outputs.send = lambda topic, _batches: sent.append(topic)
+    monkeypatch.setattr("ml_core.data_processor.silent_bars.GRACE_NS", -1)
+    monkeypatch.setattr("streams.transport.partition.SILENCE_S", 0.0)
+    partition.phase, partition.position, partition.publish_from = Phase.OPEN, 500, 500
+    partition._committed, partition.shared.models.current = 500, lambda _pipeline: None
+    return partition, sent
+
+
+async def test_a_silent_symbol_has_its_open_bar_shown_once(silent) -> None:
+    partition, sent = silent
+    assert partition.shared.outputs == ["ticks.dlq", "features.demo.v1", "bars.demo.v1", "predictions.demo.v1"]
+
+    for _ in range(3):
+        partition.look_around()
+
+    assert sent == ["bars.demo.v1"]
+    assert partition._task is None  # no tick came, so there is nothing to keep
+
+
+async def test_nothing_is_shown_while_state_is_rebuilt(silent) -> None:
+    partition, sent = silent
+    partition.publish_from = 501
+
+    partition.look_around()
+
+    assert sent == []
+
+
+async def test_what_is_shown_exactly_once_is_committed_though_no_tick_came(silent) -> None:
+    partition, sent = silent
+    partition.shared = dataclasses.replace(partition.shared, exactly_once=True)
+    kept = keep_commits(partition)
+
+    for _ in range(3):
+        partition.look_around()
+        if partition._task is not None:
+            await asyncio.wait([partition._task])
+
+    assert sent == ["bars.demo.v1"]
+    assert [written.position for written, _ in kept] == [500]

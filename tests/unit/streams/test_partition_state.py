@@ -4,7 +4,8 @@ import pytest
 from data_io.data_fetcher.sources import open_source
 from data_io.topics import ticks
 from data_io.topics.records import Records
-from ml_core.data_processor import features
+from ml_core.data_processor import bars, features
+from ml_core.data_processor.bars import BarPlan
 from ml_core.data_processor.features import FeaturePlan
 from ml_core.errors import SchemaMismatchError
 from ml_core.spec import parse
@@ -92,6 +93,40 @@ def test_other_symbols_are_another_kernel() -> None:
     assert kernels(["A", "B"]) == kernels(["B", "A"])
     assert kernels(["A", "B"]) != kernels(["A"])
     assert state_of(SHORT).kernels == {"basic": FeaturePlan.from_spec(SHORT).hash}
+
+
+def with_bars(**source):
+    return parse({"name": "short", "bars": {"by": ["time:1s", "ticks:9"]}, "source": source, **PARTS})
+
+
+def move_bars(state: PartitionState, records: Records, part: slice):
+    decoded, _ = ticks.TickDecoder().decode(Records(*(column[part] for column in records)), state.symbols)
+    made = bars.step(decoded, state.sets["basic"].bars)
+    return [column.tobytes() for column in made[:-3]]
+
+
+def test_bars_that_were_dumped_and_loaded_go_on_bit_for_bit(records) -> None:
+    original, restored = state_of(with_bars()), state_of(with_bars())
+    log: dict[bytes, bytes] = {}
+    for start in range(0, 2000, 500):
+        move_bars(original, records, slice(start, start + 500))
+        log.update(original.dump())
+
+    assert restored.load(log.items()) == set()
+    assert any(b"/bars/" in key for key in log)
+    assert move_bars(restored, records, slice(2000, None)) == move_bars(original, records, slice(2000, None))
+
+
+def test_other_bars_are_another_kernel_and_none_leave_the_digests_as_they_were(records) -> None:
+    plain = FeaturePlan.from_spec(SHORT).hash
+    assert state_of(with_bars()).kernels == {"basic": plain, "basic/bars": BarPlan.from_spec(with_bars()).hash}
+    assert state_of(with_bars()).kernels != state_of(with_bars(lateness="1s")).kernels
+
+    before, after = state_of(with_bars()), state_of(SHORT)
+    move_bars(before, records, slice(0, 500))
+    blocks = dict(before.dump())
+
+    assert after.load(blocks.items()) == {key for key in blocks if b"/bars/" in key} != set()
 
 
 class Rows:

@@ -21,6 +21,20 @@ def test_pipelines_with_one_feature_set_agree_on_features_and_on_symbols() -> No
             feature_sets([one, parse({"name": "two", "features": {"set": "basic"}, **other})])
 
 
+@pytest.mark.parametrize(
+    "other",
+    [{}, {"bars": {"by": ["ticks:6"]}}, {"bars": {"by": ["ticks:5"]}, "source": {"lateness": "1s"}}],
+)
+def test_pipelines_with_one_feature_set_agree_on_bars(other) -> None:
+    one, same = (
+        parse({"name": name, "features": {"set": "basic"}, "bars": {"by": ["ticks:5"]}}) for name in ("one", "same")
+    )
+    assert feature_sets([one, same])["basic"][1] == [one, same]
+
+    with pytest.raises(SetupError, match="define it differently"):
+        feature_sets([one, parse({"name": "two", "features": {"set": "basic"}, **other})])
+
+
 def test_a_worker_reads_one_topic_through_one_map() -> None:
     with pytest.raises(SetupError, match="run one worker for each"):
         one_source([parse({"name": "one"}), parse({"name": "two", "source": {"topic": "other"}})])
