@@ -41,6 +41,9 @@ class WorkerSettings(CommonSettings):
     )
     stuck_s: float = Field(default=60.0, gt=0, description="no progress for this long while ticks wait: not ready")
     stuck_exit_s: float = Field(default=300.0, ge=0, description="and for this long: the worker ends with 3; 0: never")
+    parity_s: float = Field(
+        default=60.0, ge=0, le=86_400, description="every so often some rows are computed again and compared; 0: never"
+    )
 
     @property
     def checkpoint_interval_s(self) -> float:

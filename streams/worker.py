@@ -23,6 +23,7 @@ from streams.agents import learning, retraining, windowing
 from streams.health import HealthServer
 from streams.last_resort import LastResort
 from streams.models import FollowedModels
+from streams.parity_sample import ParitySample
 from streams.settings import WorkerSettings
 from streams.transport import state_log
 from streams.transport.batch_channel import batch_channel
@@ -165,6 +166,14 @@ class Worker:
             for spec in self.pipelines
             if spec.retrain.every_ns
         ]
+        if self.settings.parity_s:
+            sample = ParitySample(
+                self.settings.kafka,
+                lambda: tuple(source.partitions.values()),
+                every_s=self.settings.parity_s,
+                checkpoint_s=shared.checkpoint_s,
+            )
+            background.append(asyncio.create_task(sample.run(), name="parity-sample"))
         loop = asyncio.get_running_loop()
 
         def give_up(why: str) -> None:

@@ -1,6 +1,7 @@
 """`tickwise verify`: can the numbers be trusted?"""
 
 import asyncio
+from datetime import UTC, datetime
 from typing import Annotated
 
 import typer
@@ -13,8 +14,9 @@ from ml_core.data_processor.features import FeaturePlan
 from ml_core.errors import InputError
 from ml_core.spec import find, load_all
 from model_ops_manager import parity as checked
+from model_ops_manager.compared import Compared
 from model_ops_manager.mlflow_agent import MlflowAgent
-from model_ops_manager.parity import Compared, Parity
+from model_ops_manager.parity import Arrival, Parity
 
 app = typer.Typer(no_args_is_help=True, help="Can the numbers be trusted?", pretty_exceptions_enable=False)
 
@@ -30,6 +32,15 @@ def parity(
         list[str] | None,
         typer.Option("--range", help="PARTITION:FIRST-LAST, offsets of ticks; default: as far as outputs reach."),
     ] = None,
+    since: Annotated[
+        str | None,
+        typer.Option(
+            "--from",
+            help="2026-11-29T10:00, UTC unless it names a zone: ticks that arrived at Kafka from then on. "
+            "The time is the one Kafka stamped, not the event time in the tick.",
+        ),
+    ] = None,
+    until: Annotated[str | None, typer.Option("--to", help="And before this time of arrival.")] = None,
     kafka: Annotated[
         str | None, typer.Option(help="Bootstrap servers; default TICKWISE_KAFKA or 127.0.0.1:9092.")
     ] = None,
@@ -39,8 +50,7 @@ def parity(
     settings = CommonSettings.read(kafka=kafka)
     spec = find(load_all(settings.pipelines), pipeline)
     models = MlflowAgent(settings.tracking_uri, settings.home)
-    asked = _ranges(ranges) if ranges else None
-    report = asyncio.run(checked.verify(settings.kafka, spec, models, asked))
+    report = asyncio.run(checked.verify(settings.kafka, spec, models, _asked(ranges, since, until)))
     if as_json:
         dump(report.as_dict())
     else:
@@ -74,6 +84,27 @@ def look_ahead(
             say(f"  {leak.what}: row {leak.row} is {leak.whole:g} with all ticks, {leak.cut_off:g} with {leak.cut}")
     if leaks:
         raise typer.Exit(DIFFERENT)
+
+
+def _asked(ranges: list[str] | None, since: str | None, until: str | None) -> checked.Offsets | Arrival | None:
+    if ranges and (since or until):
+        raise InputError("--range names offsets, --from and --to times: give one of both")
+    if not (since or until):
+        return _ranges(ranges) if ranges else None
+    since_ms = _time_ms("--from", since) if since else None
+    until_ms = _time_ms("--to", until) if until else None
+    if since_ms is not None and until_ms is not None and since_ms >= until_ms:
+        raise InputError(f"--from {since} is not before --to {until}")
+    return Arrival(since_ms, until_ms)
+
+
+def _time_ms(option: str, text: str) -> int:
+    """Return milliseconds since the epoch of ``"2026-11-29T10:00"``, UTC unless it names a zone."""
+    try:
+        time = datetime.fromisoformat(text)
+    except ValueError:
+        raise InputError(f"{option} {text!r}: write a time such as 2026-11-29T10:00") from None
+    return round((time if time.tzinfo else time.replace(tzinfo=UTC)).timestamp() * 1000)
 
 
 def _ranges(texts: list[str]) -> dict[int, tuple[int, int]]:

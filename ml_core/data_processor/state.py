@@ -31,6 +31,20 @@ class FeatureState:
         self._grow()
         return Memory(self._float_SK, self._int_SJ, self._wanted_S, self._dirty_B)
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of a copy."""
+        return self._known * (self._float_SK.itemsize * self.plan.floats + self._int_SJ.itemsize * self.plan.ints)
+
+    def copy(self) -> "FeatureState":
+        """Return a state that goes on by itself, with a symbol table of its own; it has nothing dirty."""
+        self._grow()
+        known, other = self._known, FeatureState(self.plan, SymbolTable(self.symbols.names, limit=self.symbols.limit))
+        other._float_SK, other._int_SJ = self._float_SK[:known].copy(), self._int_SJ[:known].copy()
+        other._wanted_S, other._dirty_B = self._wanted_S[:known].copy(), np.zeros_like(self._dirty_B)
+        other._known = known
+        return other
+
     def dump(self, *, dirty_only: bool = True) -> list[tuple[int, bytes]]:
         """Return (number, bytes) of each block, or only of those that changed since `mark_clean`."""
         self._grow()

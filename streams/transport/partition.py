@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum, auto
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import structlog
 from aiokafka import TopicPartition
@@ -14,7 +14,8 @@ from aiokafka import TopicPartition
 from data_io.topics import dead_letters, rows
 from data_io.topics import predictions as predictions_topic
 from data_io.topics.raw_records import RawFetch
-from ml_core.data_processor.features import FeaturePlan
+from ml_core.data_processor.features import FeaturePlan, FeatureState
+from ml_core.data_processor.windows import Tail
 from ml_core.errors import ModelNotFoundError, ModelRefusedError, SchemaMismatchError, SetupError
 from ml_core.spec import PipelineSpec
 from model_ops_manager.champion import Serving
@@ -76,6 +77,16 @@ class Shared:
         return found + [predictions_topic.name(spec.name) for spec in self.pipelines]
 
 
+class Copied(NamedTuple):
+    """What rows and predictions of a pipeline are computed from, as it is between two batches; nobody else has it."""
+
+    position: int  # of the first tick that is not in it
+    features: FeatureState
+    tail: Tail | None  # of the window of the pipeline, where it is more than a row
+    serving: Serving | None  # what scores from then on, unless it is swapped
+    owner: PartitionState  # what it is a copy of, to be told from one that has started anew
+
+
 class Phase(Enum):
     """Where a partition stands; batches are handed out only while it is OPEN."""
 
@@ -115,6 +126,7 @@ class Partition:
         self._next_checkpoint = 0.0
         self._rows_since = 0
         self._task: asyncio.Task[None] | None = None
+        self._copying: tuple[PipelineSpec, asyncio.Future[Copied]] | None = None
 
     async def open(self, first_offset: int) -> None:
         """Claim the partition and restore its last checkpoint; ``first_offset`` is the oldest tick Kafka still has.
@@ -228,6 +240,16 @@ class Partition:
         return self.phase is Phase.OPEN
 
     @property
+    def works(self) -> bool:
+        """True between takeover and the end, whether batches may be handed out or not."""
+        return self.phase in (Phase.OPEN, Phase.SWAPPING)
+
+    @property
+    def committed(self) -> int:
+        """The position of the last checkpoint; -1 where there is none."""
+        return self._committed
+
+    @property
     def takes_batches(self) -> bool:
         """True while a batch may be handed out and its outputs do not have to wait for long."""
         if self.phase is not Phase.OPEN or not self.outputs.has_room:
@@ -273,7 +295,29 @@ class Partition:
             self.phase = Phase.SWAPPING
             self._start(self._swap(wanted, *self._snapshot(wanted)), "swap")
         elif self._is_due():
+            self._copy()
             self._start(self._commit(*self._snapshot(self.serving)), "checkpoint")
+
+    def copy_bytes(self, spec: PipelineSpec) -> int:
+        """Return how many bytes a copy for ``spec`` takes."""
+        state = self.state.sets[spec.feature_set]
+        tail = state.tails.get(spec.features.window)
+        return state.features.nbytes + (tail.nbytes if tail else 0)
+
+    def copy_at_checkpoint(self, spec: PipelineSpec) -> "asyncio.Future[Copied]":
+        """Return what ends with the next checkpoint, with a copy of the state as it is there; who waits bounds it."""
+        self._copying = spec, asyncio.get_running_loop().create_future()
+        return self._copying[1]
+
+    def _copy(self) -> None:
+        copying, self._copying = self._copying, None
+        if copying is None or copying[1].done():
+            return
+        spec, wanted = copying
+        state = self.state.sets[spec.feature_set]
+        tail = state.tails.get(spec.features.window)
+        copied = state.features.copy(), tail.copy() if tail else None
+        wanted.set_result(Copied(self.position, *copied, self.serving.get(spec.name), self.state))
 
     def _start(self, work: Coroutine[Any, Any, None], name: str) -> None:
         self._task = asyncio.create_task(work, name=f"{name}-{self.number}")
