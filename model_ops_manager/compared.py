@@ -29,6 +29,7 @@ class Compared:
     unexpected: int = 0  # in the topic, and not recomputed
     repeated: int = 0  # names that stand in the topic more than once, with equal values
     conflicting: int = 0  # and with other values
+    shed: int = 0  # not there because the worker skipped the tick
     unchecked: Counter[str] = field(default_factory=Counter)  # and why
     first: dict[str, Any] | None = None  # the first difference
 

@@ -16,6 +16,7 @@ from ml_core.types import OffsetRange
 from model_ops_manager.champion import ModelReader, Serving, load_serving, must_fit
 from model_ops_manager.compared import Compared
 from model_ops_manager.parity_check import Check, Findings, Start
+from model_ops_manager.shed import Shed
 
 MAX_COMPARED = 2_000_000  # rows in memory at once
 
@@ -57,18 +58,23 @@ class Parity:
 
 
 async def verify(
-    bootstrap: str, spec: PipelineSpec, models: ModelReader, asked: Offsets | Arrival | None = None
+    bootstrap: str,
+    spec: PipelineSpec,
+    models: ModelReader,
+    asked: Offsets | Arrival | None = None,
+    shed: Mapping[int, Shed] | None = None,
 ) -> Parity:
     """Recompute rows and predictions of ``spec`` from its ticks and compare them, to the bit, with what is out.
 
-    State begins with the first tick that Kafka still has. Where older ones were deleted, what looks back further than
-    that can differ, and ``state_from`` says so.
+    State begins with the first tick that Kafka still has, or behind the ticks that the worker skipped before the range.
+    Where older ticks were deleted, what looks back further than that can differ, and ``state_from`` says so.
 
     Args:
         bootstrap: Kafka.
         spec: The pipeline.
         models: Where the versions that scored are.
         asked: The ticks to compare; what has no end goes as far as outputs reach. None: all.
+        shed: What the worker skipped of each partition: nothing is expected of it, and it is counted as shed.
 
     Raises:
         InputError: A range is not there, or holds more than MAX_COMPARED ticks. A retry will not help.
@@ -91,10 +97,14 @@ async def verify(
     report = Parity(spec.name, [], {}, *findings)
     async with log_reader.consumer(bootstrap) as consumer:
         held = await log_reader.held(consumer, tps)
+        for tp, each in held.items():  # what was skipped before that is not known any more
+            known_from = (shed or {}).get(tp.partition, Shed()).known_from
+            held[tp] = each.model_copy(update={"start": min(max(each.start, known_from), each.end)})
         for tp, each in (await _wanted(consumer, held, asked)).items():
-            begin = held[tp].start
-            start = Start.empty(spec, plan, is_cut=begin > 0)
-            check = Check(spec, tp.partition, info.topic_id, each, start, load, findings)
+            skipped = (shed or {}).get(tp.partition, Shed())
+            begin = skipped.start_before(each.start, held[tp].start)
+            start = Start.empty(spec, plan, is_cut=begin > 0 and not any(begin == end for _, end in skipped.ranges))
+            check = Check(spec, tp.partition, info.topic_id, each, start, load, findings, skipped)
             await _read_outputs(consumer, spec, check, tp.partition)
             if each.end == held[tp].end and (asked is None or isinstance(asked, Arrival)):
                 check.leave_what_is_under_way()

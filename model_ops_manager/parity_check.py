@@ -26,6 +26,7 @@ from model_ops_manager import scoring
 from model_ops_manager.champion import Serving
 from model_ops_manager.compared import Compared, Name, Row, differences, named, names_of
 from model_ops_manager.scoring import Unscored
+from model_ops_manager.shed import Shed
 
 Load = Callable[[int], Serving]  # of a version; raises ModelNotFoundError or ModelRefusedError
 
@@ -66,10 +67,15 @@ class Check:
         start: Start,
         load: Load,
         findings: Findings,
+        shed: Shed = Shed(),  # noqa: B008 - a constant
     ) -> None:
-        """Compare what ticks in ``asked`` have given; ``start`` is moved, ``findings`` are added to."""
+        """Compare what ticks in ``asked`` have given; ``start`` is moved, ``findings`` are added to.
+
+        Behind each range of ``shed`` state starts empty; what is out about ticks in it was out before it was skipped.
+        """
         self._spec, self._partition, self._topic_id, self.asked = spec, partition, topic_id, asked
         self._start, self._load, self._findings = start, load, findings
+        self._shed, self._position = shed, 0  # of the next tick
         self._rows: dict[Name, Row] = {}
         self._predictions: dict[Name, dict[str, Any]] = {}
         self._plan = start.features.plan
@@ -110,6 +116,17 @@ class Check:
 
     def recompute(self, records: Sequence[ConsumerRecord]) -> None:
         """Move over ``records`` of the ticks and compare what they give, as far as it lies in the range."""
+        for at in self._shed.starts(self._position):
+            before = [record for record in records if record.offset < at]
+            if len(before) == len(records):
+                break
+            self._move(before)
+            self._start, self._position, records = Start.empty(self._spec, self._plan), at, records[len(before) :]
+        self._move(records)
+
+    def _move(self, records: Sequence[ConsumerRecord]) -> None:
+        if not records:
+            return
         start = self._start
         ticks, _ = self._decoder.decode(log_reader.columns(records), start.features.symbols)
         made = features.step(ticks, start.features)
@@ -169,6 +186,9 @@ class Check:
             if found is None and self._start.is_cut and name[0] < self._first_row:
                 compared.unchecked["rows that retention has deleted"] += 1
                 continue
+            if found is None and self._shed.holds(name[0]):
+                compared.shed += 1
+                continue
             if found is None:
                 compared.missing += 1
                 compared.note(self._partition, name, ("missing", "nothing", expected.symbol))
@@ -185,6 +205,9 @@ class Check:
         for version in np.unique(version_N).tolist():
             here = np.flatnonzero(version_N == version)
             if version < 0:
+                is_shed = np.array([self._shed.holds(names[place][0]) for place in here.tolist()])
+                compared.shed += int(is_shed.sum())
+                here = here[~is_shed]
                 before = int((unscored.rows.offset_N[here] < self._first_prediction).sum())
                 compared.unchecked["rows before the first prediction"] += before
                 if before < len(here):

@@ -24,3 +24,4 @@ PARITY_ROWS = Counter("tickwise_parity_rows_total", "Rows of parity samples, com
 PARITY_PREDICTIONS = Counter(
     "tickwise_parity_predictions_total", "Predictions of parity samples, computed again and compared", ["result"]
 )
+SHED_TICKS = Counter("tickwise_shed_ticks_total", "Offsets that were skipped to the latest", ["topic", "partition"])

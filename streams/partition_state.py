@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from data_io.topics.predictions import Encoder
 from data_io.topics.rows import RowEncoder
+from ml_core.data_processor.blocks import BLOCK
 from ml_core.data_processor.features import KERNEL_VERSION, FeaturePlan, FeatureState
 from ml_core.data_processor.windows import Tail
 from ml_core.spec import PipelineSpec
@@ -70,6 +71,21 @@ class PartitionState:
     def kernels(self) -> dict[str, str]:
         """Feature set -> hash of its feature schema and, where it takes only some symbols, of their names."""
         return {name: _digest(state.plan) for name, state in self.sets.items()}
+
+    def emptied(self) -> "PartitionState":
+        """Return a state that has seen no ticks; it goes on counting labelled rows."""
+        fresh = PartitionState({name: (state.plan, state.pipelines) for name, state in self.sets.items()}, {})
+        fresh.labelled = self.labelled
+        return fresh
+
+    def keys(self) -> set[bytes]:
+        """Return the keys of all blocks, dumped or not."""
+        parts = [
+            f"{name}/{part}"
+            for name, state in self.sets.items()
+            for part in ("features", *(f"window-{window}" for window in state.tails))
+        ]
+        return {f"{part}/{block}".encode() for part in parts for block in range(-(-len(self.symbols) // BLOCK))}
 
     def dump(self) -> list[tuple[bytes, bytes]]:
         """Return the blocks that changed since the last dump, and consider them written."""

@@ -147,6 +147,7 @@ class Worker:
             checkpoint_s=self.settings.checkpoint_interval_s,
             exactly_once=self.settings.delivery == "exactly_once",
             linger_s=self.settings.linger_ms / 1000,
+            shed_lag=self.settings.shed_lag if self.settings.shed == "skip_to_latest" else None,
         )
         channel = batch_channel(app)
         membership = Membership(self.settings.instance, session_timeout_ms=int(self.settings.session_timeout_s * 1000))

@@ -9,6 +9,7 @@ import typer
 from api.cli.output import AsJson, dump, say
 from data_io.data_fetcher.sources import open_source
 from data_io.settings import CommonSettings
+from data_io.topics import admin
 from ml_core.data_processor import look_ahead as ahead
 from ml_core.data_processor.features import FeaturePlan
 from ml_core.errors import InputError
@@ -17,6 +18,9 @@ from model_ops_manager import parity as checked
 from model_ops_manager.compared import Compared
 from model_ops_manager.mlflow_agent import MlflowAgent
 from model_ops_manager.parity import Arrival, Parity
+from model_ops_manager.shed import Shed
+from streams.settings import WorkerSettings
+from streams.transport import state_log
 
 app = typer.Typer(no_args_is_help=True, help="Can the numbers be trusted?", pretty_exceptions_enable=False)
 
@@ -41,16 +45,32 @@ def parity(
         ),
     ] = None,
     until: Annotated[str | None, typer.Option("--to", help="And before this time of arrival.")] = None,
+    group: Annotated[
+        str | None,
+        typer.Option(
+            help="Worker group; its checkpoints say which ticks it skipped. Default: TICKWISE_GROUP, or from the topic."
+        ),
+    ] = None,
+    shed: Annotated[
+        list[str] | None,
+        typer.Option("--shed", help="PARTITION:FIRST-LAST, offsets that were skipped, instead of the checkpoints."),
+    ] = None,
     kafka: Annotated[
         str | None, typer.Option(help="Bootstrap servers; default TICKWISE_KAFKA or 127.0.0.1:9092.")
     ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Recompute rows and predictions from their ticks and compare bit by bit; exit code 1 where they differ."""
-    settings = CommonSettings.read(kafka=kafka)
+    settings = WorkerSettings.read(kafka=kafka, group=group)
     spec = find(load_all(settings.pipelines), pipeline)
     models = MlflowAgent(settings.tracking_uri, settings.home)
-    report = asyncio.run(checked.verify(settings.kafka, spec, models, _asked(ranges, since, until)))
+    asked, topic, given = _asked(ranges, since, until), spec.source.topic, _shed(shed or [])
+
+    async def verified() -> Parity:
+        skipped = given or await _skipped(settings.kafka, settings.group or f"tickwise-{topic}", topic)
+        return await checked.verify(settings.kafka, spec, models, asked, skipped)
+
+    report = asyncio.run(verified())
     if as_json:
         dump(report.as_dict())
     else:
@@ -84,6 +104,20 @@ def look_ahead(
             say(f"  {leak.what}: row {leak.row} is {leak.whole:g} with all ticks, {leak.cut_off:g} with {leak.cut}")
     if leaks:
         raise typer.Exit(DIFFERENT)
+
+
+async def _skipped(kafka: str, group: str, topic: str) -> dict[int, Shed]:
+    """Return what ``group`` has skipped of each partition, by its checkpoints."""
+    topic_id = (await admin.describe(kafka, topic)).topic_id
+    found = await state_log.manifests(kafka, group)
+    return {number: manifest.shed for number, manifest in found.items() if manifest.topic_id == topic_id}
+
+
+def _shed(texts: list[str]) -> dict[int, Shed]:
+    found: dict[int, Shed] = {}
+    for partition, (start, end) in sorted(map(_range, texts)):
+        found[partition] = found.get(partition, Shed()).add(start, end)
+    return found
 
 
 def _asked(ranges: list[str] | None, since: str | None, until: str | None) -> checked.Offsets | Arrival | None:
@@ -121,7 +155,7 @@ def _range(text: str) -> tuple[int, tuple[int, int]]:
         first, last = offsets.split("-")
         return int(partition), (int(first), int(last) + 1)
     except ValueError:
-        raise InputError(f"--range {text!r}: write PARTITION:FIRST-LAST, such as 0:100-199") from None
+        raise InputError(f"{text!r}: write PARTITION:FIRST-LAST, such as 0:100-199") from None
 
 
 def _tell(report: Parity) -> None:
@@ -138,6 +172,7 @@ def _words(compared: Compared) -> str:
         "unexpected": compared.unexpected,
         "conflicting": compared.conflicting,
         "repeated": compared.repeated,
+        "shed": compared.shed,
     }
     words = [f"{compared.compared} compared", *(f"{count} {what}" for what, count in counts.items() if count)]
     words += [f"{count} differ in {what}" for what, count in compared.mismatches.most_common()]

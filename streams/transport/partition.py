@@ -19,6 +19,7 @@ from ml_core.data_processor.windows import Tail
 from ml_core.errors import ModelNotFoundError, ModelRefusedError, SchemaMismatchError, SetupError
 from ml_core.spec import PipelineSpec
 from model_ops_manager.champion import Serving
+from model_ops_manager.shed import Shed
 from streams import metrics
 from streams.partition_state import PartitionState
 from streams.transport.batch_sender import BatchSender
@@ -64,6 +65,7 @@ class Shared:
     checkpoint_rows: int = 2_000_000
     exactly_once: bool = False  # outputs are in the transaction of the checkpoint
     linger_s: float = 0.0  # how long ticks are gathered after the last batch before the next is handed out
+    shed_lag: int | None = None  # of ticks; further behind, a partition skips to the latest. None: it never does
 
     @property
     def pipelines(self) -> list[PipelineSpec]:
@@ -123,6 +125,7 @@ class Partition:
         self._unused: set[bytes] = set()  # keys in the state topic that mean nothing to this state
         self._published_to = -1
         self._committed = -1
+        self._shed = Shed()
         self._next_checkpoint = 0.0
         self._rows_since = 0
         self._task: asyncio.Task[None] | None = None
@@ -182,9 +185,10 @@ class Partition:
                 "retention before they were read. They are lost. "
                 "Use a new group (TICKWISE_GROUP) to go on with what is left."
             )
-        self.state = PartitionState(shared.sets, manifest.labelled)
+        self.state, self._shed = PartitionState(shared.sets, manifest.labelled), manifest.shed
         is_rebuilt = not self._load(manifest, blocks)
-        self.position = first_offset if is_rebuilt else manifest.position
+        # What was skipped stays skipped: state starts empty behind it, also where it is computed again.
+        self.position = max(first_offset, self._shed.last_end) if is_rebuilt else manifest.position
         self.publish_from = self._committed = manifest.position
         topics = [predictions_topic.name(spec.name) for spec in shared.pipelines]
         if shared.exactly_once:
@@ -298,6 +302,47 @@ class Partition:
             self._copy()
             self._start(self._commit(*self._snapshot(self.serving)), "checkpoint")
 
+    def is_too_late(self, readable: int) -> bool:
+        """Return whether what waits up to ``readable`` is to be skipped; asked between batches.
+
+        Not before the position has passed everything that is out: what has a name keeps its neighbours.
+        """
+        limit = self.shared.shed_lag
+        return (
+            limit is not None
+            and readable - self.position > limit
+            and self.phase is Phase.OPEN
+            and self._task is None
+            and self.position > self._published_to
+            and self.position >= self.publish_from
+        )
+
+    def skip_to(self, offset: int) -> None:
+        """Start empty at ``offset``; nothing behind it is handed out before a checkpoint has said so."""
+        self.phase = Phase.SWAPPING
+        self.fetched.clear()
+        shed = self._shed.add(self.position, offset)
+        manifest = self._manifest(self.serving).model_copy(update={"position": offset, "shed": shed})
+        gone: Blocks = [(key, None) for key in self.state.keys() | self._unused]
+        self.state, self._unused, self._rows_since = self.state.emptied(), set(), 0
+        self._start(self._skip(manifest, gone), "shed")
+
+    async def _skip(self, manifest: Manifest, gone: Blocks) -> None:
+        await self._commit(manifest, gone)
+        start, self.position, self._shed = self.position, manifest.position, manifest.shed
+        if self.phase is Phase.SWAPPING:
+            self.phase = Phase.OPEN
+        metrics.SHED_TICKS.labels(self.tp.topic, self.number).inc(self.position - start)
+        log.warning(
+            "a partition was too far behind: its ticks are skipped",
+            action="shed",
+            partition=self.number,
+            first=start,
+            last=self.position - 1,
+            skipped=self.position - start,
+            skipped_in_all=self._shed.total,
+        )
+
     def copy_bytes(self, spec: PipelineSpec) -> int:
         """Return how many bytes a copy for ``spec`` takes."""
         state = self.state.sets[spec.feature_set]
@@ -369,7 +414,15 @@ class Partition:
 
     def _snapshot(self, serving: Mapping[str, Serving]) -> tuple[Manifest, Blocks]:
         """Return position and changed state as they are between two batches; later batches do not touch the copy."""
-        manifest = Manifest(
+        self._rows_since = 0
+        blocks: Blocks = [*self.state.dump()]
+        # Blocks of a state that was given up would be taken for ours by the next owner.
+        blocks += [(key, None) for key in self._unused.difference(key for key, _ in blocks)]
+        self._unused = set()
+        return self._manifest(serving), blocks
+
+    def _manifest(self, serving: Mapping[str, Serving]) -> Manifest:
+        return Manifest(
             topic=self.shared.topic,
             topic_id=self.shared.topic_id,
             partitions=self.shared.partitions,
@@ -377,13 +430,8 @@ class Partition:
             kernels=self.state.kernels,
             models={name: s.version.version for name, s in serving.items()},
             labelled={name: counter.matured for name, counter in self.state.labelled.items()},
+            shed=self._shed,
         )
-        self._rows_since = 0
-        blocks: Blocks = [*self.state.dump()]
-        # Blocks of a state that was given up would be taken for ours by the next owner.
-        blocks += [(key, None) for key in self._unused.difference(key for key, _ in blocks)]
-        self._unused = set()
-        return manifest, blocks
 
     async def _commit(self, manifest: Manifest, blocks: Blocks) -> None:
         began = time.monotonic()
