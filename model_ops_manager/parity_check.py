@@ -122,6 +122,7 @@ class Check:
                 break
             self._move(before)
             self._start, self._position, records = Start.empty(self._spec, self._plan), at, records[len(before) :]
+            self._served = {}  # encoders know the symbols of the state before
         self._move(records)
 
     def _move(self, records: Sequence[ConsumerRecord]) -> None:

@@ -15,6 +15,7 @@ from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
 
 from data_io import log_reader
 from data_io.topics import predictions, rows
+from ml_core.data_processor.features import FeaturePlan
 from ml_core.errors import ModelNotFoundError
 from ml_core.spec import PipelineSpec
 from ml_core.types import OffsetRange
@@ -59,6 +60,7 @@ class ParitySample:
         self._bootstrap, self._partitions = bootstrap, partitions
         self._every_s, self._patience_s = every_s, checkpoint_s + SLACK_S
         self._turn = 0
+        self._plans: dict[str, FeaturePlan] = {}  # pipeline -> a plan with own features of its own
         self._too_large: set[str] = set()  # pipelines, said once
         for result in ("equal", "different", "missing", "unread"):
             metrics.PARITY_ROWS.labels(result)
@@ -125,7 +127,9 @@ class ParitySample:
 
     async def _copied(self, partition: Partition, spec: PipelineSpec) -> Copied | None:
         """Return the state at the next checkpoint; None where none is due."""
-        copied = partition.copy_at_checkpoint(spec)
+        if spec.name not in self._plans:
+            self._plans[spec.name] = FeaturePlan.from_spec(spec)
+        copied = partition.copy_at_checkpoint(spec, self._plans[spec.name])
         await asyncio.wait([copied], timeout=self._patience_s)
         if copied.done():
             return copied.result()

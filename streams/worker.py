@@ -36,6 +36,7 @@ log = structlog.get_logger()
 
 # Together below the 20 s after which a process manager may kill.
 SOURCE_STOP_S, APP_STOP_S, LAST_RESORT_S = 12.0, 4.0, 18.0
+BACKGROUND_STOP_S = 1.0  # a parity sample takes its leave of a Kafka that may be gone
 STUCK = 3  # exit code, as of any dependency that does not answer
 
 
@@ -198,7 +199,7 @@ class Worker:
                 self.last_resort.arm(1)
                 for task in background:
                     task.cancel()
-                await asyncio.gather(*background, return_exceptions=True)
+                await asyncio.wait(background, timeout=BACKGROUND_STOP_S)
                 await self._stop(source, app)
                 await asyncio.to_thread(store.close)
         if source.fatal.done():

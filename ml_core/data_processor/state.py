@@ -36,10 +36,13 @@ class FeatureState:
         """Bytes of a copy."""
         return self._known * (self._float_SK.itemsize * self.plan.floats + self._int_SJ.itemsize * self.plan.ints)
 
-    def copy(self) -> "FeatureState":
-        """Return a state that goes on by itself, with a symbol table of its own; it has nothing dirty."""
+    def copy(self, plan: FeaturePlan) -> "FeatureState":
+        """Return a state that goes on by itself, with a symbol table of its own; it has nothing dirty.
+
+        ``plan`` is an equal one; where it has own features, whatever they keep to themselves is not shared either.
+        """
         self._grow()
-        known, other = self._known, FeatureState(self.plan, SymbolTable(self.symbols.names, limit=self.symbols.limit))
+        known, other = self._known, FeatureState(plan, SymbolTable(self.symbols.names, limit=self.symbols.limit))
         other._float_SK, other._int_SJ = self._float_SK[:known].copy(), self._int_SJ[:known].copy()
         other._wanted_S, other._dirty_B = self._wanted_S[:known].copy(), np.zeros_like(self._dirty_B)
         other._known = known

@@ -129,7 +129,7 @@ class Partition:
         self._next_checkpoint = 0.0
         self._rows_since = 0
         self._task: asyncio.Task[None] | None = None
-        self._copying: tuple[PipelineSpec, asyncio.Future[Copied]] | None = None
+        self._copying: tuple[PipelineSpec, FeaturePlan, asyncio.Future[Copied]] | None = None
 
     async def open(self, first_offset: int) -> None:
         """Claim the partition and restore its last checkpoint; ``first_offset`` is the oldest tick Kafka still has.
@@ -349,19 +349,22 @@ class Partition:
         tail = state.tails.get(spec.features.window)
         return state.features.nbytes + (tail.nbytes if tail else 0)
 
-    def copy_at_checkpoint(self, spec: PipelineSpec) -> "asyncio.Future[Copied]":
-        """Return what ends with the next checkpoint, with a copy of the state as it is there; who waits bounds it."""
-        self._copying = spec, asyncio.get_running_loop().create_future()
-        return self._copying[1]
+    def copy_at_checkpoint(self, spec: PipelineSpec, plan: FeaturePlan) -> "asyncio.Future[Copied]":
+        """Return what ends with the next checkpoint, with a copy of the state as it is there; who waits bounds it.
+
+        The copy computes features by ``plan``, which nobody else uses.
+        """
+        self._copying = spec, plan, asyncio.get_running_loop().create_future()
+        return self._copying[-1]
 
     def _copy(self) -> None:
         copying, self._copying = self._copying, None
-        if copying is None or copying[1].done():
+        if copying is None or copying[-1].done():
             return
-        spec, wanted = copying
+        spec, plan, wanted = copying
         state = self.state.sets[spec.feature_set]
         tail = state.tails.get(spec.features.window)
-        copied = state.features.copy(), tail.copy() if tail else None
+        copied = state.features.copy(plan), tail.copy() if tail else None
         wanted.set_result(Copied(self.position, *copied, self.serving.get(spec.name), self.state))
 
     def _start(self, work: Coroutine[Any, Any, None], name: str) -> None:

@@ -2,19 +2,22 @@
 
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
 from data_io import log_reader
-from data_io.topics import rows
+from data_io.topics import predictions, rows
 from data_io.topics.ticks import TickDecoder
 from ml_core.data_processor import features
 from ml_core.data_processor.features import KERNEL_VERSION, FeaturePlan, FeatureState
 from ml_core.spec import parse
 from ml_core.types import OffsetRange, SymbolTable
+from model_ops_manager import scoring
 from model_ops_manager.compared import Compared
 from model_ops_manager.parity_check import Check, Findings, Start
+from model_ops_manager.scoring import Unscored
 from model_ops_manager.shed import Shed
-from tests.agents.in_memory import quotes
+from tests.agents.in_memory import quote, quotes
 
 SPEC = parse({"name": "demo"})
 PLAN = FeaturePlan.from_spec(SPEC)
@@ -36,6 +39,41 @@ def published(*parts: tuple[int, int]) -> list[bytes]:
         made = features.step(ticks, state)
         values += [value for _, value, _ in rows.encode(made, PLAN.names, PLAN.hash, KERNEL_VERSION)]
     return values
+
+
+class Scorer:
+    """A model that is told apart by nothing."""
+
+    contract = SimpleNamespace(horizons_ns=(10**9,))
+
+    def scores(self, x_NTF):
+        return np.zeros((len(x_NTF), 1), np.float32)
+
+
+SERVING = SimpleNamespace(version=SimpleNamespace(version=1), scorer=Scorer())
+
+
+def test_predictions_name_their_symbols_also_where_state_has_numbered_them_anew():
+    first, second = ([quote(1_700_000_000 + n, symbol) for n in range(20)] for symbol in ("A", "B"))
+    pairs = [[*pair] if n < 10 else [*reversed(pair)] for n, pair in enumerate(zip(first, second, strict=True))]
+    values = [value for pair in pairs for value in pair]
+    ticks = [SimpleNamespace(offset=n, key=None, value=value, headers=()) for n, value in enumerate(values)]
+    findings, asked = Findings(Compared(), Compared()), OffsetRange(partition=0, start=0, end=40)
+    check = Check(SPEC, 0, "id", asked, Start.empty(SPEC, PLAN), lambda _: SERVING, findings, Shed().add(10, 20))
+    for start, end in ((0, 10), (20, 40)):
+        state = FeatureState(PLAN, SymbolTable())
+        made = features.step(TickDecoder().decode(log_reader.columns(ticks[start:end]), state.symbols)[0], state)
+        unscored = Unscored(made, made.x_NF[:, None, :], np.ones(len(made), np.bool_))
+        [scored] = scoring.score([unscored], SERVING.scorer)
+        for _, value in predictions.encode(
+            scored, topic_id="id", partition=0, horizons_ns=[10**9], model=SPEC.name, version=1
+        ):
+            check.add_predictions(value, ())
+
+    check.recompute(ticks)
+
+    found = findings.predictions
+    assert (found.first, found.compared, found.shed) == (None, 30, 10)
 
 
 def compared(values: list[bytes], *, shed: Shed, step: int = 7) -> Compared:

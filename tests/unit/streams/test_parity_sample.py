@@ -244,7 +244,7 @@ def test_a_copy_of_the_state_goes_on_by_itself(partition):
     first, _ = decoder.decode(records_of(values[:30]), state.features.symbols)
     made = features.step(first, state.features)
     state.tails[3].windows(made)
-    copy, tail = state.features.copy(), state.tails[3].copy()
+    copy, tail = state.features.copy(FeaturePlan.from_spec(SPEC)), state.tails[3].copy()
 
     moved = []
     for memory, windows in ((state.features, state.tails[3]), (copy, tail)):
