@@ -336,7 +336,7 @@ async def burst(bench: Bench, **settings: str) -> Result:
             await scene.consumes(60.0)
             before_mb = _rss_mb(scene)
             async with scene.load(BURST * RATE):
-                for _ in range(20 if bench.is_short else 100):
+                for _ in range(15 if bench.is_short else 50):
                     await asyncio.sleep(0.2)
                     lags.append(await scene.metric("tickwise_consumer_lag_ticks"))
             back_s = await scene.consumes(BACK_S)
@@ -365,7 +365,7 @@ async def burst(bench: Bench, **settings: str) -> Result:
 
 async def burst_skipped(bench: Bench) -> Result:
     """The same with a worker that skips: what is not there is what it has counted, and the rest is as ever."""
-    return await burst(bench, shed="skip_to_latest", shed_lag="2000")
+    return await burst(bench, shed="skip_to_latest", shed_lag="5000")
 
 
 Scenario = Callable[[Bench], Awaitable[Result]]
