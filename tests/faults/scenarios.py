@@ -331,6 +331,7 @@ async def burst(bench: Bench, **settings: str) -> Result:
     """Twenty times the load for a while, and parity samples meanwhile: lag rises and drains, and nothing is lost."""
     async with Scene.opened(bench.kafka, bench.folder, bench.model, parity_s="1", **settings) as scene:
         scene.start("a")
+        await scene.lab.until(lambda: _is_ready(scene))
         lags = [0.0]
         async with scene.load():
             await scene.consumes(60.0)
@@ -361,6 +362,10 @@ async def burst(bench: Bench, **settings: str) -> Result:
             "back_s": back_s,
             "rss_mb": [before_mb, after_mb],
         }
+
+
+async def _is_ready(scene: Scene) -> bool:
+    return await scene.problems("a") == ""
 
 
 async def burst_skipped(bench: Bench) -> Result:
