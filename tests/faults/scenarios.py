@@ -335,8 +335,14 @@ async def burst(bench: Bench, **settings: str) -> Result:
         lags = [0.0]
         async with scene.load():
             await scene.consumes(60.0)
+            await scene.lab.until(lambda: _is_sampled(scene))
             before_mb = _rss_mb(scene)
             async with scene.load(BURST * RATE):
+                scene.workers["a"].send_signal(signal.SIGSTOP)  # however fast it is, it comes late
+                try:
+                    await asyncio.sleep(4.0)
+                finally:
+                    scene.workers["a"].send_signal(signal.SIGCONT)
                 for _ in range(15 if bench.is_short else 50):
                     await asyncio.sleep(0.2)
                     lags.append(await scene.metric("tickwise_consumer_lag_ticks"))
@@ -366,6 +372,10 @@ async def burst(bench: Bench, **settings: str) -> Result:
 
 async def _is_ready(scene: Scene) -> bool:
     return await scene.problems("a") == ""
+
+
+async def _is_sampled(scene: Scene) -> bool:
+    return await scene.metric("tickwise_parity_rows_total", "equal") > 0
 
 
 async def burst_skipped(bench: Bench) -> Result:
