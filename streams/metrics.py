@@ -23,3 +23,8 @@ SWAPS = Counter("tickwise_model_swaps_total", "Model swaps, one a partition")
 TAKEOVER_FAILURES = Counter("tickwise_takeover_failures_total", "Takeovers that failed and were tried again")
 STALLED_SECONDS = Gauge("tickwise_stalled_seconds", "For how long ticks have waited and nothing has moved")
 LAG = Gauge("tickwise_consumer_lag_ticks", "Ticks in the topic that were not processed yet", ["topic", "partition"])
+PARITY_ROWS = Counter("tickwise_parity_rows_total", "Rows of parity samples, computed again and compared", ["result"])
+PARITY_PREDICTIONS = Counter(
+    "tickwise_parity_predictions_total", "Predictions of parity samples, computed again and compared", ["result"]
+)
+SHED_TICKS = Counter("tickwise_shed_ticks_total", "Offsets that were skipped to the latest", ["topic", "partition"])

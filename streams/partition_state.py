@@ -9,6 +9,7 @@ import numpy as np
 from data_io.topics.predictions import Encoder
 from data_io.topics.rows import RowEncoder
 from ml_core.data_processor.bars import BarPlan, BarState
+from ml_core.data_processor.blocks import BLOCK
 from ml_core.data_processor.features import KERNEL_VERSION, FeaturePlan, FeatureState
 from ml_core.data_processor.silent_bars import SilentBars
 from ml_core.data_processor.windows import Tail
@@ -79,6 +80,21 @@ class PartitionState:
         """Feature set -> hash of its feature schema and, where it takes only some symbols, of their names; so bars."""
         bars = {f"{name}/bars": state.bars.plan.hash for name, state in self.sets.items() if state.bars is not None}
         return {name: _digest(state.plan) for name, state in self.sets.items()} | bars
+
+    def emptied(self) -> "PartitionState":
+        """Return a state that has seen no ticks; it goes on counting labelled rows."""
+        fresh = PartitionState({name: (state.plan, state.pipelines) for name, state in self.sets.items()}, {})
+        fresh.labelled = self.labelled
+        return fresh
+
+    def keys(self) -> set[bytes]:
+        """Return the keys of all blocks, dumped or not."""
+        parts = [
+            f"{name}/{part}"
+            for name, state in self.sets.items()
+            for part in ("features", *(f"window-{window}" for window in state.tails))
+        ]
+        return {f"{part}/{block}".encode() for part in parts for block in range(-(-len(self.symbols) // BLOCK))}
 
     def dump(self) -> list[tuple[bytes, bytes]]:
         """Return the blocks that changed since the last dump, and consider them written."""

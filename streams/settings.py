@@ -41,6 +41,14 @@ class WorkerSettings(CommonSettings):
     )
     stuck_s: float = Field(default=60.0, gt=0, description="no progress for this long while ticks wait: not ready")
     stuck_exit_s: float = Field(default=300.0, ge=0, description="and for this long: the worker ends with 3; 0: never")
+    shed: Literal["keep_all", "skip_to_latest"] = Field(
+        default="keep_all",
+        description="of a partition that is too far behind; skip_to_latest: what waits is skipped, counted and logged",
+    )
+    shed_lag: int = Field(default=1_000_000, ge=1, description="so many ticks behind is too far for skip_to_latest")
+    parity_s: float = Field(
+        default=60.0, ge=0, le=86_400, description="every so often some rows are computed again and compared; 0: never"
+    )
 
     @property
     def checkpoint_interval_s(self) -> float:

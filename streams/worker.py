@@ -26,6 +26,7 @@ from streams.agents import learning, retraining, windowing
 from streams.health import HealthServer
 from streams.last_resort import LastResort
 from streams.models import FollowedModels
+from streams.parity_sample import ParitySample
 from streams.settings import WorkerSettings
 from streams.transport import state_log
 from streams.transport.batch_channel import batch_channel
@@ -38,6 +39,7 @@ log = structlog.get_logger()
 
 # Together below the 20 s after which a process manager may kill.
 SOURCE_STOP_S, APP_STOP_S, LAST_RESORT_S = 12.0, 4.0, 18.0
+BACKGROUND_STOP_S = 1.0  # a parity sample takes its leave of a Kafka that may be gone
 STUCK = 3  # exit code, as of any dependency that does not answer
 
 
@@ -86,13 +88,20 @@ class Worker:
     """One worker: everything it owns, started and stopped in order."""
 
     def __init__(self, settings: WorkerSettings) -> None:
-        """Read the pipelines; nothing is contacted yet."""
+        """Read the pipelines; nothing is contacted yet.
+
+        Raises:
+            SpecError, SetupError: They, or they and ``settings``, do not go together.
+        """
         self.settings = settings
         self.pipelines = list(pipeline_file.load_all(settings.pipelines).values())
         source = one_source(self.pipelines).source
         self.topic, self.field_map = source.topic, source.map
         self.group = settings.group or f"tickwise-{self.topic}"
         self.sets = feature_sets(self.pipelines)
+        barred = [spec.name for spec in self.pipelines if spec.bars is not None]
+        if barred and settings.shed != "keep_all":
+            raise SetupError(f"bars are made of every tick: {barred[0]} has bars, so TICKWISE_SHED must be keep_all")
         self.last_resort = LastResort(LAST_RESORT_S)
         self._has_begun = False
         for spec in self.pipelines:
@@ -158,6 +167,7 @@ class Worker:
             checkpoint_s=self.settings.checkpoint_interval_s,
             exactly_once=self.settings.delivery == "exactly_once",
             linger_s=self.settings.linger_ms / 1000,
+            shed_lag=self.settings.shed_lag if self.settings.shed == "skip_to_latest" else None,
         )
         channel = batch_channel(app)
         membership = Membership(self.settings.instance, session_timeout_ms=int(self.settings.session_timeout_s * 1000))
@@ -177,6 +187,14 @@ class Worker:
             for spec in self.pipelines
             if spec.retrain.every_ns
         ]
+        if self.settings.parity_s:
+            sample = ParitySample(
+                self.settings.kafka,
+                lambda: tuple(source.partitions.values()),
+                every_s=self.settings.parity_s,
+                checkpoint_s=shared.checkpoint_s,
+            )
+            background.append(asyncio.create_task(sample.run(), name="parity-sample"))
         loop = asyncio.get_running_loop()
 
         def give_up(why: str) -> None:
@@ -200,7 +218,7 @@ class Worker:
                 self.last_resort.arm(1)
                 for task in background:
                     task.cancel()
-                await asyncio.gather(*background, return_exceptions=True)
+                await asyncio.wait(background, timeout=BACKGROUND_STOP_S)
                 await self._stop(source, app)
                 await asyncio.to_thread(store.close)
         if source.fatal.done():

@@ -1,6 +1,7 @@
 """`tickwise verify`: can the numbers be trusted?"""
 
 import asyncio
+from datetime import UTC, datetime
 from typing import Annotated
 
 import typer
@@ -8,13 +9,18 @@ import typer
 from api.cli.output import AsJson, dump, say
 from data_io.data_fetcher.sources import open_source
 from data_io.settings import CommonSettings
+from data_io.topics import admin
 from ml_core.data_processor import look_ahead as ahead
 from ml_core.data_processor.features import FeaturePlan
 from ml_core.errors import InputError
 from ml_core.spec import find, load_all
 from model_ops_manager import parity as checked
+from model_ops_manager.compared import Compared
 from model_ops_manager.mlflow_agent import MlflowAgent
-from model_ops_manager.parity import Compared, Parity
+from model_ops_manager.parity import Arrival, Parity
+from model_ops_manager.shed import Shed
+from streams.settings import WorkerSettings
+from streams.transport import state_log
 
 app = typer.Typer(no_args_is_help=True, help="Can the numbers be trusted?", pretty_exceptions_enable=False)
 
@@ -30,17 +36,41 @@ def parity(
         list[str] | None,
         typer.Option("--range", help="PARTITION:FIRST-LAST, offsets of ticks; default: as far as outputs reach."),
     ] = None,
+    since: Annotated[
+        str | None,
+        typer.Option(
+            "--from",
+            help="2026-11-29T10:00, UTC unless it names a zone: ticks that arrived at Kafka from then on. "
+            "The time is the one Kafka stamped, not the event time in the tick.",
+        ),
+    ] = None,
+    until: Annotated[str | None, typer.Option("--to", help="And before this time of arrival.")] = None,
+    group: Annotated[
+        str | None,
+        typer.Option(
+            help="Worker group; its checkpoints say which ticks it skipped. Default: TICKWISE_GROUP, or from the topic."
+        ),
+    ] = None,
+    shed: Annotated[
+        list[str] | None,
+        typer.Option("--shed", help="PARTITION:FIRST-LAST, offsets that were skipped, instead of the checkpoints."),
+    ] = None,
     kafka: Annotated[
         str | None, typer.Option(help="Bootstrap servers; default TICKWISE_KAFKA or 127.0.0.1:9092.")
     ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Recompute rows and predictions from their ticks and compare bit by bit; exit code 1 where they differ."""
-    settings = CommonSettings.read(kafka=kafka)
+    settings = WorkerSettings.read(kafka=kafka, group=group)
     spec = find(load_all(settings.pipelines), pipeline)
     models = MlflowAgent(settings.tracking_uri, settings.home)
-    asked = _ranges(ranges) if ranges else None
-    report = asyncio.run(checked.verify(settings.kafka, spec, models, asked))
+    asked, topic, given = _asked(ranges, since, until), spec.source.topic, _shed(shed or [])
+
+    async def verified() -> Parity:
+        skipped = given or await _skipped(settings.kafka, settings.group or f"tickwise-{topic}", topic)
+        return await checked.verify(settings.kafka, spec, models, asked, skipped)
+
+    report = asyncio.run(verified())
     if as_json:
         dump(report.as_dict())
     else:
@@ -76,6 +106,41 @@ def look_ahead(
         raise typer.Exit(DIFFERENT)
 
 
+async def _skipped(kafka: str, group: str, topic: str) -> dict[int, Shed]:
+    """Return what ``group`` has skipped of each partition, by its checkpoints."""
+    topic_id = (await admin.describe(kafka, topic)).topic_id
+    found = await state_log.manifests(kafka, group)
+    return {number: manifest.shed for number, manifest in found.items() if manifest.topic_id == topic_id}
+
+
+def _shed(texts: list[str]) -> dict[int, Shed]:
+    found: dict[int, Shed] = {}
+    for partition, (start, end) in sorted(map(_range, texts)):
+        found[partition] = found.get(partition, Shed()).add(start, end)
+    return found
+
+
+def _asked(ranges: list[str] | None, since: str | None, until: str | None) -> checked.Offsets | Arrival | None:
+    if ranges and (since or until):
+        raise InputError("--range names offsets, --from and --to times: give one of both")
+    if not (since or until):
+        return _ranges(ranges) if ranges else None
+    since_ms = _time_ms("--from", since) if since else None
+    until_ms = _time_ms("--to", until) if until else None
+    if since_ms is not None and until_ms is not None and since_ms >= until_ms:
+        raise InputError(f"--from {since} is not before --to {until}")
+    return Arrival(since_ms, until_ms)
+
+
+def _time_ms(option: str, text: str) -> int:
+    """Return milliseconds since the epoch of ``"2026-11-29T10:00"``, UTC unless it names a zone."""
+    try:
+        time = datetime.fromisoformat(text)
+    except ValueError:
+        raise InputError(f"{option} {text!r}: write a time such as 2026-11-29T10:00") from None
+    return round((time if time.tzinfo else time.replace(tzinfo=UTC)).timestamp() * 1000)
+
+
 def _ranges(texts: list[str]) -> dict[int, tuple[int, int]]:
     found = dict(map(_range, texts))
     if len(found) < len(texts):
@@ -90,7 +155,7 @@ def _range(text: str) -> tuple[int, tuple[int, int]]:
         first, last = offsets.split("-")
         return int(partition), (int(first), int(last) + 1)
     except ValueError:
-        raise InputError(f"--range {text!r}: write PARTITION:FIRST-LAST, such as 0:100-199") from None
+        raise InputError(f"{text!r}: write PARTITION:FIRST-LAST, such as 0:100-199") from None
 
 
 def _tell(report: Parity) -> None:
@@ -107,6 +172,7 @@ def _words(compared: Compared) -> str:
         "unexpected": compared.unexpected,
         "conflicting": compared.conflicting,
         "repeated": compared.repeated,
+        "shed": compared.shed,
     }
     words = [f"{compared.compared} compared", *(f"{count} {what}" for what, count in counts.items() if count)]
     words += [f"{count} differ in {what}" for what, count in compared.mismatches.most_common()]

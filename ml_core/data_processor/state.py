@@ -54,6 +54,12 @@ class SymbolState:
         self._grow()
         return Memory(self._float_SK, self._int_SJ, self._wanted_S, self._dirty_B)
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of a copy."""
+        row = self._float_SK.itemsize * self._plan.floats + self._int_SJ.itemsize * self._plan.ints
+        return self._known * row
+
     def dump(self, *, dirty_only: bool = True) -> list[tuple[int, bytes]]:
         """Return (number, bytes) of each block, or only of those that changed since `mark_clean`."""
         self._grow()
@@ -109,6 +115,18 @@ class FeatureState(SymbolState):
         super().__init__(plan, symbols)
         self.plan = plan
         self.scratch = Scratch(np.empty(len(plan.compiled.program.rate_D)), np.empty(IMPULSES))
+
+    def copy(self, plan: FeaturePlan) -> "FeatureState":
+        """Return a state that goes on by itself, with a symbol table of its own; it has nothing dirty.
+
+        ``plan`` is an equal one; where it has own features, whatever they keep to themselves is not shared either.
+        """
+        self._grow()
+        known, other = self._known, FeatureState(plan, SymbolTable(self.symbols.names, limit=self.symbols.limit))
+        other._float_SK, other._int_SJ = self._float_SK[:known].copy(), self._int_SJ[:known].copy()
+        other._wanted_S, other._dirty_B = self._wanted_S[:known].copy(), np.zeros_like(self._dirty_B)
+        other._known = known
+        return other
 
 
 class BarState(SymbolState):

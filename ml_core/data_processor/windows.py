@@ -75,6 +75,19 @@ class Tail:
         x_NTF[~ready_N] = np.nan
         return x_NTF, ready_N
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of a copy."""
+        return self._known * (self._x_SHF.itemsize * (self.window - 1) * self.features + self._count_S.itemsize)
+
+    def copy(self) -> "Tail":
+        """Return a tail that goes on by itself; it has nothing dirty."""
+        known, other = self._known, Tail(self.window, self.features)
+        other._names, other._known = list(self._names[:known]), known
+        other._x_SHF, other._count_S = self._x_SHF[:known].copy(), self._count_S[:known].copy()
+        other._dirty_B = np.zeros_like(self._dirty_B)
+        return other
+
     def dump(self, *, dirty_only: bool = True) -> list[tuple[int, bytes]]:
         """Return (number, bytes) of each block of 64 symbols, or only of those that changed since `mark_clean`."""
         return [

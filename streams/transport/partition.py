@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum, auto
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import structlog
 from aiokafka import TopicPartition
@@ -14,10 +14,12 @@ from aiokafka import TopicPartition
 from data_io.topics import bars, dead_letters, late_ticks, rows
 from data_io.topics import predictions as predictions_topic
 from data_io.topics.raw_records import RawFetch
-from ml_core.data_processor.features import FeaturePlan
+from ml_core.data_processor.features import FeaturePlan, FeatureState
+from ml_core.data_processor.windows import Tail
 from ml_core.errors import ModelNotFoundError, ModelRefusedError, SchemaMismatchError, SetupError
 from ml_core.spec import PipelineSpec
 from model_ops_manager.champion import Serving
+from model_ops_manager.shed import Shed
 from streams import bar_outputs, metrics
 from streams.partition_state import PartitionState
 from streams.transport.batch_sender import BatchSender
@@ -64,6 +66,7 @@ class Shared:
     checkpoint_rows: int = 2_000_000
     exactly_once: bool = False  # outputs are in the transaction of the checkpoint
     linger_s: float = 0.0  # how long ticks are gathered after the last batch before the next is handed out
+    shed_lag: int | None = None  # of ticks; further behind, a partition skips to the latest. None: it never does
 
     @property
     def pipelines(self) -> list[PipelineSpec]:
@@ -81,6 +84,16 @@ class Shared:
         found = [dead_letters.name(self.topic), late_ticks.name(self.topic), *(rows.name(name) for name in self.sets)]
         found += [bars.name(name) for name, (_, pipelines) in self.sets.items() if pipelines[0].bars is not None]
         return found + [predictions_topic.name(spec.name) for spec in self.pipelines]
+
+
+class Copied(NamedTuple):
+    """What rows and predictions of a pipeline are computed from, as it is between two batches; nobody else has it."""
+
+    position: int  # of the first tick that is not in it
+    features: FeatureState
+    tail: Tail | None  # of the window of the pipeline, where it is more than a row
+    serving: Serving | None  # what scores from then on, unless it is swapped
+    owner: PartitionState  # what it is a copy of, to be told from one that has started anew
 
 
 class Phase(Enum):
@@ -119,11 +132,13 @@ class Partition:
         self._unused: set[bytes] = set()  # keys in the state topic that mean nothing to this state
         self._published_to = -1
         self._committed = -1
+        self._shed = Shed()
         self._next_checkpoint = 0.0
         self._rows_since = 0
         self._next_silence = 0.0
         self._owes_commit = False  # something is in the transaction that is no output of a tick
         self._task: asyncio.Task[None] | None = None
+        self._copying: tuple[PipelineSpec, FeaturePlan, asyncio.Future[Copied]] | None = None
 
     async def open(self, first_offset: int) -> None:
         """Claim the partition and restore its last checkpoint; ``first_offset`` is the oldest tick Kafka still has.
@@ -179,9 +194,10 @@ class Partition:
                 "retention before they were read. They are lost. "
                 "Use a new group (TICKWISE_GROUP) to go on with what is left."
             )
-        self.state = PartitionState(shared.sets, manifest.labelled)
+        self.state, self._shed = PartitionState(shared.sets, manifest.labelled), manifest.shed
         is_rebuilt = not self._load(manifest, blocks)
-        self.position = first_offset if is_rebuilt else manifest.position
+        # What was skipped stays skipped: state starts empty behind it, also where it is computed again.
+        self.position = max(first_offset, self._shed.last_end) if is_rebuilt else manifest.position
         self.publish_from = self._committed = manifest.position
         topics = [predictions_topic.name(spec.name) for spec in shared.pipelines]
         if shared.exactly_once:
@@ -237,6 +253,16 @@ class Partition:
         return self.phase is Phase.OPEN
 
     @property
+    def works(self) -> bool:
+        """True between takeover and the end, whether batches may be handed out or not."""
+        return self.phase in (Phase.OPEN, Phase.SWAPPING)
+
+    @property
+    def committed(self) -> int:
+        """The position of the last checkpoint; -1 where there is none."""
+        return self._committed
+
+    @property
     def takes_batches(self) -> bool:
         """True while a batch may be handed out and its outputs do not have to wait for long."""
         if self.phase is not Phase.OPEN or not self.outputs.has_room:
@@ -283,6 +309,7 @@ class Partition:
             self.phase = Phase.SWAPPING
             self._start(self._swap(wanted, *self._snapshot(wanted)), "swap")
         elif self._is_due():
+            self._copy()
             self._start(self._commit(*self._snapshot(self.serving)), "checkpoint")
 
     def _show_silent_bars(self) -> None:
@@ -293,6 +320,71 @@ class Partition:
         self._next_silence = now_s + SILENCE_S
         if bar_outputs.publish_silent(self, time.time_ns()):
             self._owes_commit = self.shared.exactly_once
+
+    def is_too_late(self, readable: int) -> bool:
+        """Return whether what waits up to ``readable`` is to be skipped; asked between batches.
+
+        Not before the position has passed everything that is out: what has a name keeps its neighbours.
+        """
+        limit = self.shared.shed_lag
+        return (
+            limit is not None
+            and readable - self.position > limit
+            and self.phase is Phase.OPEN
+            and self._task is None
+            and self.position > self._published_to
+            and self.position >= self.publish_from
+        )
+
+    def skip_to(self, offset: int) -> None:
+        """Start empty at ``offset``; nothing behind it is handed out before a checkpoint has said so."""
+        self.phase = Phase.SWAPPING
+        self.fetched.clear()
+        shed = self._shed.add(self.position, offset)
+        manifest = self._manifest(self.serving).model_copy(update={"position": offset, "shed": shed})
+        gone: Blocks = [(key, None) for key in self.state.keys() | self._unused]
+        self.state, self._unused, self._rows_since = self.state.emptied(), set(), 0
+        self._start(self._skip(manifest, gone), "shed")
+
+    async def _skip(self, manifest: Manifest, gone: Blocks) -> None:
+        await self._commit(manifest, gone)
+        start, self.position, self._shed = self.position, manifest.position, manifest.shed
+        if self.phase is Phase.SWAPPING:
+            self.phase = Phase.OPEN
+        metrics.SHED_TICKS.labels(self.tp.topic, self.number).inc(self.position - start)
+        log.warning(
+            "a partition was too far behind: its ticks are skipped",
+            action="shed",
+            partition=self.number,
+            first=start,
+            last=self.position - 1,
+            skipped=self.position - start,
+            skipped_in_all=self._shed.total,
+        )
+
+    def copy_bytes(self, spec: PipelineSpec) -> int:
+        """Return how many bytes a copy for ``spec`` takes."""
+        state = self.state.sets[spec.feature_set]
+        tail = state.tails.get(spec.features.window)
+        return state.features.nbytes + (tail.nbytes if tail else 0)
+
+    def copy_at_checkpoint(self, spec: PipelineSpec, plan: FeaturePlan) -> "asyncio.Future[Copied]":
+        """Return what ends with the next checkpoint, with a copy of the state as it is there; who waits bounds it.
+
+        The copy computes features by ``plan``, which nobody else uses.
+        """
+        self._copying = spec, plan, asyncio.get_running_loop().create_future()
+        return self._copying[-1]
+
+    def _copy(self) -> None:
+        copying, self._copying = self._copying, None
+        if copying is None or copying[-1].done():
+            return
+        spec, plan, wanted = copying
+        state = self.state.sets[spec.feature_set]
+        tail = state.tails.get(spec.features.window)
+        copied = state.features.copy(plan), tail.copy() if tail else None
+        wanted.set_result(Copied(self.position, *copied, self.serving.get(spec.name), self.state))
 
     def _start(self, work: Coroutine[Any, Any, None], name: str) -> None:
         self._task = asyncio.create_task(work, name=f"{name}-{self.number}")
@@ -345,7 +437,15 @@ class Partition:
 
     def _snapshot(self, serving: Mapping[str, Serving]) -> tuple[Manifest, Blocks]:
         """Return position and changed state as they are between two batches; later batches do not touch the copy."""
-        manifest = Manifest(
+        self._rows_since = 0
+        blocks: Blocks = [*self.state.dump()]
+        # Blocks of a state that was given up would be taken for ours by the next owner.
+        blocks += [(key, None) for key in self._unused.difference(key for key, _ in blocks)]
+        self._unused = set()
+        return self._manifest(serving), blocks
+
+    def _manifest(self, serving: Mapping[str, Serving]) -> Manifest:
+        return Manifest(
             topic=self.shared.topic,
             topic_id=self.shared.topic_id,
             partitions=self.shared.partitions,
@@ -353,13 +453,8 @@ class Partition:
             kernels=self.state.kernels,
             models={name: s.version.version for name, s in serving.items()},
             labelled={name: counter.matured for name, counter in self.state.labelled.items()},
+            shed=self._shed,
         )
-        self._rows_since = 0
-        blocks: Blocks = [*self.state.dump()]
-        # Blocks of a state that was given up would be taken for ours by the next owner.
-        blocks += [(key, None) for key in self._unused.difference(key for key, _ in blocks)]
-        self._unused = set()
-        return manifest, blocks
 
     async def _commit(self, manifest: Manifest, blocks: Blocks) -> None:
         began = time.monotonic()

@@ -7,9 +7,12 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.errors import KafkaError
 from pydantic import BaseModel, ConfigDict, Field
 
+from data_io import log_reader
 from data_io.kafka_clients import end_producer
+from data_io.topics import admin
 from data_io.topics.admin import TopicSpec, compacted_topic
-from ml_core.errors import KafkaUnavailableError
+from ml_core.errors import KafkaUnavailableError, NotFoundError
+from model_ops_manager.shed import Shed
 
 Blocks = list[tuple[bytes, bytes | None]]  # key and bytes; None deletes the key
 
@@ -48,6 +51,28 @@ class Manifest(BaseModel):
     labelled: dict[str, int] = Field(
         default_factory=dict, description="pipeline -> rows whose label has matured so far"
     )
+    shed: Shed = Field(default=Shed(), description="ticks that were skipped; state starts empty behind each range")
+
+
+async def manifests(bootstrap: str, group: str) -> dict[int, Manifest]:
+    """Return the last manifest of each partition; none where the group has written none.
+
+    Raises:
+        KafkaUnavailableError: Kafka did not answer in time. A retry is safe.
+    """
+    topic = name(group)
+    try:
+        count = (await admin.describe(bootstrap, topic)).partitions
+    except NotFoundError:
+        return {}
+    found: dict[int, Manifest] = {}
+    async with log_reader.consumer(bootstrap) as consumer:
+        held = await log_reader.held(consumer, [TopicPartition(topic, number) for number in range(count)])
+        async for tp, records in log_reader.read(consumer, held):
+            texts = [record.value for record in records if record.key == MANIFEST_KEY and record.value]
+            if texts:
+                found[tp.partition] = Manifest.model_validate_json(texts[-1])
+    return found
 
 
 class StateLog:

@@ -290,8 +290,15 @@ class TickSource(mode.Service, ConsumerRebalanceListener):  # type: ignore[misc]
                 continue
             try:
                 partition.look_around()
+                self._shed(partition)
             except Exception as error:  # noqa: BLE001 - whatever a checkpoint met, the partition starts over
                 self._fail(partition, error)
+
+    def _shed(self, partition: Partition) -> None:
+        readable = self.fetcher.readable.get(partition.tp, 0)
+        if partition.is_too_late(readable):
+            partition.skip_to(readable)
+            self.fetcher.seek(partition.tp, readable)  # what has arrived or is under way is not wanted any more
 
     def _wake_up(self) -> None:
         if not self._wake.done() and any(p.fetched for p in self.partitions.values()):

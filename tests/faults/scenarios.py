@@ -20,6 +20,7 @@ from tests.faults.scene import CHECKPOINT_S, RATE, FellShortError, Scene
 
 SESSION_S = 6.0
 BACK_S, TOLD_S, RESTORE_S = 30.0, 10.0, 1.0
+BURST = 20  # times the usual load
 POISON = [
     b"\x00\xff\xfe",
     b"{",
@@ -364,6 +365,62 @@ async def unread_ticks_deleted(bench: Bench) -> Result:
         return await storage.unread_ticks_deleted(scene)
 
 
+async def burst(bench: Bench, **settings: str) -> Result:
+    """Twenty times the load for a while, and parity samples meanwhile: lag rises and drains, and nothing is lost."""
+    async with Scene.opened(bench.kafka, bench.folder, bench.model, parity_s="1", **settings) as scene:
+        scene.start("a")
+        await scene.lab.until(lambda: _is_ready(scene))
+        lags = [0.0]
+        async with scene.load():
+            await scene.consumes(60.0)
+            await scene.lab.until(lambda: _is_sampled(scene))
+            before_mb = _rss_mb(scene)
+            async with scene.load(BURST * RATE):
+                scene.workers["a"].send_signal(signal.SIGSTOP)  # however fast it is, it comes late
+                try:
+                    await asyncio.sleep(4.0)
+                finally:
+                    scene.workers["a"].send_signal(signal.SIGCONT)
+                for _ in range(15 if bench.is_short else 50):
+                    await asyncio.sleep(0.2)
+                    lags.append(await scene.metric("tickwise_consumer_lag_ticks"))
+            back_s = await scene.consumes(BACK_S)
+            after_mb = _rss_mb(scene)
+        await scene.caught_up()
+        counted = await scene.metric("tickwise_shed_ticks_total")
+        parity = {
+            each: await scene.metric("tickwise_parity_rows_total", each) for each in ("equal", "different", "missing")
+        }
+        await scene.terminate("a")
+        counts = await scene.judged(repeats=False)
+        if counts["shed"] != counted or bool(counted) != bool(settings):
+            raise FellShortError(f"{counts['shed']} rows are not there, {counted:.0f} ticks are counted as skipped")
+        if not parity["equal"] or parity["different"] or parity["missing"]:
+            raise FellShortError(f"rows of parity samples: {parity}")
+        if after_mb > 1.5 * before_mb:
+            raise FellShortError(f"the worker grew from {before_mb:.0f} to {after_mb:.0f} MB")
+        return {
+            **counts,
+            "sampled": parity["equal"],
+            "largest_lag": max(lags),
+            "back_s": back_s,
+            "rss_mb": [before_mb, after_mb],
+        }
+
+
+async def _is_ready(scene: Scene) -> bool:
+    return await scene.problems("a") == ""
+
+
+async def _is_sampled(scene: Scene) -> bool:
+    return await scene.metric("tickwise_parity_rows_total", "equal") > 0
+
+
+async def burst_skipped(bench: Bench) -> Result:
+    """The same with a worker that skips: what is not there is what it has counted, and the rest is as ever."""
+    return await burst(bench, shed="skip_to_latest", shed_lag="5000")
+
+
 Scenario = Callable[[Bench], Awaitable[Result]]
 
 SHORT = ("kills", "rolling_restart", "zombie")
@@ -387,6 +444,8 @@ def scenarios() -> Mapping[str, Scenario]:
         "restore": restore,
         "disk_full": disk_full,
         "unread_ticks_deleted": unread_ticks_deleted,
+        "burst": burst,
+        "burst_skipped": burst_skipped,
         **{f"proxy_{name}": lambda bench, fault=fault: proxied(bench, fault) for name, fault in faults.items()},
     }
 

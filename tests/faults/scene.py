@@ -31,7 +31,9 @@ from ml_core.types import TickBatch
 from model_ops_manager import parity
 from model_ops_manager.mlflow_agent import MlflowAgent
 from model_ops_manager.registration import register
+from model_ops_manager.shed import Shed
 from streams.local_kafka import node
+from streams.transport import state_log
 from streams.transport.published import last_published
 from tests.integration.worker_lab import PARTITIONS, WorkerLab
 
@@ -250,7 +252,8 @@ class Scene:
         Raises:
             FellShortError: Something was lost, doubled with another value, out of order or, unless it may be, repeated.
         """
-        found = await parity.verify(self.lab.kafka, self.spec, self._store, await self._all())
+        shed = await self.shed()
+        found = await parity.verify(self.lab.kafka, self.spec, self._store, await self._all(), shed)
         parts = (found.rows, found.predictions)
         counts = {
             "lost": sum(part.missing for part in parts),
@@ -258,8 +261,9 @@ class Scene:
             "repeats": sum(part.repeated for part in parts),
             "compared": sum(part.compared for part in parts),
             "unchecked": sum(part.unchecked.total() for part in parts),
+            "shed": found.rows.shed,
         }
-        skipped = await self._skipped(rowless)
+        skipped = await self._skipped(rowless, shed)
         if not found.is_equal or counts["unchecked"] or skipped or (counts["repeats"] and not repeats):
             firsts = [part.first for part in parts if part.first]
             raise FellShortError(f"{counts}, skipped {skipped}, first differences {firsts}")
@@ -287,14 +291,36 @@ class Scene:
     async def _all(self) -> dict[int, tuple[int, int]]:
         return {number: (0, end) for number, end in (await self.ends()).items() if end}
 
-    async def _skipped(self, rowless: Sequence[int]) -> int:
-        """Return how often a row stands behind one that is not the one before it: only a whole tail may repeat."""
+    async def shed(self) -> dict[int, Shed]:
+        """Return what the checkpoints say was skipped."""
+        found = await state_log.manifests(self.lab.kafka, self.spec.name)
+        return {number: manifest.shed for number, manifest in found.items()}
+
+    async def metric(self, name: str, label: str = "", worker: str = "a") -> float:
+        """Return the sum of a metric of a worker over its labels, or where one of them is ``label``."""
+
+        def ask() -> str:
+            with urllib.request.urlopen(f"http://127.0.0.1:{self.ports[worker]}/metrics", timeout=5) as answer:
+                text: str = answer.read().decode()
+            return text
+
+        lines = (await asyncio.to_thread(ask)).splitlines()
+        found = [line for line in lines if line.startswith((f"{name}{{", f"{name} "))]
+        return sum(float(line.rsplit(" ", 1)[1]) for line in found if not label or f'"{label}"' in line)
+
+    async def _skipped(self, rowless: Sequence[int], shed: Mapping[int, Shed]) -> int:
+        """Return how often a row stands behind one that is not the one before it: only a whole tail may repeat.
+
+        Or what lies between them gives no row, or is exactly what the worker has skipped.
+        """
         skipped = 0
         for number in range(self.lab.partitions):
             reached = -1
             async for record in self.lab.records(rows.name(self.spec.feature_set), number, committed=True):
                 offsets: Sequence[int] = rows.decode(record.value).rows.offset_N.tolist()
-                offsets = [offset - bisect.bisect(rowless, offset) for offset in offsets]  # among those with a row
-                skipped += sum(after > before + 1 for before, after in itertools.pairwise([reached, *offsets]))
+                for before, after in itertools.pairwise([reached, *offsets]):
+                    between = bisect.bisect_left(rowless, after) - bisect.bisect_right(rowless, before)
+                    is_shed = (before + 1, after) in shed.get(number, Shed()).ranges
+                    skipped += after - before - 1 > between and not is_shed
                 reached = offsets[-1]
         return skipped

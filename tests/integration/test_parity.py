@@ -11,6 +11,7 @@ from api.cli import verify
 from data_io.topics import predictions
 from ml_core.errors import InputError
 from model_ops_manager import parity
+from streams.transport import state_log
 from tests.integration.test_worker_models import PARTS, SOURCE, crown, fitted, store  # noqa: F401 - fixtures
 from tests.integration.worker_lab import stop
 
@@ -65,14 +66,56 @@ async def test_what_a_worker_wrote_is_what_its_ticks_give_also_after_a_kill(lab,
         await parity.verify(lab.kafka, spec, store, {0: (0, 10**6)})
 
 
-def _command(lab, spec, *words):
+async def test_what_a_late_worker_skips_stays_skipped_after_a_kill_and_the_rest_is_what_its_ticks_give(
+    lab,
+    store,  # noqa: F811 - fixtures
+    fitted,  # noqa: F811
+) -> None:
+    spec = lab.pipeline("late", **PARTS)
+    crown(store, spec, fitted)
+    settings = {"shed": "skip_to_latest", "shed_lag": "2000", "checkpoint_s": "30"}
+    count = await lab.publish(SOURCE.format(ticks=60_000, seed=2))  # of each partition more than one fetch
+    process = lab.start(spec, instance="a", **settings)
+    await lab.until(lambda: lab.log().count("too far behind") == 2)
+    count += await lab.publish(SOURCE.format(ticks=1_000, seed=3))
+    await lab.until(lambda: _reaches(lab, spec, count))
+    process.kill()  # in the tail behind what was skipped
+    process.wait(10)
+    published = len(await lab.committed_rows(spec))
+    process = lab.start(spec, instance="a", **settings)
+    await lab.until(lambda: _repeats(lab, spec, published + 1_000))
+    assert stop(process) == 0
+    assert "too far behind" not in lab.log()
+
+    found = await asyncio.to_thread(_command, lab, spec, "--group", spec.name, expected=0)
+
+    skipped = sum(manifest.shed.total for manifest in (await state_log.manifests(lab.kafka, spec.name)).values())
+    for kind in ("rows", "predictions"):
+        assert (found[kind]["shed"], found[kind]["compared"]) == (skipped, count - skipped)
+    assert found["rows"]["repeated"] == 1_000
+    assert skipped > 10_000
+
+
+async def _repeats(lab, spec, count: int) -> bool:
+    return len(await lab.committed_rows(spec)) == count
+
+
+async def _reaches(lab, spec, count: int) -> bool:
+    """Whether the newest tick of each partition has its row."""
+    newest: dict[int, int] = {}
+    for partition, offset, _ in await lab.live_rows(spec):
+        newest[partition] = max(newest.get(partition, 0), offset + 1)
+    return sum(newest.values()) == count
+
+
+def _command(lab, spec, *words, expected=verify.DIFFERENT):
     environment = {
         "TICKWISE_KAFKA": lab.kafka,
         "TICKWISE_HOME": str(lab.home),
         "TICKWISE_PIPELINES": str(lab.folder / f"{spec.name}.json.toml"),
     }
     result = CliRunner().invoke(verify.app, ["parity", spec.name, *words, "--json"], env=environment)
-    assert result.exit_code == verify.DIFFERENT, result.output
+    assert result.exit_code == expected, result.output
     return json.loads(result.stdout)
 
 

@@ -175,7 +175,7 @@ def silent(partition, monkeypatch):
 
 async def test_a_silent_symbol_has_its_open_bar_shown_once(silent) -> None:
     partition, sent = silent
-    assert partition.shared.outputs == ["ticks.dlq", "features.demo.v1", "bars.demo.v1", "predictions.demo.v1"]
+    assert "bars.demo.v1" in partition.shared.outputs
 
     for _ in range(3):
         partition.look_around()

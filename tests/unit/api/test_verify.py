@@ -1,0 +1,48 @@
+"""What is asked of `tickwise verify parity`."""
+
+import time
+
+import pytest
+
+from api.cli import verify
+from ml_core.errors import InputError
+from model_ops_manager.parity import Arrival
+
+TEN_MS = 1_795_946_400_000  # 2026-11-29T10:00 UTC
+
+
+@pytest.fixture
+def _far_from_greenwich(monkeypatch):
+    monkeypatch.setenv("TZ", "America/New_York")
+    time.tzset()
+    yield
+    monkeypatch.undo()
+    time.tzset()
+
+
+@pytest.mark.usefixtures("_far_from_greenwich")
+@pytest.mark.parametrize(
+    ("ranges", "since", "until", "expected"),
+    [
+        (None, None, None, None),
+        (["1:5-9"], None, None, {1: (5, 10)}),
+        (None, "2026-11-29T10:00", None, Arrival(TEN_MS, None)),
+        (None, None, "2026-11-29T11:00+01:00", Arrival(None, TEN_MS)),
+        (None, "2026-11-29T10:00", "2026-11-29T10:00:00.25Z", Arrival(TEN_MS, TEN_MS + 250)),
+    ],
+)
+def test_ticks_are_named_by_offsets_or_by_times_of_arrival(ranges, since, until, expected):
+    assert verify._asked(ranges, since, until) == expected
+
+
+@pytest.mark.parametrize(
+    ("ranges", "since", "until", "word"),
+    [
+        (["0:1-2"], "2026-11-29T10:00", None, "one of both"),
+        (None, "2026-11-29T10:00", "2026-11-29T10:00", "not before"),
+        (None, None, "10 o'clock", "write a time"),
+    ],
+)
+def test_what_means_nothing_is_refused(ranges, since, until, word):
+    with pytest.raises(InputError, match=word):
+        verify._asked(ranges, since, until)

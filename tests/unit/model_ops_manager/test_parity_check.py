@@ -1,0 +1,119 @@
+"""What is out is compared with what its ticks give, also around ticks that were skipped."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from data_io import log_reader
+from data_io.topics import predictions, rows
+from data_io.topics.ticks import TickDecoder
+from ml_core.data_processor import features
+from ml_core.data_processor.features import KERNEL_VERSION, FeaturePlan, FeatureState
+from ml_core.spec import parse
+from ml_core.types import OffsetRange, SymbolTable
+from model_ops_manager import scoring
+from model_ops_manager.compared import Compared
+from model_ops_manager.parity_check import Check, Findings, Start
+from model_ops_manager.scoring import Unscored
+from model_ops_manager.shed import Shed
+from tests.agents.in_memory import quote, quotes
+
+SPEC = parse({"name": "demo"})
+PLAN = FeaturePlan.from_spec(SPEC)
+TICKS = [SimpleNamespace(offset=n, key=None, value=value, headers=()) for n, value in enumerate(quotes(100))]
+SHED = Shed().add(30, 60)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _compiled():
+    features.warm_up()
+
+
+def published(*parts: tuple[int, int]) -> list[bytes]:
+    """Rows of stretches of ticks, each from a state of its own."""
+    values = []
+    for start, end in parts:
+        state = FeatureState(PLAN, SymbolTable())
+        ticks, _ = TickDecoder().decode(log_reader.columns(TICKS[start:end]), state.symbols)
+        made = features.step(ticks, state)
+        values += [value for _, value, _ in rows.encode(made, PLAN.names, PLAN.hash, KERNEL_VERSION)]
+    return values
+
+
+class Scorer:
+    """A model that is told apart by nothing."""
+
+    contract = SimpleNamespace(horizons_ns=(10**9,))
+
+    def scores(self, x_NTF):
+        return np.zeros((len(x_NTF), 1), np.float32)
+
+
+SERVING = SimpleNamespace(version=SimpleNamespace(version=1), scorer=Scorer())
+
+
+def test_predictions_name_their_symbols_also_where_state_has_numbered_them_anew():
+    first, second = ([quote(1_700_000_000 + n, symbol) for n in range(20)] for symbol in ("A", "B"))
+    pairs = [[*pair] if n < 10 else [*reversed(pair)] for n, pair in enumerate(zip(first, second, strict=True))]
+    values = [value for pair in pairs for value in pair]
+    ticks = [SimpleNamespace(offset=n, key=None, value=value, headers=()) for n, value in enumerate(values)]
+    findings, asked = Findings(Compared(), Compared()), OffsetRange(partition=0, start=0, end=40)
+    check = Check(SPEC, 0, "id", asked, Start.empty(SPEC, PLAN), lambda _: SERVING, findings, Shed().add(10, 20))
+    for start, end in ((0, 10), (20, 40)):
+        state = FeatureState(PLAN, SymbolTable())
+        made = features.step(TickDecoder().decode(log_reader.columns(ticks[start:end]), state.symbols)[0], state)
+        unscored = Unscored(made, made.x_NF[:, None, :], np.ones(len(made), np.bool_))
+        [scored] = scoring.score([unscored], SERVING.scorer)
+        for _, value in predictions.encode(
+            scored, topic_id="id", partition=0, horizons_ns=[10**9], model=SPEC.name, version=1
+        ):
+            check.add_predictions(value, ())
+
+    check.recompute(ticks)
+
+    found = findings.predictions
+    assert (found.first, found.compared, found.shed) == (None, 30, 10)
+
+
+def compared(values: list[bytes], *, shed: Shed, step: int = 7) -> Compared:
+    findings = Findings(Compared(), Compared())
+    asked = OffsetRange(partition=0, start=0, end=len(TICKS))
+
+    def load(_version: int):
+        raise AssertionError
+
+    check = Check(SPEC, 0, "id", asked, Start.empty(SPEC, PLAN), load, findings, shed)
+    for value in values:
+        check.add_rows(value)
+    for first in range(0, len(TICKS), step):
+        check.recompute(TICKS[first : first + step])
+    check.end()
+    return findings.rows
+
+
+@pytest.mark.parametrize("step", [1, 7, 30, 100])
+def test_behind_what_was_skipped_state_starts_empty(step):
+    found = compared(published((0, 30), (60, 100)), shed=SHED, step=step)
+    assert (found.is_equal, found.compared, found.shed) == (True, 70, 30)
+
+
+def test_what_was_out_before_its_ticks_were_skipped_is_compared_too():
+    values = published((0, 40), (60, 100))
+    found = compared(values, shed=SHED)
+    assert (found.is_equal, found.compared, found.shed) == (True, 80, 20)
+
+
+def test_a_state_that_went_on_over_a_gap_is_found():
+    state_went_on = rows.decode(published((0, 100))[0]).rows
+    values = published((0, 30))
+    made = state_went_on.select(state_went_on.offset_N >= 60)
+    values += [value for _, value, _ in rows.encode(made, PLAN.names, PLAN.hash, KERNEL_VERSION)]
+    found = compared(values, shed=SHED)
+    assert found.different > 0
+    assert found.first["offset"] == 60
+
+
+def test_without_a_word_about_it_what_was_skipped_is_missing():
+    found = compared(published((0, 30), (60, 100)), shed=Shed())
+    assert (found.missing, found.first["offset"]) == (30, 30)
