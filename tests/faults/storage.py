@@ -68,11 +68,13 @@ async def unread_ticks_deleted(scene: Scene) -> dict[str, Any]:
         position = await scene.ends()
         await scene.grows(position)
     ends = await scene.ends()
-    async with AIOKafkaAdminClient(bootstrap_servers=scene.lab.kafka) as client:
-        doomed = {
-            TopicPartition(scene.lab.topic, n): RecordsToDelete(before_offset=end - 10) for n, end in ends.items()
-        }
+    doomed = {TopicPartition(scene.lab.topic, n): RecordsToDelete(before_offset=end - 10) for n, end in ends.items()}
+    client = AIOKafkaAdminClient(bootstrap_servers=scene.lab.kafka)
+    await client.start()
+    try:
         await client.delete_records(doomed)
+    finally:
+        await client.close()
     scene.start("a")
     code = await asyncio.to_thread(scene.workers.pop("a").wait, 60)
     said = scene.lab.log()
