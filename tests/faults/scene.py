@@ -135,7 +135,8 @@ class Scene:
             raise FellShortError(f"a worker did not stop in {3 * DRAIN_S:.0f} s") from None
         took_s = time.monotonic() - began
         if code != 0 or took_s > DRAIN_S:
-            raise FellShortError(f"a worker stopped with {code} after {took_s:.1f} s")
+            said = self.lab.log(self._numbers[name])[-2000:]
+            raise FellShortError(f"a worker stopped with {code} after {took_s:.1f} s: {said}")
         return took_s
 
     def must_run(self) -> None:
