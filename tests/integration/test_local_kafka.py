@@ -90,7 +90,7 @@ def test_nothing_is_left_after_ctrl_c_while_it_starts(holder: subprocess.Popen[s
 
     os.killpg(holder.pid, signal.SIGINT)  # as a terminal does: the whole foreground group
 
-    assert holder.wait(20) != 0
+    assert holder.wait(temporary.STOP_S) != 0
     assert list(temporary_files.iterdir()) == []
     assert processes_of(temporary_files) == []
 

@@ -159,11 +159,11 @@ async def test_rows_and_predictions_behind_a_checkpoint_are_computed_again_and_f
 
 async def test_a_step_that_gives_another_value_live_is_told_with_both_values(partition, monkeypatch, capsys):
     def wrong(ticks, state):
-        made = features.step(ticks, state)
-        made.x_NF[made.offset_N == 210, 1] += np.float32(0.25)
-        return made
+        moved = features.move(ticks, state)
+        moved.rows.x_NF[moved.rows.offset_N == 210, 1] += np.float32(0.25)
+        return moved
 
-    monkeypatch.setattr(windowing, "features", SimpleNamespace(step=wrong))
+    monkeypatch.setattr(windowing, "features", SimpleNamespace(move=wrong))
     assert await sampled(partition, monkeypatch) == {
         ("rows", "equal"): TICKS - 1,
         ("rows", "different"): 1,
