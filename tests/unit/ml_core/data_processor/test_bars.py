@@ -213,7 +213,7 @@ def test_one_wrong_stamp_ahead_changes_no_bar_wherever_it_comes(place: int, wron
 
 
 def test_the_tick_behind_a_gap_counts_with_the_next_one_which_is_the_cause() -> None:
-    ticks = [trade(1, 10), trade(100, 20), trade(101, 21), quote(200, 9, 11), trade(201, 30), trade(202, 31)]
+    ticks = [trade(1, 10), trade(100, 20, 3, -1), trade(101, 21), quote(200, 9, 11), trade(201, 30), trade(202, 31)]
 
     made = bars(ticks, pipeline("time:10s", "ticks:2"))
 
@@ -223,6 +223,7 @@ def test_the_tick_behind_a_gap_counts_with_the_next_one_which_is_the_cause() -> 
         ("time:10s", 100, (20, 21, 20, 21), 2, 4),
         ("ticks:2", 101, (21, 30, 21, 30), 2, 4),
     ]
+    assert [(bar.volume, bar.value, bar.buy_volume) for bar in made[1:3]] == [(4, 70, 1), (4, 81, 1)]
 
 
 def test_a_tick_that_confirms_one_and_lies_far_ahead_of_it_waits_for_the_next_in_turn() -> None:
