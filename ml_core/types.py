@@ -131,6 +131,7 @@ class BarBatch(NamedTuple):
     symbols: Sequence[str]
     kinds: Sequence[str]
     too_late: int  # ticks that are in no bar, because they came later than the lateness
+    misdated: int  # likewise, because they lay too far ahead and the next tick of the symbol did not
 
     def __len__(self) -> int:
         """Return the number of bars, not of fields."""
@@ -138,7 +139,7 @@ class BarBatch(NamedTuple):
 
     def select(self, chosen: Bool) -> "BarBatch":
         """Return the chosen bars, in order."""
-        fields: list[Any] = [*(column[chosen] for column in self[:-3]), *self[-3:]]
+        fields: list[Any] = [*(column[chosen] for column in self[:-4]), *self[-4:]]
         return BarBatch(*fields)
 
 

@@ -17,6 +17,8 @@ def publish_ended(partition: Partition, feature_set: str, made: BarBatch) -> Non
     """Queue the bars that a batch of ticks has ended; those that are out already only moved state."""
     if made.too_late:
         metrics.TOO_LATE.labels(feature_set).inc(made.too_late)
+    if made.misdated:
+        metrics.MISDATED.labels(feature_set).inc(made.misdated)
     if len(made):
         _publish(partition, feature_set, made.select(made.offset_B >= partition.publish_from))
 

@@ -9,6 +9,9 @@ ROWS = Counter("tickwise_rows_total", "Feature rows published", ["feature_set"])
 PREDICTIONS = Counter("tickwise_predictions_total", "Predictions published", ["pipeline", "status"])
 BARS = Counter("tickwise_bars_total", "Bars published", ["feature_set", "status"])
 TOO_LATE = Counter("tickwise_too_late_ticks_total", "Ticks too late for any bar", ["feature_set"])
+MISDATED = Counter(
+    "tickwise_misdated_ticks_total", "Ticks in no bar: too far ahead, as the next one showed", ["feature_set"]
+)
 BATCH_SECONDS = Histogram(
     "tickwise_batch_seconds",
     "From a fetched batch to its outputs handed over",

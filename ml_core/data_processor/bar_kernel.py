@@ -4,6 +4,10 @@ Bars by time stand in slots, one for each bar that a tick within the lateness ca
 is the open one. Bars by ticks, volume and value have one slot, which is emptied when its bar ends. Volume and value are
 summed in pairs of floats, so that the order of ticks does not show in the first of them.
 
+A tick further ahead of its symbol's clock than gap bound and lateness is parked as a whole. If the next one lies there
+too, or beyond, it counts just before that one, else never: bars are those of the ticks that are believed, as they came.
+No calendar has a say: the first tick behind a night is parked as well, and the second one confirms it.
+
 Shapes: N ticks, S symbols, K floats and J integers of state a symbol, Q kinds of bars, R integers of a rule, B bars,
 O floats and I integers of a bar.
 """
@@ -18,9 +22,12 @@ from ml_core.data_processor.kernels import RESYNC_TICKS, seen_before
 from ml_core.types import BarStatus, Bool, Float64, Int8, Int32, Int64, TickKind
 
 # Integers of state every symbol has; after SEQ_HIGH: + kind of tick, then the numbers seen. Ticks before COUNTS_FROM,
-# to which a wrong clock was set back, are in no bar: one that had ended would begin anew with them.
-(TICKS, CLOCK, BEHIND, WHOLE_FROM, COUNTS_FROM, SEQ_HIGH) = range(6)
-SYMBOL_INTS = 9
+# to which a wrong clock was set back, are in no bar: one that had ended would begin anew with them. TICKS has none
+# that is parked or was dropped.
+(TICKS, CLOCK, BEHIND, WHOLE_FROM, COUNTS_FROM, IS_PARKED, PARKED_TS, PARKED_SEQ, SEQ_HIGH) = range(9)
+SYMBOL_INTS = 12
+(PARKED_PRICE, PARKED_SIZE, PARKED_BOUGHT) = range(3)  # of floats; no price where the tick moves only the clock
+SYMBOL_FLOATS = 3
 # Integers of state of a kind of bars: the number of the open one, the revision that bars begin with, and how many
 # revisions were used. A clock that was wrong gives numbers that come again, so that bars begin behind what is out.
 (NUMBER, BASE, USED) = range(3)
@@ -77,7 +84,8 @@ def run(first: int, ticks: Ticks, rules: Rules, memory: Memory, int_BI: Int64, f
     """Move ``memory`` over the ticks from number ``first`` on, and write the bars that end, as long as there is room.
 
     Returns:
-        The number of the tick to go on from, how many bars were written, and how many ticks came too late.
+        The number of the tick to go on from, how many bars were written, and how many ticks came too late, or were
+        dropped because the next one did not confirm their time.
     """
     return tuple(map(int, _run(first, *ticks, *rules, *memory, int_BI, float_BO)))
 
@@ -105,38 +113,100 @@ def _run(  # noqa: PLR0913, PLR0917 - see `run`
     dirty_B: Bool,
     int_BI: Int64,
     float_BO: Float64,
-) -> tuple[int, int, int]:
+) -> tuple[int, int, int, int]:
     """See `run`; the fields of its arguments, in their order."""
-    made = too_late = 0
-    kinds = len(limit_Q)
+    made = too_late = misdated = 0
+    kinds, doubt_ns = len(limit_Q), max(gap_ns, lateness_ns)
     for i in range(first, len(ts_ns_N)):
-        if made + kinds > len(int_BI):  # a tick ends at most one bar of each kind
-            return i, made, too_late
-        symbol, kind, ts, seq = symbol_N[i], kind_N[i], ts_ns_N[i], seq_N[i]
+        if made + 2 * kinds > len(int_BI):  # a tick that counts ends at most one bar of each kind, and two may count
+            return i, made, too_late, misdated
+        symbol, kind, seq = symbol_N[i], kind_N[i], seq_N[i]
         if symbol < 0 or not wanted_S[symbol]:
             continue
         f, j = float_SK[symbol], int_SJ[symbol]
         if seen_before(j, SEQ_HIGH + kind, seq):
             continue
         dirty_B[symbol >> 6] = True
-        is_over, restarts = _advance_clock(j, ts, gap_ns, lateness_ns)
-        if is_over:
-            made = _break_off(f, j, rule_RQ, restarts, i, symbol, int_BI, float_BO, made)
-        if j[CLOCK] == ts:
-            made = _close_by_time(f, j, rule_RQ, i, symbol, int_BI, float_BO, made)
+        ts = ts_ns_N[i]
         price, size, bought = _price_of(of_mids, kind, price_N[i], size_N[i], side_N[i], bid_N[i], ask_N[i])
-        if np.isnan(price):
+        if j[IS_PARKED]:
+            j[IS_PARKED] = 0
+            if ts >= j[PARKED_TS] - doubt_ns:
+                made = _count_parked(f, j, rule_RQ, limit_Q, gap_ns, lateness_ns, i, symbol, int_BI, float_BO, made)
+            else:
+                misdated += not np.isnan(f[PARKED_PRICE])
+        if ts - j[CLOCK] > doubt_ns and j[TICKS] > 0:
+            _park(f, j, ts, seq, price, size, bought)
             continue
-        if ts < j[COUNTS_FROM] or j[CLOCK] - ts > lateness_ns:
-            too_late += 1
-            continue
-        for q in range(kinds):
-            slot_f, slot_j = _slot_of(f, j, rule_RQ, q, ts)
-            _add(slot_f, slot_j, ts, seq, price, size, bought)
-            if _ends(slot_f, slot_j, j, rule_RQ, limit_Q, q):
-                _write(slot_f, slot_j, j, rule_RQ, q, i, symbol, int_BI[made], float_BO[made])
-                made += 1
-    return len(ts_ns_N), made, too_late
+        made, is_late = _count(
+            f, j, rule_RQ, limit_Q, gap_ns, lateness_ns, ts, seq, price, size, bought, i, symbol, int_BI, float_BO, made
+        )
+        too_late += is_late
+    return len(ts_ns_N), made, too_late, misdated
+
+
+@numba.njit(**_OPTIONS)
+def _count_parked(  # noqa: PLR0913, PLR0917 - see `run`
+    f: Float64,
+    j: Int64,
+    rule_RQ: Int64,
+    limit_Q: Float64,
+    gap_ns: int,
+    lateness_ns: int,
+    i: int,
+    symbol: int,
+    int_BI: Int64,
+    float_BO: Float64,
+    made: int,
+) -> int:
+    """Count the tick that was parked, which tick ``i`` has confirmed; return the bars written."""
+    tick = j[PARKED_TS], j[PARKED_SEQ], f[PARKED_PRICE], f[PARKED_SIZE], f[PARKED_BOUGHT]
+    made, _ = _count(f, j, rule_RQ, limit_Q, gap_ns, lateness_ns, *tick, i, symbol, int_BI, float_BO, made)
+    return int(made)
+
+
+@numba.njit(**_INLINED)
+def _park(f: Float64, j: Int64, ts: int, seq: int, price: float, size: float, bought: float) -> None:
+    j[IS_PARKED], j[PARKED_TS], j[PARKED_SEQ] = 1, ts, seq
+    f[PARKED_PRICE], f[PARKED_SIZE], f[PARKED_BOUGHT] = price, size, bought
+
+
+@numba.njit(**_INLINED)
+def _count(  # noqa: PLR0913, PLR0917 - see `run`
+    f: Float64,
+    j: Int64,
+    rule_RQ: Int64,
+    limit_Q: Float64,
+    gap_ns: int,
+    lateness_ns: int,
+    ts: int,
+    seq: int,
+    price: float,
+    size: float,
+    bought: float,
+    i: int,
+    symbol: int,
+    int_BI: Int64,
+    float_BO: Float64,
+    made: int,
+) -> tuple[int, bool]:
+    """Move the clock by a tick that is believed, and add it; return the bars written, and whether it was too late."""
+    is_over, restarts = _advance_clock(j, ts, gap_ns, lateness_ns)
+    if is_over:
+        made = _break_off(f, j, rule_RQ, restarts, i, symbol, int_BI, float_BO, made)
+    if j[CLOCK] == ts:
+        made = _close_by_time(f, j, rule_RQ, i, symbol, int_BI, float_BO, made)
+    if np.isnan(price):
+        return made, False
+    if ts < j[COUNTS_FROM] or j[CLOCK] - ts > lateness_ns:
+        return made, True
+    for q in range(len(limit_Q)):
+        slot_f, slot_j = _slot_of(f, j, rule_RQ, q, ts)
+        _add(slot_f, slot_j, ts, seq, price, size, bought)
+        if _ends(slot_f, slot_j, j, rule_RQ, limit_Q, q):
+            _write(slot_f, slot_j, j, rule_RQ, q, i, symbol, int_BI[made], float_BO[made])
+            made += 1
+    return made, False
 
 
 @numba.njit(**_INLINED)

@@ -8,7 +8,7 @@ from ml_core.contract import schema_hash
 from ml_core.data_processor import bar_kernel as k
 from ml_core.spec import BAR_KINDS, Bars, PipelineSpec, parse_bars
 
-BAR_KERNEL_VERSION = 1  # grows with every change that can change a bar
+BAR_KERNEL_VERSION = 2  # grows with every change that can change a bar
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class BarPlan:
     @classmethod
     def of(cls, spec: PipelineSpec, bars: Bars) -> "BarPlan":
         """Return the plan of ``bars`` made of what ``spec`` reads."""
-        lateness_ns, floats, ints = spec.source.lateness, 0, k.SYMBOL_INTS
+        lateness_ns, floats, ints = spec.source.lateness, k.SYMBOL_FLOATS, k.SYMBOL_INTS
         rule_RQ, limit_Q = np.zeros((k.RULE_INTS, len(bars.by)), np.int64), np.zeros(len(bars.by))
         for q, (kind, limit) in enumerate(map(parse_bars, bars.by)):
             # A tick within the lateness falls into the open bar or one of so many before it.

@@ -24,22 +24,24 @@ _DTYPES = [(name, np.dtype(dtype)) for name, dtype in TICK_DTYPES if name in k.T
 def step(ticks: TickBatch, state: BarState) -> BarBatch:
     """Move ``state`` over ``ticks`` and return the bars that ended or were revised, each as often as it was.
 
-    In no bar: duplicates (a ``seq`` already seen of that symbol and kind), ticks later than the lateness, symbols the
-    plan does not want. Where batches are cut makes no difference.
+    In no bar: duplicates (a ``seq`` already seen of that symbol and kind), ticks later than the lateness, those too far
+    ahead whose time the next tick did not confirm, symbols the plan does not want. Where batches are cut makes no
+    difference.
     """
     memory = state.memory()
     columns = k.Ticks._make(as_compiled(getattr(ticks, name), dtype) for name, dtype in _DTYPES)
     parts: list[tuple[Int64, Float64]] = []
-    begin = too_late = 0
+    begin = too_late = misdated = 0
     while begin < len(ticks) or not parts:
         int_BI, float_BO = np.empty((ROOM, k.OUT_INTS), np.int64), np.empty((ROOM, k.OUT_FLOATS))
-        begin, made, late = k.run(begin, columns, state.plan.rules, memory, int_BI, float_BO)
+        begin, made, late, dropped = k.run(begin, columns, state.plan.rules, memory, int_BI, float_BO)
         parts.append((int_BI[:made], float_BO[:made]))
-        too_late += late
+        too_late, misdated = too_late + late, misdated + dropped
     int_BI, float_BO = parts[0] if len(parts) == 1 else map(np.concatenate, zip(*parts, strict=True))
     tick_B = int_BI[:, k.TICK]
     place = ticks.offset_N[tick_B], ticks.index_N[tick_B]
-    fields: list[Any] = [*place, *columns_of(int_BI, float_BO), state.symbols.names, state.plan.kinds, too_late]
+    of_all = state.symbols.names, state.plan.kinds, too_late, misdated
+    fields: list[Any] = [*place, *columns_of(int_BI, float_BO), *of_all]
     return BarBatch(*fields)
 
 

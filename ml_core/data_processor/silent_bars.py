@@ -52,7 +52,7 @@ class SilentBars:
         int_BI, float_BO = (np.concatenate(parts) for parts in zip(*found, strict=True))
         none_B = np.full(len(int_BI), -1)
         columns = none_B, none_B.astype(np.int32), *columns_of(int_BI, float_BO)
-        fields: list[Any] = [*columns, self._state.symbols.names, self._state.plan.kinds, 0]
+        fields: list[Any] = [*columns, self._state.symbols.names, self._state.plan.kinds, 0, 0]
         return BarBatch(*fields)
 
     def _bars(self, q: int, silent_D: Int64, now_ns: int) -> tuple[Int64, Float64]:

@@ -14,6 +14,7 @@ from ml_core.errors import CorruptRecordError, KafkaUnavailableError
 from ml_core.model.runtime import Scorer
 from ml_core.spec import PipelineSpec, Predictions, parse
 from model_ops_manager.champion import Serving
+from streams import metrics
 from streams.agents import windowing
 from streams.transport.batch_channel import Batch, Round
 from tests.agents.conftest import partition_of
@@ -235,6 +236,16 @@ async def test_bars_end_with_a_tick_and_carry_its_name(barred) -> None:
     assert bar_offsets(partition) == [10, 20, 30]
     [first, *_] = partition.outputs.of(bars.name("demo"))
     assert bars.decode(first[1]).id == "Topic-id-2-ACME-time:10s-170000000-0"
+
+
+async def test_a_wrong_stamp_ends_no_bar_and_is_counted(barred) -> None:
+    partition, misdated = partition_of(barred), metrics.MISDATED.labels("demo")
+    before = misdated._value.get()
+
+    await run(partition, fetch_of([*quotes(15), *quotes(1, start_s=1_800_000_000), *quotes(35)[15:]]))
+
+    assert bar_offsets(partition) == [10, 21, 31]
+    assert misdated._value.get() - before == 1
 
 
 async def test_bars_that_are_out_are_not_written_again_while_state_is_rebuilt(barred) -> None:

@@ -102,7 +102,7 @@ def with_bars(**source):
 def move_bars(state: PartitionState, records: Records, part: slice):
     decoded, _ = ticks.TickDecoder().decode(Records(*(column[part] for column in records)), state.symbols)
     made = bars.step(decoded, state.sets["basic"].bars)
-    return [column.tobytes() for column in made[:-3]]
+    return [column.tobytes() for column in made[:-4]]
 
 
 def test_bars_that_were_dumped_and_loaded_go_on_bit_for_bit(records) -> None:

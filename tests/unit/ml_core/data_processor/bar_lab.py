@@ -42,7 +42,7 @@ def bars(ticks: list[Tick], spec: PipelineSpec) -> list[Bar]:
 
 
 def listed(made: BarBatch) -> list[Bar]:
-    columns = [column.tolist() for column in made[:-3]]
+    columns = [column.tolist() for column in made[:-4]]
     found = []
     for offset, _, symbol, kind, number, start, end, *values in zip(*columns, strict=True):
         opened, high, low, close, volume, value, _, bought, ticks, revision, status, complete = values

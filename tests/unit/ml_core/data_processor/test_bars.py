@@ -168,7 +168,7 @@ def test_a_gap_leaves_a_bar_alone_that_had_ended_before() -> None:
 
 
 def test_after_a_clock_that_was_wrong_bars_go_on_behind_what_is_out() -> None:
-    wrong = [trade(1000, 50)]
+    wrong = [trade(1000, 50), trade(1000, 50)]
     behind = [trade(12 + i / 10, 11 + i) for i in range(RESYNC_TICKS)]
     ticks = [trade(1, 10), trade(11, 10), *wrong, *behind, trade(9.5, 99), trade(21, 30), trade(995, 60)]
 
@@ -176,7 +176,7 @@ def test_after_a_clock_that_was_wrong_bars_go_on_behind_what_is_out() -> None:
 
     assert [(bar.number - FIRST, bar.revision, bar.status, bar.complete, bar.prices[3]) for bar in made] == [
         (0, 0, FINAL, False, 10),
-        (1, 0, FINAL, False, 10),  # the wrong tick came behind a gap, as far as its symbol knows
+        (1, 0, FINAL, False, 10),  # the wrong ticks came behind a gap, as far as its symbol knows
         (100, 0, FINAL, False, 50),
         (1, 1, FINAL, False, 18),  # of the tick that set the clock right
         (2, 1, FINAL, False, 30),
@@ -191,9 +191,81 @@ def test_after_a_clock_that_was_wrong_bars_go_on_behind_what_is_out() -> None:
 def test_a_quote_of_a_wrong_clock_leaves_no_bar_behind() -> None:
     behind = [trade(12 + i / 10, 11) for i in range(RESYNC_TICKS)]
 
-    made = bars([trade(1, 10), quote(1000, 9, 11), *behind, trade(21, 30)], pipeline("time:10s"))
+    made = bars([trade(1, 10), quote(1000, 9, 11), quote(1000, 9, 11), *behind, trade(21, 30)], pipeline("time:10s"))
 
     assert [(bar.number - FIRST, bar.revision, bar.ticks) for bar in made] == [(0, 0, 1), (1, 1, 1)]
+
+
+# A gap, late ticks and a clock that is wrong for eight ticks.
+TIMES = (1, 2, 11, 10.5, 95, 96, 92, 104, 1500, 1501, *[105 + i / 10 for i in range(RESYNC_TICKS)], 111, 200, 300, 301)
+MIXED = [quote(at_s, 9, 11) if i % 5 == 2 else trade(at_s, 10 + i, 1 + i % 3) for i, at_s in enumerate(TIMES)]
+
+
+@pytest.mark.parametrize("wrong", [trade(1e6, 99, 50), quote(1e6, 1, 2)], ids=["trade", "quote"])
+@pytest.mark.parametrize("place", range(1, len(MIXED) + 1))
+def test_one_wrong_stamp_ahead_changes_no_bar_wherever_it_comes(place: int, wrong: Tick) -> None:
+    spec = pipeline("time:1s", "time:10s", "ticks:3", "volume:5", "value:60")
+
+    made = bars([*MIXED[:place], wrong, *MIXED[place:]], spec)
+
+    # The cause is a place, which moved, and of a tick that was parked it is the next one.
+    assert [bar._replace(cause=0) for bar in made] == [bar._replace(cause=0) for bar in bars(MIXED, spec)]
+
+
+def test_the_tick_behind_a_gap_counts_with_the_next_one_which_is_the_cause() -> None:
+    ticks = [trade(1, 10), trade(100, 20, 3, -1), trade(101, 21), quote(200, 9, 11), trade(201, 30), trade(202, 31)]
+
+    made = bars(ticks, pipeline("time:10s", "ticks:2"))
+
+    assert [(bar.kind, bar.start_s, bar.prices, bar.ticks, bar.cause) for bar in made] == [
+        ("time:10s", 0, (10, 10, 10, 10), 1, 2),
+        ("ticks:2", 1, (10, 20, 10, 20), 2, 2),
+        ("time:10s", 100, (20, 21, 20, 21), 2, 4),
+        ("ticks:2", 101, (21, 30, 21, 30), 2, 4),
+    ]
+    assert [(bar.volume, bar.value, bar.buy_volume) for bar in made[1:3]] == [(4, 70, 1), (4, 81, 1)]
+
+
+def test_a_tick_that_confirms_one_and_lies_far_ahead_of_it_waits_for_the_next_in_turn() -> None:
+    made = bars([trade(second, 10) for second in (0, 100, 200, 300, 1e6, 301)], pipeline("time:10s"))
+
+    assert [(bar.start_s, bar.cause) for bar in made] == [(0, 2), (100, 3), (200, 4)]
+
+
+@pytest.mark.parametrize(
+    ("at_s", "counted_s", "misdated"),
+    [
+        ((1, 200, 140), [1, 200], 0),  # within the gap bound of 60 s before it, though too late for a bar
+        ((1, 200, 139.9), [1], 1),  # itself ahead, and parked instead
+        ((1, 1000, 500, 200, 201), [1, 200, 201], 2),
+        ((1, 200, 2, 200), [1, 2], 1),  # a wrong stamp that comes again
+        ((10, 200, 9, 200, 201), [10, 9, 200, 201], 1),
+    ],
+)
+def test_ticks_ahead_that_the_next_one_does_not_confirm_are_counted_and_in_no_bar(at_s, counted_s, misdated) -> None:
+    state = state_of(pipeline("ticks:1"))
+
+    made = step(batch([trade(second, 10) for second in at_s], state.symbols), state)
+
+    assert [bar.start_s for bar in listed(made)] == counted_s
+    assert made.misdated == misdated
+
+
+def test_only_a_tick_with_a_price_is_missing_in_bars_where_its_stamp_was_wrong() -> None:
+    state = state_of(pipeline("ticks:1"))
+
+    made = step(batch([trade(1, 10), quote(1000, 9, 11), trade(2, 10)], state.symbols), state)
+
+    assert (len(made), made.misdated) == (2, 0)
+
+
+def test_where_the_lateness_is_beyond_the_gap_bound_it_says_what_is_ahead() -> None:
+    # seconds: 29 ahead is believed at once; 75 is 25 behind the one that is parked, and confirms it
+    spec = pipeline("ticks:1", lateness="30s", features={"gap": "1s"})
+
+    made = bars([trade(second, 10) for second in (1, 30, 100, 75, 500, 99)], spec)
+
+    assert [(bar.start_s, bar.cause) for bar in made] == [(1, 0), (30, 1), (100, 3), (75, 3), (99, 5)]
 
 
 def test_ticks_within_the_lateness_never_set_the_clock_back() -> None:
@@ -217,7 +289,7 @@ def test_more_bars_than_there_is_room_for_at_once_come_in_order(monkeypatch) -> 
     ticks = [trade(i, 10 + i) for i in range(50)]
     spec = pipeline("ticks:1", "time:1s")
     whole = bars(ticks, spec)
-    monkeypatch.setattr(bars_module, "ROOM", 3)
+    monkeypatch.setattr(bars_module, "ROOM", 4)
 
     assert bars(ticks, spec) == whole
     assert len(whole) == 99

@@ -19,7 +19,16 @@ ALL = pipeline("time:1s", "time:10s", "ticks:7", "volume:5", "value:400", latene
 CAPTURE = Path(__file__).parents[4] / ".." / "shared" / "data" / "binance-spot-btcusdt-20240808.gz"
 
 
-@given(markets(), st.lists(st.integers(0, 120), max_size=6))
+@st.composite
+def with_wrong_stamps(draw: st.DrawFn) -> list[Tick]:
+    """Draw ticks of some symbols, with stamps an hour or two ahead, alone and in a row."""
+    market = draw(markets())
+    rng = np.random.default_rng(draw(st.integers(0, 2**32)))
+    ahead_s = rng.choice([0.0, 3600.0, 7200.0], len(market), p=[0.8, 0.15, 0.05]).tolist()
+    return [tick._replace(at_s=tick.at_s + ahead) for tick, ahead in zip(market, ahead_s, strict=True)]
+
+
+@given(with_wrong_stamps(), st.lists(st.integers(0, 120), max_size=6))
 def test_where_batches_are_cut_makes_no_difference(market, cuts) -> None:
     state = state_of(ALL)
     parts = cut(batch(market, state.symbols), cuts)
@@ -27,7 +36,7 @@ def test_where_batches_are_cut_makes_no_difference(market, cuts) -> None:
     assert [bar for part in parts for bar in listed(step(part, state))] == bars(market, ALL)
 
 
-@given(markets(), st.integers(0, 120))
+@given(with_wrong_stamps(), st.integers(0, 120))
 def test_state_that_was_dumped_and_loaded_goes_on_bit_for_bit(market, at) -> None:
     state = state_of(ALL)
     first, second = cut(batch(market, state.symbols), [at])
@@ -41,7 +50,7 @@ def test_state_that_was_dumped_and_loaded_goes_on_bit_for_bit(market, at) -> Non
     assert restored.dump(dirty_only=False) == state.dump(dirty_only=False)
 
 
-@given(markets())
+@given(with_wrong_stamps())
 def test_other_symbols_make_no_difference(market) -> None:
     alone = [bar for name in "012" for bar in bars([tick for tick in market if tick.symbol == f"S{name}"], ALL)]
 
@@ -49,6 +58,22 @@ def test_other_symbols_make_no_difference(market) -> None:
         return sorted(bar._replace(cause=0) for bar in made)
 
     assert without_cause(bars(market, ALL)) == without_cause(alone)
+
+
+@pytest.mark.parametrize("then_s", [1001, 3])
+def test_a_tick_that_is_not_believed_yet_outlives_batches_and_restarts(then_s: float) -> None:
+    ahead = trade(1000, 11, 3, seq=8)
+    ticks = [trade(1, 10, seq=7), ahead, ahead, trade(then_s, 12, 2), trade(1011, 9), trade(1011, 9)]
+    state, made = state_of(ALL), []
+    for i, tick in enumerate(ticks):
+        part = step(batch([tick], state.symbols), state)
+        made += [bar._replace(cause=i) for bar in listed(part)]
+        blocks, state = state.dump(dirty_only=False), BarState(state.plan, SymbolTable())
+        for block, data in blocks:
+            state.load(block, data)
+
+    assert made == bars(ticks, ALL)
+    assert any(bar.start_s == 1000 for bar in made) == (then_s > 1000)  # a repeat confirms nothing
 
 
 def test_only_blocks_that_ticks_touched_are_dumped() -> None:
@@ -63,7 +88,7 @@ def test_only_blocks_that_ticks_touched_are_dumped() -> None:
 
 @st.composite
 def disorder(draw: st.DrawFn) -> tuple[list[Tick], list[Tick]]:
-    """Draw ticks of one symbol in order, and the same within a lateness of 5 s, some of them twice."""
+    """Draw ticks of one symbol in order, and the same within a lateness of 5 s, some twice, wrong stamps between."""
     rng = np.random.default_rng(draw(st.integers(0, 2**32)))
     count = draw(st.integers(2, 60))
     at_s = np.cumsum(rng.choice([0.0, 0.001, 0.3, 1.7, 25.0, 90.0], count, p=[0.2, 0.2, 0.38, 0.15, 0.05, 0.02]))
@@ -75,14 +100,17 @@ def disorder(draw: st.DrawFn) -> tuple[list[Tick], list[Tick]]:
     # Delayed by less than the lateness, so that none comes later than that; numbers go at most 60 back.
     order = np.argsort(at_s + rng.random(count) * 4.999, kind="stable").tolist()
     twice = [(place + 0.5 + rng.integers(0, 4), i) for place, i in enumerate(order) if rng.random() < 0.2]
-    arrivals = sorted([*enumerate(order), *twice])
-    end = [trade(1e6, 1, 1, seq=10**6)]  # ends every bar
-    return ticks + end, [ticks[i] for _, i in arrivals] + end
+    came = [ticks[i] for _, i in sorted([*enumerate(order), *twice])]
+    # Each is days behind the one before, so that none confirms another.
+    for n, place in enumerate(np.sort(rng.integers(1, len(came) + 1, rng.integers(0, 8))).tolist()):
+        came.insert(place + n, trade(1e9 - 1e6 * n, 1e9, 1e3))
+    end = [trade(1e6, 1, 1, seq=10**6 + i) for i in range(2)]  # they end every bar
+    return ticks + end, came + end
 
 
 @given(disorder())
 @settings(max_examples=300)
-def test_late_and_repeated_ticks_lead_to_the_bars_of_ticks_in_order_to_the_bit(drawn) -> None:
+def test_late_repeated_and_wrong_ticks_lead_to_the_bars_of_ticks_in_order_to_the_bit(drawn) -> None:
     in_order, as_they_came = drawn
     spec = pipeline("time:1s", "time:10s", lateness="5s")
 

@@ -67,6 +67,18 @@ def test_a_bar_is_shown_again_only_when_something_came_into_it(lab) -> None:
     assert [bar.ticks for bar in lab.look(40)] == [2]
 
 
+def test_a_symbol_whose_only_newer_tick_is_not_believed_yet_is_silent(lab) -> None:
+    lab.take(trade(1, 10))
+    lab.look(10)
+    lab.take(trade(1000, 11))
+    assert [(bar.start_s, bar.ticks) for bar in lab.look(10 + GRACE_S)] == [(0, 1)]
+    assert lab.look(2000) == []
+
+    lab.take(trade(1001, 12))
+    lab.look(2001)
+    assert [(bar.start_s, bar.ticks) for bar in lab.look(2010)] == [(1000, 2)]
+
+
 def test_what_was_shown_leaves_no_trace_in_the_state(lab) -> None:
     lab.take(trade(1, 10))
     lab.look(2)
