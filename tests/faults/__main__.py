@@ -7,6 +7,7 @@ import argparse
 import asyncio
 import json
 import logging
+import os
 import platform
 import sys
 import tempfile
@@ -54,9 +55,9 @@ def summary(found: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     }
 
 
-def page(found: Mapping[str, Mapping[str, Any]], command: str) -> str:
+def page(found: Mapping[str, Mapping[str, Any]]) -> str:
     """Return the report as Markdown."""
-    lines = [f"# Faults, {datetime.now(UTC):%Y-%m-%d}", "", f"```\n{command}\n```", ""]
+    lines = [f"# Faults, {datetime.now(UTC):%Y-%m-%d}", "", "```\npython -m tests.faults NAME\n```", ""]
     lines += [
         "Two partitions, 2,000 ticks/s, a checkpoint every second. Every row and prediction is compared, to the bit, "
         "with what its tick gives in a single-threaded replay of the topic; rows may repeat only as a whole tail.",
@@ -66,10 +67,13 @@ def page(found: Mapping[str, Mapping[str, Any]], command: str) -> str:
     ]
     usual = ("compared", "lost", "conflicting", "repeats", "unchecked", "fell_short", "seconds")
     for name, each in found.items():
-        besides = ", ".join(f"{key} {_short(value)}" for key, value in each.items() if key not in usual)
+        more = {key: value for key, value in each.items() if key not in usual and value is not None}
+        besides = ", ".join(f"{key} {_short(value)}" for key, value in more.items()).replace("|", "\\|")
         counts = " | ".join(f"{each[key]:,}" if key in each else "" for key in usual[:4])
         lines.append(f"| {name} | {each.get('fell_short', 'passed')[:200]} | {counts} | {besides} |")
-    lines += ["", f"Machine: {platform.machine()}, {platform.system()} {platform.release()}."]
+    missing = [name for name in scenarios() if name not in found]
+    lines += ["", f"Not run: {', '.join(missing) or 'none of the bench'}; a soak of 30 minutes is not in the bench yet."]
+    lines += [f"Machine: {platform.machine()}, {platform.system()}, {os.cpu_count()} cores."]
     return "\n".join(lines) + "\n"
 
 
@@ -87,7 +91,7 @@ def main() -> None:
         "--short", action="store_true", help="few kills; by default only what needs no Kafka of its own"
     )
     parser.add_argument("--seed", type=int, default=1, help="of moments and victims")
-    parser.add_argument("--page", type=Path, help="folder for a page and the result as JSON")
+    parser.add_argument("--page", type=Path, help="folder for a page and the results as JSON; joins those of the day")
     given = parser.parse_args()
     logging.getLogger("aiokafka").setLevel(logging.CRITICAL)  # what the bench's own clients meet is meant
     names = given.names or (SHORT if given.short else tuple(scenarios()))
@@ -96,9 +100,11 @@ def main() -> None:
     if given.page:
         given.page.mkdir(parents=True, exist_ok=True)
         stem = given.page / f"faults_{datetime.now(UTC):%Y-%m-%d}"
-        stem.with_suffix(".json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
-        command = " ".join(["python -m tests.faults", *sys.argv[1:]])
-        stem.with_suffix(".md").write_text(page(found, command), encoding="utf-8")
+        kept, known = stem.with_suffix(".json"), list(scenarios())
+        of_the_day = (json.loads(kept.read_text(encoding="utf-8")) if kept.exists() else {}) | found
+        of_the_day = {name: of_the_day[name] for name in sorted(of_the_day, key=known.index)}
+        kept.write_text(json.dumps(of_the_day, indent=1) + "\n", encoding="utf-8")
+        stem.with_suffix(".md").write_text(page(of_the_day), encoding="utf-8")
     told = summary(found)
     sys.stdout.write(json.dumps(told) + "\n")
     sys.exit(0 if all(said == "passed" for said in told["faults"].values()) else 1)

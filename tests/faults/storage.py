@@ -56,7 +56,7 @@ async def disk_full(kafka: str, folder: Path) -> dict[str, Any]:
                 [(found,)] = connection.execute("PRAGMA integrity_check").fetchall()
             if found != "ok":
                 raise FellShortError(f"{name} is damaged: {found}")
-        return {"refused": said, "failed": failed}
+        return {"refused": said.replace(str(disk), "DISK"), "failed": failed.replace(str(disk), "DISK")}
 
 
 async def unread_ticks_deleted(scene: Scene) -> dict[str, Any]:
@@ -99,14 +99,14 @@ async def _refused(store: JobStore, spec: PipelineSpec, disk: Path) -> str:
             raise FellShortError(f"no word of a full disk: {said}")
         if not store.list():
             raise FellShortError("earlier jobs cannot be read")
-    return said[:200]
+    return said[:300]
 
 
 async def _failed_for_space(store: JobStore, spec: PipelineSpec, disk: Path) -> str:
     with _filled(disk, leave=200_000):
         job = store.submit(JobSpec(pipeline=spec.name), spec)
         ended = await _ended(store, job, JobState.FAILED)
-    return (ended.error or "")[:200]
+    return (ended.error or "")[:300]
 
 
 async def _ended(store: JobStore, job: Job, state: JobState) -> Job:
