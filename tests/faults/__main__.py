@@ -72,7 +72,7 @@ def page(found: Mapping[str, Mapping[str, Any]]) -> str:
         counts = " | ".join(f"{each[key]:,}" if key in each else "" for key in usual[:4])
         lines.append(f"| {name} | {each.get('fell_short', 'passed')[:200]} | {counts} | {besides} |")
     missing = [name for name in scenarios() if name not in found]
-    lines += ["", f"Not run: {', '.join(missing) or 'none of the bench'}; a soak of 30 minutes is not in the bench yet."]
+    lines += ["", f"Not run: {', '.join([*missing, 'a soak of 30 minutes, which the bench lacks'])}."]
     lines += [f"Machine: {platform.machine()}, {platform.system()}, {os.cpu_count()} cores."]
     return "\n".join(lines) + "\n"
 
