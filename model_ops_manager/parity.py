@@ -104,7 +104,7 @@ async def verify(
             skipped = (shed or {}).get(tp.partition, Shed())
             begin = skipped.start_before(each.start, held[tp].start)
             start = Start.empty(spec, plan, is_cut=begin > 0 and not any(begin == end for _, end in skipped.ranges))
-            check = Check(spec, tp.partition, info.topic_id, each, start, load, findings, skipped)
+            check = Check(spec, tp.partition, info.topic_id, each, start, load, findings, skipped, begin)
             await _read_outputs(consumer, spec, check, tp.partition)
             if each.end == held[tp].end and (asked is None or isinstance(asked, Arrival)):
                 check.leave_what_is_under_way()

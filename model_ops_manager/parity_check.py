@@ -68,14 +68,16 @@ class Check:
         load: Load,
         findings: Findings,
         shed: Shed = Shed(),  # noqa: B008 - a constant
+        begin: int = 0,
     ) -> None:
         """Compare what ticks in ``asked`` have given; ``start`` is moved, ``findings`` are added to.
 
-        Behind each range of ``shed`` state starts empty; what is out about ticks in it was out before it was skipped.
+        Ticks come from offset ``begin`` on. Behind each range of ``shed`` state starts empty; what is out about ticks
+        in it was out before it was skipped.
         """
         self._spec, self._partition, self._topic_id, self.asked = spec, partition, topic_id, asked
         self._start, self._load, self._findings = start, load, findings
-        self._shed, self._position = shed, 0  # of the next tick
+        self._shed, self._position = shed, begin  # behind which state may have to start empty
         self._rows: dict[Name, Row] = {}
         self._predictions: dict[Name, dict[str, Any]] = {}
         self._plan = start.features.plan

@@ -15,9 +15,10 @@ if TYPE_CHECKING:
 
 def publish_ended(partition: Partition, feature_set: str, made: BarBatch) -> None:
     """Queue the bars that a batch of ticks has ended; those that are out already only moved state."""
-    if made.too_late:
+    is_new = partition.position >= partition.publish_from  # else it was counted before state was rebuilt
+    if made.too_late and is_new:
         metrics.TOO_LATE.labels(feature_set).inc(made.too_late)
-    if made.misdated:
+    if made.misdated and is_new:
         metrics.MISDATED.labels(feature_set).inc(made.misdated)
     if len(made):
         _publish(partition, feature_set, made.select(made.offset_B >= partition.publish_from))

@@ -92,7 +92,7 @@ class PartitionState:
         parts = [
             f"{name}/{part}"
             for name, state in self.sets.items()
-            for part in ("features", *(f"window-{window}" for window in state.tails))
+            for part in ("features", *(["bars"] if state.bars else []), *(f"window-{w}" for w in state.tails))
         ]
         return {f"{part}/{block}".encode() for part in parts for block in range(-(-len(self.symbols) // BLOCK))}
 

@@ -45,7 +45,7 @@ class WorkerSettings(CommonSettings):
         default="keep_all",
         description="of a partition that is too far behind; skip_to_latest: what waits is skipped, counted and logged",
     )
-    shed_lag: int = Field(default=1_000_000, ge=1, description="so many ticks behind is too far for skip_to_latest")
+    shed_lag: int = Field(default=1_000_000, ge=1, description="so many records behind is too far for skip_to_latest")
     parity_s: float = Field(
         default=60.0, ge=0, le=86_400, description="every so often some rows are computed again and compared; 0: never"
     )

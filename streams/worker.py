@@ -37,8 +37,8 @@ from streams.watchdog import Watchdog
 
 log = structlog.get_logger()
 
-# Together below the 20 s after which a process manager may kill.
-SOURCE_STOP_S, APP_STOP_S, LAST_RESORT_S = 12.0, 4.0, 18.0
+# Together below the 10 s after which Docker kills; what is not written by then is repeated by the next owner.
+SOURCE_STOP_S, APP_STOP_S, LAST_RESORT_S = 6.5, 2.0, 9.5
 BACKGROUND_STOP_S = 1.0  # a parity sample takes its leave of a Kafka that may be gone
 STUCK = 3  # exit code, as of any dependency that does not answer
 

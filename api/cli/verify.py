@@ -163,7 +163,7 @@ def _tell(report: Parity) -> None:
         say(f"{what}: {_words(compared)}")
     for partition, offset in report.state_from.items():
         if offset:
-            say(f"partition {partition}: ticks before {offset} are gone, what looks back further can differ")
+            say(f"partition {partition}: ticks before {offset} are gone or were skipped, state starts there")
 
 
 def _words(compared: Compared) -> str:

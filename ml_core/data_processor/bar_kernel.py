@@ -4,8 +4,9 @@ Bars by time stand in slots, one for each bar that a tick within the lateness ca
 is the open one. Bars by ticks, volume and value have one slot, which is emptied when its bar ends. Volume and value are
 summed in pairs of floats, so that the order of ticks does not show in the first of them.
 
-A tick further ahead of its symbol's clock than gap bound and lateness is parked as a whole. If the next one lies there
-too, or beyond, it counts just before that one, else never: bars are those of the ticks that are believed, as they came.
+A tick further ahead of its symbol's clock than gap bound and lateness is parked as a whole. If the next one that is not
+late lies there too, or beyond, it counts just before that one, else never: bars are those of the ticks that are
+believed, as they came. A tick that came too late may say that the clock is wrong: open bars are not complete.
 No calendar has a say: the first tick behind a night is parked as well, and the second one confirms it.
 
 Shapes: N ticks, S symbols, K floats and J integers of state a symbol, Q kinds of bars, R integers of a rule, B bars,
@@ -129,9 +130,9 @@ def _run(  # noqa: PLR0913, PLR0917 - see `run`
         dirty_B[symbol >> 6] = True
         ts = ts_ns_N[i]
         price, size, bought = _price_of(of_mids, kind, price_N[i], size_N[i], side_N[i], bid_N[i], ask_N[i])
-        if j[IS_PARKED]:
+        if j[IS_PARKED] and ts >= j[CLOCK]:  # a straggler says nothing of the time that is parked
             j[IS_PARKED] = 0
-            if ts >= j[PARKED_TS] - doubt_ns:
+            if ts >= j[PARKED_TS] - doubt_ns and ts - j[CLOCK] > doubt_ns:
                 made = _count_parked(f, j, rule_RQ, limit_Q, gap_ns, lateness_ns, i, symbol, int_BI, float_BO, made)
             else:
                 misdated += not np.isnan(f[PARKED_PRICE])
@@ -199,6 +200,8 @@ def _count(  # noqa: PLR0913, PLR0917 - see `run`
     if np.isnan(price):
         return made, False
     if ts < j[COUNTS_FROM] or j[CLOCK] - ts > lateness_ns:
+        _break_off(f, j, rule_RQ, False, i, symbol, int_BI, float_BO, made)
+        j[WHOLE_FROM] = j[CLOCK]
         return made, True
     for q in range(len(limit_Q)):
         slot_f, slot_j = _slot_of(f, j, rule_RQ, q, ts)

@@ -11,6 +11,7 @@ from ml_core.data_processor.program import Column, Compiled, compile_program
 from ml_core.errors import SpecError, nearest
 from ml_core.parts import is_part
 from ml_core.spec import PipelineSpec, format_duration, parse_duration
+from ml_core.types import Int64
 
 SHORTEST_NS = 10**6  # a return over h needs buckets of h/16, and venues' clocks are no better than that
 LONGEST_NS = 7 * 86_400 * 10**9
@@ -64,6 +65,7 @@ class FeaturePlan:
         compiled = compile_program(columns, rows_on=rows_on, gap_ns=gap_ns, max_age_ns=max_age_ns, edge_E=edge_E)
         code = {f"own.{feature.name}": feature.code_hash for feature in own}
         if len(edge_E):
+            _check_look_back(compiled.program.look_back_ns, edge_E, spec.source.calendar)
             code["sessions"] = calendars.digest(edge_E)
         kinds = "+".join(sorted(set(rows_on)))
         return cls(
@@ -120,3 +122,13 @@ def _ends_in_durations(text: str) -> bool:
     except ValueError:
         return False
     return True
+
+
+def _check_look_back(look_back_ns: int, edge_E: Int64, calendar: str) -> None:
+    """Raise where no row could ever be whole: each session begins its symbols anew."""
+    longest_ns = int((edge_E[1::2] - edge_E[::2]).max())
+    if look_back_ns >= longest_ns:
+        raise SpecError(
+            f"features.use: the longest feature looks back {format_duration(look_back_ns)}, "
+            f"and no session of {calendar} is longer than {format_duration(longest_ns)}"
+        )

@@ -12,7 +12,6 @@ from ml_core import frames
 from ml_core.data_processor import cleaning
 from ml_core.data_processor.calendars import is_open
 from ml_core.data_processor.features import FeaturePlan, FeatureState, Moved, move
-from ml_core.data_processor.kernel_tables import UNCOUNTED
 from ml_core.data_processor.labels import PricePath, label, price_path
 from ml_core.data_processor.windows import link
 from ml_core.spec import PipelineSpec
@@ -89,18 +88,8 @@ def _price_path(ticks: TickBatch, lag_N: Int64, rows: RowBatch, spec: PipelineSp
     """Return the prices labels are read from: the rows' mids, or the trades that are neither late nor parked."""
     if spec.label.price == "mid":
         return price_path(rows.symbol_N, rows.ts_ns_N, rows.mid_N, (rows.flags_N & _NO_POINT) == 0)
-    is_parked_N = (lag_N < 0) & (lag_N != UNCOUNTED)
-    trades = cleaning.select(ticks, (ticks.kind_N == TickKind.TRADE) & ~is_parked_N)
-    return price_path(trades.symbol_N, trades.ts_ns_N, trades.price_N, ~_is_late(trades))
-
-
-def _is_late(ticks: TickBatch) -> "np.typing.NDArray[np.bool_]":
-    late_N = np.zeros(len(ticks), dtype=np.bool_)
-    for symbol in np.unique(ticks.symbol_N):
-        of_symbol_I = np.flatnonzero(ticks.symbol_N == symbol)
-        ts_ns_I = ticks.ts_ns_N[of_symbol_I]
-        late_N[of_symbol_I] = ts_ns_I < np.maximum.accumulate(ts_ns_I)
-    return late_N
+    trades = cleaning.select(ticks, (ticks.kind_N == TickKind.TRADE) & (lag_N == 0))
+    return price_path(trades.symbol_N, trades.ts_ns_N, trades.price_N, np.ones(len(trades), np.bool_))
 
 
 def _missing(rows: RowBatch, row_N: Int64, plan: FeaturePlan) -> dict[str, float]:

@@ -289,8 +289,11 @@ class Partition:
         self.position = next_offset
         self._rows_since += rows
 
-    def look_around(self) -> None:
-        """Show silent bars, and start the checkpoint or model swap that is due; called between batches.
+    def look_around(self, readable: int = 0) -> bool:
+        """Start the skip, checkpoint or model swap that is due, and show silent bars; called between batches.
+
+        Returns:
+            Whether everything that waits up to ``readable`` is skipped.
 
         Raises:
             TickwiseError: The last checkpoint failed.
@@ -298,11 +301,14 @@ class Partition:
         self.outputs.check()
         if self._task is not None:
             if not self._task.done():
-                return
+                return False
             task, self._task = self._task, None
             task.result()
         if self.phase is not Phase.OPEN:
-            return
+            return False
+        if self._is_too_late(readable):  # first of all: behind a slow model a checkpoint is always due
+            self._skip_to(readable)
+            return True
         self._show_silent_bars()
         wanted = self._wanted()
         if wanted is not None:
@@ -311,6 +317,7 @@ class Partition:
         elif self._is_due():
             self._copy()
             self._start(self._commit(*self._snapshot(self.serving)), "checkpoint")
+        return False
 
     def _show_silent_bars(self) -> None:
         """Write provisional bars, which change no state; none while what is out is computed again."""
@@ -321,8 +328,8 @@ class Partition:
         if bar_outputs.publish_silent(self, time.time_ns()):
             self._owes_commit = self.shared.exactly_once
 
-    def is_too_late(self, readable: int) -> bool:
-        """Return whether what waits up to ``readable`` is to be skipped; asked between batches.
+    def _is_too_late(self, readable: int) -> bool:
+        """Return whether what waits up to ``readable`` is to be skipped.
 
         Not before the position has passed everything that is out: what has a name keeps its neighbours.
         """
@@ -330,13 +337,11 @@ class Partition:
         return (
             limit is not None
             and readable - self.position > limit
-            and self.phase is Phase.OPEN
-            and self._task is None
             and self.position > self._published_to
             and self.position >= self.publish_from
         )
 
-    def skip_to(self, offset: int) -> None:
+    def _skip_to(self, offset: int) -> None:
         """Start empty at ``offset``; nothing behind it is handed out before a checkpoint has said so."""
         self.phase = Phase.SWAPPING
         self.fetched.clear()
@@ -399,7 +404,8 @@ class Partition:
                 if self._task is not None:
                     await self._task
                 # While state is rebuilt, the position lies below what is out: the old checkpoint stays the last one.
-                if trusted and self.position != self._committed and self.position >= self.publish_from:
+                is_new = self.position != self._committed or self._owes_commit
+                if trusted and is_new and self.position >= self.publish_from:
                     await self._commit(*self._snapshot(self.serving))
         except Exception as error:  # noqa: BLE001 - whatever it is, the next owner starts from the last checkpoint
             log.warning(

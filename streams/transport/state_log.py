@@ -53,6 +53,11 @@ class Manifest(BaseModel):
     )
     shed: Shed = Field(default=Shed(), description="ticks that were skipped; state starts empty behind each range")
 
+    @property
+    def text(self) -> str:
+        """As JSON; nothing of ``shed`` where nothing was, so that a worker from before it can read it."""
+        return self.model_dump_json(exclude=None if self.shed.total else {"shed"})
+
 
 async def manifests(bootstrap: str, group: str) -> dict[int, Manifest]:
     """Return the last manifest of each partition; none where the group has written none.
@@ -121,7 +126,7 @@ class StateLog:
         Raises:
             KafkaUnavailableError: Whether it was committed is *unknown*: drop the memory and claim again.
         """
-        records = [*blocks, (MANIFEST_KEY, manifest.model_dump_json().encode())]
+        records = [*blocks, (MANIFEST_KEY, manifest.text.encode())]
         try:
             async with asyncio.timeout(self.timeout_s):
                 # A record that fails does not stop aiokafka's commit, so each is awaited before it.

@@ -275,11 +275,11 @@ class TickSource(mode.Service, ConsumerRebalanceListener):  # type: ignore[misc]
                 continue
             for tp, fetch in fetched:
                 self.partitions[tp.partition].fetched.append(fetch)
+            self._look_around()
             # The next fetch is under way while this one is processed.
             self.fetcher.ask(p.tp for p in working if p.wants_ticks)
             for together in _rounds([p for p in working if p.takes_batches and p.fetched]):
                 await self._hand_out(together)
-            self._look_around()
             if time.monotonic() >= self._next_report:
                 self._next_report = time.monotonic() + REPORT_S
                 self._report_lag()
@@ -289,16 +289,11 @@ class TickSource(mode.Service, ConsumerRebalanceListener):  # type: ignore[misc]
             if partition.phase not in (Phase.OPEN, Phase.SWAPPING):
                 continue
             try:
-                partition.look_around()
-                self._shed(partition)
+                readable = self.fetcher.readable.get(partition.tp, 0)
+                if partition.look_around(readable):
+                    self.fetcher.seek(partition.tp, readable)  # what has arrived or is under way is not wanted any more
             except Exception as error:  # noqa: BLE001 - whatever a checkpoint met, the partition starts over
                 self._fail(partition, error)
-
-    def _shed(self, partition: Partition) -> None:
-        readable = self.fetcher.readable.get(partition.tp, 0)
-        if partition.is_too_late(readable):
-            partition.skip_to(readable)
-            self.fetcher.seek(partition.tp, readable)  # what has arrived or is under way is not wanted any more
 
     def _wake_up(self) -> None:
         if not self._wake.done() and any(p.fetched for p in self.partitions.values()):

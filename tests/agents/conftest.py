@@ -29,4 +29,5 @@ def partition(spec: PipelineSpec) -> SimpleNamespace:
 def partition_of(spec: PipelineSpec) -> SimpleNamespace:
     state = PartitionState({spec.feature_set: (FeaturePlan.from_spec(spec), [spec])}, {})
     shared = SimpleNamespace(topic=TOPIC, topic_id="Topic-id", lateness_ns=spec.source.lateness)
-    return SimpleNamespace(shared=shared, number=2, publish_from=0, state=state, serving={}, outputs=Recorded())
+    at = {"number": 2, "position": 0, "publish_from": 0}
+    return SimpleNamespace(shared=shared, **at, state=state, serving={}, outputs=Recorded())

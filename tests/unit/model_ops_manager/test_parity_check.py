@@ -117,3 +117,16 @@ def test_a_state_that_went_on_over_a_gap_is_found():
 def test_without_a_word_about_it_what_was_skipped_is_missing():
     found = compared(published((0, 30), (60, 100)), shed=Shed())
     assert (found.missing, found.first["offset"]) == (30, 30)
+
+
+def test_what_was_skipped_before_the_first_tick_there_is_makes_no_unknown_row_a_known_one():
+    findings, asked = Findings(Compared(), Compared()), OffsetRange(partition=0, start=70, end=len(TICKS))
+    start = Start.empty(SPEC, PLAN, is_cut=True)
+    check = Check(SPEC, 0, "id", asked, start, lambda _: SERVING, findings, SHED, begin=70)
+    for value in published((0, 30), (60, 100)):
+        check.add_rows(value)
+
+    check.recompute(TICKS[70:])
+
+    assert findings.rows.compared < findings.rows.unchecked["looks back to before the first tick"]
+    assert findings.rows.different == 0

@@ -71,6 +71,15 @@ def test_a_tick_later_than_the_lateness_is_counted_and_in_no_bar() -> None:
     ]
 
 
+def test_bars_that_are_open_while_ticks_come_too_late_are_not_complete() -> None:
+    wrong = 31  # within the gap bound, so believed
+    made = bars(
+        [trade(1, 10), trade(2, 10), trade(wrong, 10), trade(3, 10), trade(41, 9), trade(51, 9)], pipeline("time:10s")
+    )
+
+    assert [(bar.start_s, bar.ticks, bar.complete) for bar in made] == [(0, 2, False), (30, 1, False), (40, 1, True)]
+
+
 def test_open_and_close_go_by_event_time_then_number_then_arrival() -> None:
     ticks = [trade(5, 1, seq=4), trade(5, 2, seq=3), trade(5, 3, seq=6), trade(5, 4, seq=5), trade(12, 9, seq=7)]
     assert bars(ticks, pipeline("time:10s"))[0].prices == (2, 4, 1, 3)
@@ -239,7 +248,8 @@ def test_a_tick_that_confirms_one_and_lies_far_ahead_of_it_waits_for_the_next_in
         ((1, 200, 139.9), [1], 1),  # itself ahead, and parked instead
         ((1, 1000, 500, 200, 201), [1, 200, 201], 2),
         ((1, 200, 2, 200), [1, 2], 1),  # a wrong stamp that comes again
-        ((10, 200, 9, 200, 201), [10, 9, 200, 201], 1),
+        ((10, 200, 9, 200, 201), [10, 9, 200, 200, 201], 0),  # a straggler says nothing
+        ((0, 2, 4, 65, 6, 8), [0, 2, 4, 6, 8], 1),  # 6 is near 65 and nearer to the clock
     ],
 )
 def test_ticks_ahead_that_the_next_one_does_not_confirm_are_counted_and_in_no_bar(at_s, counted_s, misdated) -> None:
