@@ -46,31 +46,6 @@ def by_name(predictions: list[dict]) -> dict[str, tuple]:
     return found
 
 
-async def test_predictions_after_a_kill_equal_those_of_an_undisturbed_run(lab, store, fitted) -> None:
-    disturbed, undisturbed = lab.pipeline("disturbed", **PARTS), lab.pipeline("undisturbed", **PARTS)
-    for spec in (disturbed, undisturbed):
-        crown(store, spec, fitted)
-    await lab.publish(SOURCE.format(ticks=6_000, seed=2))
-    process = lab.start(disturbed, instance="a", checkpoint_s="30")  # the kill comes between two checkpoints
-    await lab.until_rows(disturbed, 6_000)
-    process.kill()
-    process.wait(10)
-    await lab.publish("synthetic:symbols=9,ticks=4000,rate=200,seed=3")
-    process = lab.start(disturbed, instance="a")
-    expected = await lab.expected_rows(disturbed)
-    await lab.until_rows(disturbed, len(expected))
-    other = lab.start(undisturbed)
-    await lab.until_rows(undisturbed, len(expected))
-    assert (stop(process), stop(other)) == (0, 0)
-
-    found = by_name(await lab.predictions(disturbed))
-
-    assert len(found) == len(expected)
-    assert found == by_name(await lab.predictions(undisturbed))
-    assert len(await lab.predictions(disturbed)) > len(found), "the kill was meant to leave a tail to repeat"
-    assert {said[5] for said in found.values()} == {"ok", "abstained"}
-
-
 async def test_predictions_as_arrow_equal_those_as_json_also_after_a_kill(lab, store, fitted) -> None:
     plain, arrow = lab.pipeline("json", **PARTS), lab.pipeline("arrow", **PARTS, predictions={"format": "arrow"})
     for spec in (plain, arrow):
