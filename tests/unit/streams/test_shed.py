@@ -74,6 +74,16 @@ async def test_it_starts_empty_at_the_latest_once_a_checkpoint_says_so(late) -> 
     assert late._snapshot({})[0].shed == written.shed, "the next checkpoint still says so"
 
 
+async def test_a_skip_comes_before_the_checkpoint_that_is_due(late) -> None:
+    kept = keep_commits(late)
+    late.serving, late._next_checkpoint = {SPEC.name: CHAMPION}, 0.0
+
+    assert late.look_around(31 + LIMIT)
+    await late._task
+
+    assert [written.position for written, _ in kept] == [31 + LIMIT]
+
+
 async def test_nothing_is_skipped_where_the_checkpoint_fails(late) -> None:
     commits = []
 

@@ -51,6 +51,11 @@ def test_an_unknown_calendar_is_told_with_the_nearest() -> None:
         FeaturePlan.from_spec(pipeline(source={"calendar": "XLONN"}))
 
 
+def test_features_that_look_back_longer_than_any_session_are_refused() -> None:
+    with pytest.raises(SpecError, match="no session of XNYS is longer than"):
+        FeaturePlan.from_spec(pipeline(["vol_ratio:2h"], source={"calendar": "XNYS"}))
+
+
 def test_the_hash_of_rows_follows_the_sessions_and_not_the_name_for_always() -> None:
     plans = [FeaturePlan.from_spec(pipeline(source={"calendar": name})) for name in ("24x7", "XNYS")]
     assert plans[0].hash == FeaturePlan.from_spec(pipeline()).hash != plans[1].hash
