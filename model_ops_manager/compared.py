@@ -29,6 +29,7 @@ class Compared:
     unexpected: int = 0  # in the topic, and not recomputed
     repeated: int = 0  # names that stand in the topic more than once, with equal values
     conflicting: int = 0  # and with other values
+    misplaced: int = 0  # bars that neither follow the one before them nor begin a tail that repeats
     shed: int = 0  # not there because the worker skipped the tick
     unchecked: Counter[str] = field(default_factory=Counter)  # and why
     first: dict[str, Any] | None = None  # the first difference
@@ -36,25 +37,27 @@ class Compared:
     @property
     def is_equal(self) -> bool:
         """True where nothing differs, is missing or too much."""
-        return not (self.mismatches or self.missing or self.unexpected or self.conflicting)
+        return not (self.mismatches or self.missing or self.unexpected or self.conflicting or self.misplaced)
 
     def as_dict(self) -> dict[str, Any]:
         """Return all of it as plain values."""
         return {**vars(self), "mismatches": dict(self.mismatches), "unchecked": dict(self.unchecked)}
 
-    def differs(self, partition: int, name: Name, differences: Sequence[Difference]) -> None:
+    def differs(self, partition: int, name: Name, differences: Sequence[Difference], *, of: str | None = None) -> None:
         """Count one that differs, in at least one thing."""
         self.different += 1
         self.mismatches.update(what for what, _, _ in differences)
-        self.note(partition, name, *differences)
+        self.note(partition, name, *differences, of=of)
 
-    def note(self, partition: int, name: Name, *differences: Difference) -> None:
-        """Remember the differences of one row or prediction where it is the first."""
+    def note(self, partition: int, name: Name, *differences: Difference, of: str | None = None) -> None:
+        """Remember the differences of one row, prediction or bar where it is the first; ``of``: the name of the bar."""
         if self.first is None:
             what, found, expected = differences[0]
             place = {"partition": partition, "offset": name[0], "index": name[1]}
             values = {what: [found, expected] for what, found, expected in differences}
             self.first = {"what": what, **place, "found": found, "expected": expected, "values": values}
+            if of is not None:
+                self.first["of"] = of
 
 
 class Row(NamedTuple):

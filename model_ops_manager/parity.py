@@ -1,4 +1,4 @@
-"""Are the rows and predictions that stand in their topics the ones that their ticks give? Recomputes and compares."""
+"""Are the rows, predictions and bars in their topics the ones that their ticks give? Recomputes and compares."""
 
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
 
 from data_io import log_reader
-from data_io.topics import admin, predictions, rows
+from data_io.topics import admin, bars, predictions, rows
 from ml_core.data_processor.features import FeaturePlan
 from ml_core.errors import InputError
 from ml_core.spec import PipelineSpec
@@ -17,6 +17,7 @@ from model_ops_manager.champion import ModelReader, Serving, load_serving, must_
 from model_ops_manager.compared import Compared
 from model_ops_manager.parity_check import Check, Findings, Start
 from model_ops_manager.shed import Shed
+from model_ops_manager.subject import Subject
 
 MAX_COMPARED = 2_000_000  # rows in memory at once
 
@@ -39,11 +40,18 @@ class Parity:
     state_from: dict[int, int]  # partition -> the first tick there is; state before it cannot be known
     rows: Compared
     predictions: Compared
+    bars: Compared | None = None  # where the pipeline makes any
 
     @property
     def is_equal(self) -> bool:
-        """True where rows and predictions are what they must be."""
-        return self.rows.is_equal and self.predictions.is_equal
+        """True where rows, predictions and bars are what they must be."""
+        return all(compared.is_equal for compared in self.outputs.values())
+
+    @property
+    def outputs(self) -> dict[str, Compared]:
+        """What was compared, by kind."""
+        found = {"rows": self.rows, "predictions": self.predictions}
+        return found if self.bars is None else found | {"bars": self.bars}
 
     def as_dict(self) -> dict[str, Any]:
         """Return all of it as plain values."""
@@ -52,8 +60,7 @@ class Parity:
             "is_equal": self.is_equal,
             "ranges": [each.model_dump() for each in self.ranges],
             "state_from": self.state_from,
-            "rows": self.rows.as_dict(),
-            "predictions": self.predictions.as_dict(),
+            **{kind: compared.as_dict() for kind, compared in self.outputs.items()},
         }
 
 
@@ -64,7 +71,7 @@ async def verify(
     asked: Offsets | Arrival | None = None,
     shed: Mapping[int, Shed] | None = None,
 ) -> Parity:
-    """Recompute rows and predictions of ``spec`` from its ticks and compare them, to the bit, with what is out.
+    """Recompute rows, predictions and bars of ``spec`` from its ticks and compare them, to the bit, with what is out.
 
     State begins with the first tick that Kafka still has, or behind the ticks that the worker skipped before the range.
     Where older ticks were deleted, what looks back further than that can differ, and ``state_from`` says so.
@@ -78,13 +85,13 @@ async def verify(
 
     Raises:
         InputError: A range is not there, or holds more than MAX_COMPARED ticks. A retry will not help.
-        NotFoundError: The topic of ticks, rows or predictions is not there.
+        NotFoundError: The topic of ticks, rows, predictions or bars is not there.
         KafkaUnavailableError, ModelStoreUnavailableError: A retry is safe.
     """
     topic = spec.source.topic
     info = await admin.describe(bootstrap, topic)
-    for output in (rows.name(spec.feature_set), predictions.name(spec.name)):
-        await admin.describe(bootstrap, output)  # a worker creates both before its first tick
+    for output in _outputs(spec):
+        await admin.describe(bootstrap, output)  # a worker creates them before its first tick
     tps = [TopicPartition(topic, number) for number in range(info.partitions)]
     plan = FeaturePlan.from_spec(spec)
     fits = must_fit(plan.hash, spec.features.window)
@@ -93,8 +100,8 @@ async def verify(
     def load(version: int) -> Serving:
         return load_serving(models, spec.name, version, fits)
 
-    findings = Findings(Compared(), Compared())
-    report = Parity(spec.name, [], {}, *findings)
+    findings = Findings()
+    report = Parity(spec.name, [], {}, findings.rows, findings.predictions, findings.bars if spec.bars else None)
     async with log_reader.consumer(bootstrap) as consumer:
         held = await log_reader.held(consumer, tps)
         for tp, each in held.items():  # what was skipped before that is not known any more
@@ -103,8 +110,9 @@ async def verify(
         for tp, each in (await _wanted(consumer, held, asked)).items():
             skipped = (shed or {}).get(tp.partition, Shed())
             begin = skipped.start_before(each.start, held[tp].start)
-            start = Start.empty(spec, plan, is_cut=begin > 0 and not any(begin == end for _, end in skipped.ranges))
-            check = Check(spec, tp.partition, info.topic_id, each, start, load, findings, skipped, begin)
+            is_cut = begin > 0 and not any(begin == end for _, end in skipped.ranges)
+            start = Start.empty(spec, plan, begin, is_cut=is_cut)
+            check = Check(Subject(spec, info.topic_id, each, skipped), start, load, findings)
             await _read_outputs(consumer, spec, check, tp.partition)
             if each.end == held[tp].end and (asked is None or isinstance(asked, Arrival)):
                 check.leave_what_is_under_way()
@@ -122,6 +130,14 @@ async def _read_outputs(consumer: AIOKafkaConsumer, spec: PipelineSpec, check: C
         check.add_rows(record.value)
     async for record in _all(consumer, TopicPartition(predictions.name(spec.name), partition)):
         check.add_predictions(record.value, record.headers)
+    if spec.bars is not None:
+        async for record in _all(consumer, TopicPartition(bars.name(spec.feature_set), partition)):
+            check.add_bars(record.value)
+
+
+def _outputs(spec: PipelineSpec) -> list[str]:
+    found = [rows.name(spec.feature_set), predictions.name(spec.name)]
+    return found if spec.bars is None else [*found, bars.name(spec.feature_set)]
 
 
 async def _all(consumer: AIOKafkaConsumer, tp: TopicPartition) -> AsyncIterator[ConsumerRecord]:

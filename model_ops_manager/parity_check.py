@@ -5,8 +5,8 @@ Shapes: N rows, T rows of a window, F features.
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from aiokafka import ConsumerRecord
@@ -17,25 +17,29 @@ from data_io.topics.predictions import PredictionEncoder
 from data_io.topics.records import Header
 from data_io.topics.ticks import TickDecoder
 from ml_core.data_processor import features
+from ml_core.data_processor.bars import BarPlan, BarState
 from ml_core.data_processor.features import FeaturePlan, FeatureState
 from ml_core.data_processor.windows import Tail
 from ml_core.errors import ModelNotFoundError, ModelRefusedError
 from ml_core.spec import PipelineSpec
-from ml_core.types import Bool, OffsetRange, RowBatch, RowFlag, SymbolTable
+from ml_core.types import Bool, RowBatch, RowFlag, SymbolTable
 from model_ops_manager import scoring
+from model_ops_manager.bar_check import BarCheck
 from model_ops_manager.champion import Serving
 from model_ops_manager.compared import Compared, Name, Row, differences, named, names_of
 from model_ops_manager.scoring import Unscored
-from model_ops_manager.shed import Shed
+from model_ops_manager.subject import Subject
 
 Load = Callable[[int], Serving]  # of a version; raises ModelNotFoundError or ModelRefusedError
 
 
-class Findings(NamedTuple):
-    """Both kinds of outputs, compared."""
+@dataclass
+class Findings:
+    """All kinds of outputs, compared."""
 
-    rows: Compared
-    predictions: Compared
+    rows: Compared = field(default_factory=Compared)
+    predictions: Compared = field(default_factory=Compared)
+    bars: Compared = field(default_factory=Compared)
 
 
 @dataclass
@@ -44,46 +48,37 @@ class Start:
 
     features: FeatureState
     tail: Tail | None  # of the window of the pipeline, where it is more than a row
+    bars: BarState | None = None  # where bars are compared
+    begin: int = 0  # offset of the first tick that is not in it
     is_cut: bool = False  # older ticks and rows were deleted: what looks back further is not known
     is_served: bool = False  # a model scored from the first tick on
 
     @classmethod
-    def empty(cls, spec: PipelineSpec, plan: FeaturePlan, *, is_cut: bool = False) -> "Start":
-        """Return the state before the first tick."""
-        window = spec.features.window
+    def empty(cls, spec: PipelineSpec, plan: FeaturePlan, begin: int = 0, *, is_cut: bool = False) -> "Start":
+        """Return the state before the tick ``begin``, the first there is."""
+        window, symbols, bar_plan = spec.features.window, SymbolTable(), BarPlan.from_spec(spec)
         tail = Tail(window, len(plan.names)) if window > 1 else None
-        return cls(FeatureState(plan, SymbolTable()), tail, is_cut=is_cut)
+        bar_state = None if bar_plan is None else BarState(bar_plan, symbols)
+        return cls(FeatureState(plan, symbols), tail, bar_state, begin, is_cut=is_cut)
 
 
 class Check:
     """Takes what is out, then the ticks in order, and counts what is not as it must be."""
 
-    def __init__(
-        self,
-        spec: PipelineSpec,
-        partition: int,
-        topic_id: str,
-        asked: OffsetRange,
-        start: Start,
-        load: Load,
-        findings: Findings,
-        shed: Shed = Shed(),  # noqa: B008 - a constant
-        begin: int = 0,
-    ) -> None:
-        """Compare what ticks in ``asked`` have given; ``start`` is moved, ``findings`` are added to.
-
-        Ticks come from offset ``begin`` on. Behind each range of ``shed`` state starts empty; what is out about ticks
-        in it was out before it was skipped.
-        """
-        self._spec, self._partition, self._topic_id, self.asked = spec, partition, topic_id, asked
+    def __init__(self, subject: Subject, start: Start, load: Load, findings: Findings) -> None:
+        """Compare ``subject`` from ``start`` on, which is moved; ``findings`` are added to."""
+        self._spec, self._topic_id, self.asked, self._shed = subject
         self._start, self._load, self._findings = start, load, findings
-        self._shed, self._position = shed, begin  # behind which state may have to start empty
+        self._partition, self._position = self.asked.partition, start.begin  # behind it state may have to start empty
         self._rows: dict[Name, Row] = {}
         self._predictions: dict[Name, dict[str, Any]] = {}
+        self._bars: BarCheck | None = None
+        if start.bars is not None:
+            self._bars = BarCheck(subject, start.bars.plan, findings.bars, is_cut=start.is_cut)
         self._plan = start.features.plan
-        self._decoder = TickDecoder(spec.source.map)
-        self._first_row = asked.end
-        self._first_prediction = asked.start if start.is_served else asked.end
+        self._decoder = TickDecoder(self._spec.source.map)
+        self._first_row = self.asked.end
+        self._first_prediction = self.asked.start if start.is_served else self.asked.end
         self._other: set[Name] = set()  # rows of other features
         self._served: dict[int, tuple[Serving, PredictionEncoder] | str] = {}
 
@@ -107,14 +102,21 @@ class Check:
                 if self.asked.start <= name[0] < self.asked.end:
                     self._add(self._findings.predictions, self._predictions, name, each)
 
+    def add_bars(self, value: bytes | None) -> None:
+        """Take a record of bars, as far as it lies in the range."""
+        if self._bars is not None:
+            self._bars.add(value)
+
     def leave_what_is_under_way(self) -> None:
-        """End the range where the shorter of both topics ends."""
+        """End the range where the shorter of rows and predictions ends: bars are out before the row of their tick."""
         ends = [max(offset for offset, _ in known) + 1 for known in (self._rows, self._predictions) if known]
         end = max(min(ends, default=self.asked.start), self.asked.start)
         self.asked = self.asked.model_copy(update={"end": end})
         for known in (self._rows, self._predictions):
             for name in [name for name in known if name[0] >= end]:
                 del known[name]
+        if self._bars is not None:
+            self._bars.end_at(end)
 
     def recompute(self, records: Sequence[ConsumerRecord]) -> None:
         """Move over ``records`` of the ticks and compare what they give, as far as it lies in the range."""
@@ -132,6 +134,8 @@ class Check:
             return
         start = self._start
         ticks, _ = self._decoder.decode(log_reader.columns(records), start.features.symbols)
+        if self._bars is not None and start.bars is not None:
+            self._bars.recompute(ticks, start.bars)
         made = features.step(ticks, start.features)
         if start.tail is None:
             x_NTF, ready_N = made.x_NF[:, None, :], np.ones(len(made), np.bool_)
@@ -152,6 +156,8 @@ class Check:
             for name in left:
                 compared.note(self._partition, name, ("unexpected", "there", "nothing"))
                 break
+        if self._bars is not None:
+            self._bars.end()
 
     @property
     def _kinds(self) -> tuple[tuple[Compared, dict[Name, Any]], ...]:

@@ -20,8 +20,8 @@ from ml_core.errors import ModelNotFoundError
 from ml_core.spec import PipelineSpec
 from ml_core.types import OffsetRange
 from model_ops_manager.champion import Serving
-from model_ops_manager.compared import Compared
 from model_ops_manager.parity_check import Check, Findings, Start
+from model_ops_manager.subject import Subject
 from streams import metrics
 from streams.transport.partition import Copied, Partition
 
@@ -184,8 +184,8 @@ async def _compared(
         raise ModelNotFoundError(f"version {version} serves no more")
 
     start = Start(copied.features, copied.tail, is_served=copied.serving is not None)
-    findings = Findings(Compared(), Compared())
-    check = Check(spec, partition.number, partition.shared.topic_id, asked, start, load, findings)
+    findings = Findings()
+    check = Check(Subject(spec, partition.shared.topic_id, asked), start, load, findings)
     for output in outputs:
         await _read(consumer, output, check)
     for step in _steps(ticks):

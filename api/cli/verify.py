@@ -60,7 +60,7 @@ def parity(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Recompute rows and predictions from their ticks and compare bit by bit; exit code 1 where they differ."""
+    """Recompute rows, predictions and bars from their ticks and compare bit by bit; exit code 1 where they differ."""
     settings = WorkerSettings.read(kafka=kafka, group=group)
     spec = find(load_all(settings.pipelines), pipeline)
     models = MlflowAgent(settings.tracking_uri, settings.home)
@@ -159,7 +159,7 @@ def _range(text: str) -> tuple[int, tuple[int, int]]:
 
 
 def _tell(report: Parity) -> None:
-    for what, compared in (("rows", report.rows), ("predictions", report.predictions)):
+    for what, compared in report.outputs.items():
         say(f"{what}: {_words(compared)}")
     for partition, offset in report.state_from.items():
         if offset:
@@ -171,6 +171,7 @@ def _words(compared: Compared) -> str:
         "missing": compared.missing,
         "unexpected": compared.unexpected,
         "conflicting": compared.conflicting,
+        "misplaced": compared.misplaced,
         "repeated": compared.repeated,
         "shed": compared.shed,
     }
@@ -179,8 +180,9 @@ def _words(compared: Compared) -> str:
     words += [f"{count} unchecked ({why})" for why, count in compared.unchecked.items() if count]
     if compared.first:
         first = compared.first
+        of = f" of {first['of']}" if "of" in first else ""
         words.append(
-            f"first: {first['what']} at {first['partition']}/{first['offset']}/{first['index']} is {first['found']} "
-            f"instead of {first['expected']}"
+            f"first: {first['what']}{of} at {first['partition']}/{first['offset']}/{first['index']} is "
+            f"{first['found']} instead of {first['expected']}"
         )
     return ", ".join(words)

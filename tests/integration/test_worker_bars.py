@@ -1,5 +1,6 @@
 """Bars of a worker on a real Kafka: those of an undisturbed run, and those of symbols that fell silent."""
 
+import json
 import time
 
 import pytest
@@ -9,6 +10,8 @@ from data_io.topics.records import Records
 from ml_core.data_processor.bars import BarPlan, BarState, step
 from ml_core.data_processor.silent_bars import SilentBars
 from ml_core.types import SECOND_NS, SymbolTable
+from model_ops_manager import parity
+from tests.integration.test_parity import send
 from tests.integration.worker_lab import stop
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(180)]
@@ -68,6 +71,15 @@ async def test_a_worker_killed_in_the_middle_leaves_the_bars_of_an_undisturbed_r
     await lab.until(all_there)
     assert (await live_bars(lab, spec))[0] == ended
     assert stop(process) == 0
+
+    found = await parity.verify(lab.kafka, spec, models=None)  # nothing was scored
+
+    assert found.is_equal, found.as_dict()
+    assert (found.bars.compared, found.bars.unchecked.total()) == (len(ended), 0)
+    changed = json.loads(next(iter(ended.values()))) | {"volume": 0.125}
+    await send(lab, bars.name(spec.feature_set), json.dumps(changed).encode())
+    found = await parity.verify(lab.kafka, spec, models=None)
+    assert (found.bars.conflicting, found.rows.is_equal, found.is_equal) == (1, True, False)
 
 
 async def _some(lab, spec) -> bool:

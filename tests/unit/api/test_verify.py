@@ -6,7 +6,8 @@ import pytest
 
 from api.cli import verify
 from ml_core.errors import InputError
-from model_ops_manager.parity import Arrival
+from model_ops_manager.compared import Compared
+from model_ops_manager.parity import Arrival, Parity
 
 TEN_MS = 1_795_946_400_000  # 2026-11-29T10:00 UTC
 
@@ -46,3 +47,20 @@ def test_ticks_are_named_by_offsets_or_by_times_of_arrival(ranges, since, until,
 def test_what_means_nothing_is_refused(ranges, since, until, word):
     with pytest.raises(InputError, match=word):
         verify._asked(ranges, since, until)
+
+
+def test_bars_are_told_beside_rows_where_there_are_any(capsys):
+    bars = Compared(compared=9, repeated=2, misplaced=1)
+    bars.differs(0, (5, 0), [("close", 1.5, 1.25)], of="id-0-A-time:1s-7-0")
+    without, with_bars = Parity("p", [], {}, Compared(), Compared()), Parity("p", [], {}, Compared(), Compared(), bars)
+
+    for report in (without, with_bars):
+        verify._tell(report)
+
+    assert capsys.readouterr().out.splitlines()[4:] == [
+        "bars: 9 compared, 1 misplaced, 2 repeated, 1 differ in close, "
+        "first: close of id-0-A-time:1s-7-0 at 0/5/0 is 1.5 instead of 1.25"
+    ]
+    assert (without.is_equal, with_bars.is_equal) == (True, False)
+    assert "bars" not in without.as_dict()
+    assert with_bars.as_dict()["bars"]["mismatches"] == {"close": 1}

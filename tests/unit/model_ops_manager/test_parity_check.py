@@ -17,6 +17,7 @@ from model_ops_manager.compared import Compared
 from model_ops_manager.parity_check import Check, Findings, Start
 from model_ops_manager.scoring import Unscored
 from model_ops_manager.shed import Shed
+from model_ops_manager.subject import Subject
 from tests.agents.in_memory import quote, quotes
 
 SPEC = parse({"name": "demo"})
@@ -58,8 +59,9 @@ def test_predictions_name_their_symbols_also_where_state_has_numbered_them_anew(
     pairs = [[*pair] if n < 10 else [*reversed(pair)] for n, pair in enumerate(zip(first, second, strict=True))]
     values = [value for pair in pairs for value in pair]
     ticks = [SimpleNamespace(offset=n, key=None, value=value, headers=()) for n, value in enumerate(values)]
-    findings, asked = Findings(Compared(), Compared()), OffsetRange(partition=0, start=0, end=40)
-    check = Check(SPEC, 0, "id", asked, Start.empty(SPEC, PLAN), lambda _: SERVING, findings, Shed().add(10, 20))
+    findings, asked = Findings(), OffsetRange(partition=0, start=0, end=40)
+    subject = Subject(SPEC, "id", asked, Shed().add(10, 20))
+    check = Check(subject, Start.empty(SPEC, PLAN), lambda _: SERVING, findings)
     for start, end in ((0, 10), (20, 40)):
         state = FeatureState(PLAN, SymbolTable())
         made = features.step(TickDecoder().decode(log_reader.columns(ticks[start:end]), state.symbols)[0], state)
@@ -77,13 +79,13 @@ def test_predictions_name_their_symbols_also_where_state_has_numbered_them_anew(
 
 
 def compared(values: list[bytes], *, shed: Shed, step: int = 7) -> Compared:
-    findings = Findings(Compared(), Compared())
+    findings = Findings()
     asked = OffsetRange(partition=0, start=0, end=len(TICKS))
 
     def load(_version: int):
         raise AssertionError
 
-    check = Check(SPEC, 0, "id", asked, Start.empty(SPEC, PLAN), load, findings, shed)
+    check = Check(Subject(SPEC, "id", asked, shed), Start.empty(SPEC, PLAN), load, findings)
     for value in values:
         check.add_rows(value)
     for first in range(0, len(TICKS), step):
@@ -120,9 +122,9 @@ def test_without_a_word_about_it_what_was_skipped_is_missing():
 
 
 def test_what_was_skipped_before_the_first_tick_there_is_makes_no_unknown_row_a_known_one():
-    findings, asked = Findings(Compared(), Compared()), OffsetRange(partition=0, start=70, end=len(TICKS))
-    start = Start.empty(SPEC, PLAN, is_cut=True)
-    check = Check(SPEC, 0, "id", asked, start, lambda _: SERVING, findings, SHED, begin=70)
+    findings, asked = Findings(), OffsetRange(partition=0, start=70, end=len(TICKS))
+    start = Start.empty(SPEC, PLAN, 70, is_cut=True)
+    check = Check(Subject(SPEC, "id", asked, SHED), start, lambda _: SERVING, findings)
     for value in published((0, 30), (60, 100)):
         check.add_rows(value)
 
