@@ -256,3 +256,18 @@ async def test_bars_that_are_out_are_not_written_again_while_state_is_rebuilt(ba
 
     assert bar_offsets(partition) == [20, 30]
     assert [bars.decode(value).ticks for _, value, _ in partition.outputs.of(bars.name("demo"))] == [10, 10]
+
+
+async def test_ticks_that_are_in_no_bar_are_counted_once_though_state_is_rebuilt(barred) -> None:
+    partition = partition_of(barred)
+    counters = [counter.labels("demo") for counter in (metrics.MISDATED, metrics.TOO_LATE)]
+    wrong = [*quotes(20), *quotes(1, start_s=1_800_000_000), *quotes(1), *quotes(21)[20:]]
+    before = [counter._value.get() for counter in counters]
+
+    partition.publish_from = len(wrong)
+    await run(partition, fetch_of(wrong))
+    assert [counter._value.get() for counter in counters] == before
+
+    partition.position = len(wrong)
+    await run(partition, fetch_of(wrong, first_offset=len(wrong)))
+    assert [counter._value.get() - count for counter, count in zip(counters, before, strict=True)] == [1, 15 + 1]

@@ -59,10 +59,10 @@ def page(found: Mapping[str, Mapping[str, Any]]) -> str:
     """Return the report as Markdown."""
     lines = [f"# Faults, {datetime.now(UTC):%Y-%m-%d}", "", "```\npython -m tests.faults NAME\n```", ""]
     lines += [
-        "Two partitions, 2,000 ticks/s, a checkpoint every second. Every row and prediction is compared, to the bit, "
-        "with what its tick gives in a single-threaded replay of the topic; rows may repeat only as a whole tail.",
+        "Two partitions, 2,000 ticks/s, a checkpoint every second. Every row, prediction and bar is compared, to the "
+        "bit, with what its tick gives in a single-threaded replay of the topic; they may repeat only as a whole tail.",
         "",
-        "| fault | | rows and predictions compared | lost | conflicting | repeats | besides |",
+        "| fault | | outputs compared | lost | conflicting | repeats | besides |",
         "| --- | --- | --- | --- | --- | --- | --- |",
     ]
     usual = ("compared", "lost", "conflicting", "repeats", "unchecked", "fell_short", "seconds")

@@ -7,7 +7,8 @@ import numpy as np
 
 from data_io.data_fetcher.sources import open_source
 from data_io.topics import ticks
-from ml_core.types import SECOND_NS, TickBatch
+from ml_core.types import SECOND_NS, TickBatch, TickKind
+from tests.faults.bar_oracle import Tick
 from tests.unit.ml_core.data_processor import clock_oracle
 
 RATE = 50  # ticks a second of event time
@@ -18,6 +19,7 @@ DELAYS = ((0.05, 2), (0.02, 8))
 SHIFTS = ((0.02, -1.3), (0.01, 5.0), (0.01, -3600.0), (0.005, 3600.0))
 BACK_FROM, BACK_TO = 0.5, 0.55  # of the ticks: for so long all clocks are one hour back
 CLEAN_END = 50  # ticks that are as they should be, so that the last one makes a row
+BARS = ["time:1s", "time:10s", "ticks:20", "volume:500", "value:1e5"]
 
 
 class Disorder(NamedTuple):
@@ -27,6 +29,7 @@ class Disorder(NamedTuple):
     repeated: list[int]  # offsets that make no row, ascending
     late: int
     too_late: list[tuple[int, int]]  # offset, and how late, ns
+    of_symbol: dict[str, list[Tick]]  # in order of arrival, without the repeated ones
 
 
 def make(count: int, rng: random.Random, *, gap_ns: int, lateness_ns: int) -> Disorder:
@@ -49,7 +52,19 @@ def make(count: int, rng: random.Random, *, gap_ns: int, lateness_ns: int) -> Di
         repeated=[offset for offset, n in enumerate(order) if first[n] != offset],
         late=sum(lag > 0 for lag in lags.values()),
         too_late=[(offset, lag) for offset, lag in sorted(lags.items()) if lag > lateness_ns],
+        of_symbol=_of_symbol(batch, sorted(first, key=first.__getitem__)),
     )
+
+
+def _of_symbol(batch: TickBatch, order: list[int]) -> dict[str, list[Tick]]:
+    found: dict[str, list[Tick]] = {name: [] for name in batch.symbols}
+    columns = (batch.kind_N, batch.symbol_N, batch.ts_ns_N, batch.seq_N, batch.price_N, batch.size_N, batch.side_N)
+    listed = [column.tolist() for column in columns]
+    for n in order:
+        kind, symbol, ts_ns, seq, price, size, side = (column[n] for column in listed)
+        tick = Tick(ts_ns, seq, price, size, side > 0) if kind == TickKind.TRADE else Tick(ts_ns, seq)
+        found[batch.symbols[symbol]].append(tick)
+    return found
 
 
 def _shift_ns(place: float, rng: random.Random) -> int:

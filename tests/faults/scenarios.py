@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 from data_io.data_fetcher.sources import open_source
 from data_io.topics import late_ticks, ticks
 from ml_core import fit as learning
+from tests.faults import bar_oracle, storage
 from tests.faults import disorder as disordered
-from tests.faults import storage
 from tests.faults.cluster import cluster
 from tests.faults.proxy import END_TXN, Proxy
 from tests.faults.scene import CHECKPOINT_S, RATE, FellShortError, Scene
@@ -298,8 +298,13 @@ async def _letters(scene: Scene, count: int) -> list[Any] | None:
 
 
 async def disorder(bench: Bench) -> Result:
-    """A fifth of the ticks comes twice, others late, and clocks are 1.3 s behind, 5 s ahead and one hour off."""
-    async with Scene.opened(bench.kafka, bench.folder, bench.model, partitions=1) as scene:
+    """A fifth of the ticks comes twice, others late, and clocks are 1.3 s behind, 5 s ahead and one hour off.
+
+    Bars by time must be those of the same ticks in order: without repeats, those that came too late, and times that
+    nothing confirmed. Bars by ticks, volume and value must be cut where the same ticks, as they came, fill them.
+    """
+    bars = {"by": disordered.BARS}
+    async with Scene.opened(bench.kafka, bench.folder, bench.model, partitions=1, parts={"bars": bars}) as scene:
         gap_ns, lateness_ns = scene.spec.features.gap, scene.spec.source.lateness
         log = disordered.make(6_000, bench.random, gap_ns=gap_ns, lateness_ns=lateness_ns)
         scene.start("a")
@@ -314,7 +319,16 @@ async def disorder(bench: Bench) -> Result:
             raise FellShortError(f"{len(kept)} late letters of {len(log.too_late)} late ticks, or others")
         if counted != {"true": len(kept), "false": log.late - len(kept)}:
             raise FellShortError(f"counted {counted}, of {log.late} late ticks {len(kept)} too late")
-        return {**counts, "rowless": len(log.repeated), "late": log.late, "too_late": len(kept)}
+        expected = bar_oracle.bars_of(log.of_symbol, scene.spec.bars, gap_ns=gap_ns, lateness_ns=lateness_ns)
+        if different := await scene.bars_that_differ(expected):
+            raise FellShortError(f"of {len(expected)} bars {len(different)} differ, the first is {different[0]}")
+        return {
+            **counts,
+            "rowless": len(log.repeated),
+            "late": log.late,
+            "too_late": len(kept),
+            "in_order": len(expected),
+        }
 
 
 def _late_place(headers: Mapping[str, bytes]) -> tuple[int, int]:
@@ -367,7 +381,8 @@ async def unread_ticks_deleted(bench: Bench) -> Result:
 
 async def burst(bench: Bench, **settings: str) -> Result:
     """Twenty times the load for a while, and parity samples meanwhile: lag rises and drains, and nothing is lost."""
-    async with Scene.opened(bench.kafka, bench.folder, bench.model, parity_s="1", **settings) as scene:
+    parts = {"bars": None} if settings else None  # they are made of every tick, so a worker with bars skips none
+    async with Scene.opened(bench.kafka, bench.folder, bench.model, parts=parts, parity_s="1", **settings) as scene:
         scene.start("a")
         await scene.lab.until(lambda: _is_ready(scene))
         lags = [0.0]

@@ -1,4 +1,4 @@
-"""One topic under load, its workers, and the oracle: all rows and predictions recomputed in one thread."""
+"""One topic under load, its workers, and the oracle: all rows, predictions and bars recomputed in one thread."""
 
 import asyncio
 import bisect
@@ -22,12 +22,12 @@ from aiokafka import TopicPartition
 from data_io import log_reader, publisher
 from data_io.data_fetcher.port import TickStream
 from data_io.data_fetcher.sources import open_source
-from data_io.topics import admin, predictions, rows
+from data_io.topics import admin, bars, predictions, rows
 from ml_core import fit as learning
 from ml_core.errors import KafkaUnavailableError
 from ml_core.model.export import restated
 from ml_core.spec import PipelineSpec
-from ml_core.types import TickBatch
+from ml_core.types import SECOND_NS, TickBatch
 from model_ops_manager import parity
 from model_ops_manager.mlflow_agent import MlflowAgent
 from model_ops_manager.registration import register
@@ -35,9 +35,11 @@ from model_ops_manager.shed import Shed
 from streams.local_kafka import node
 from streams.transport import state_log
 from streams.transport.published import last_published
+from tests.faults.bar_oracle import Made, highest
 from tests.integration.worker_lab import PARTITIONS, WorkerLab
 
 RATE = 2_000  # ticks a second
+SPEED = 40  # seconds of event time a second
 CHECKPOINT_S = 1.0
 CAUGHT_UP_S = 120.0
 DRAIN_S = 10.0
@@ -45,6 +47,7 @@ PARTS: dict[str, Any] = {
     "label": {"horizons": ["1s"]},
     "train": {"epochs": 2, "min_rows": 500},
     "features": {"window": 4},
+    "bars": {"by": ["time:5s", "ticks:50"]},
 }
 
 
@@ -59,15 +62,15 @@ def fitted() -> learning.FittedModel:
 
 
 class _Unnumbered:
-    """Ticks without ``seq``: those of one source after another would be taken for repeated ones."""
+    """Ticks some time later, without ``seq``: those of one source after another would be taken for repeated ones."""
 
-    def __init__(self, source: TickStream) -> None:
-        self._source = source
+    def __init__(self, source: TickStream, later_ns: int) -> None:
+        self._source, self._later_ns = source, later_ns
 
     def stream(self, batch_ticks: int) -> Iterator[TickBatch]:
         for batch in self._source.stream(batch_ticks):
-            columns = batch._asdict()
-            yield TickBatch(**{**columns, "seq_N": np.full(len(batch), -1, np.int64)})
+            changed = {"seq_N": np.full(len(batch), -1, np.int64), "ts_ns_N": batch.ts_ns_N + self._later_ns}
+            yield TickBatch(**{**batch._asdict(), **changed})
 
 
 class Scene:
@@ -79,6 +82,7 @@ class Scene:
         self.workers: dict[str, subprocess.Popen[bytes]] = {}
         self.ports: dict[str, int] = {}
         self._numbers: dict[str, int] = {}
+        self._seconds = 0  # of load, published so far
 
     @classmethod
     @asynccontextmanager
@@ -98,7 +102,7 @@ class Scene:
         lab = WorkerLab(kafka, secrets.token_hex(4), home, partitions)
         await lab.create_topic()
         store = MlflowAgent(f"sqlite:///{lab.home / 'mlflow.db'}", lab.home)
-        spec = lab.pipeline("faults", **PARTS, **(parts or {}))
+        spec = lab.pipeline("faults", **{**PARTS, **(parts or {})})
         version = register(store, restated(model, pipeline=spec.name), params={}, tags={})
         store.set_champion(spec.name, version.version, reason="the only one")
         try:
@@ -155,7 +159,9 @@ class Scene:
                 if ended.is_set():
                     return
                 try:
-                    source = _Unnumbered(open_source(f"synthetic:symbols=6,ticks={int(rate)},rate=50,seed={seed}"))
+                    ticks = open_source(f"synthetic:symbols=6,ticks={int(rate)},rate={rate / SPEED},seed={seed}")
+                    source = _Unnumbered(ticks, self._seconds * SPEED * SECOND_NS)
+                    self._seconds += 1
                     await publisher.publish(source, bootstrap=self.lab.kafka, topic=self.lab.topic, rate=rate)
                 except KafkaUnavailableError:
                     await asyncio.sleep(1.0)
@@ -255,20 +261,34 @@ class Scene:
         """
         shed = await self.shed()
         found = await parity.verify(self.lab.kafka, self.spec, self._store, await self._all(), shed)
-        parts = (found.rows, found.predictions)
+        parts = found.outputs.values()
         counts = {
             "lost": sum(part.missing for part in parts),
-            "conflicting": sum(part.conflicting + part.unexpected + part.mismatches.total() for part in parts),
+            "conflicting": sum(
+                part.conflicting + part.unexpected + part.misplaced + part.mismatches.total() for part in parts
+            ),
             "repeats": sum(part.repeated for part in parts),
             "compared": sum(part.compared for part in parts),
             "unchecked": sum(part.unchecked.total() for part in parts),
             "shed": found.rows.shed,
+            **({"bars": found.bars.compared} if found.bars else {}),
         }
+        if not counts.get("bars", 1):
+            raise FellShortError("no bar was made")
         skipped = await self._skipped(rowless, shed)
         if not found.is_equal or counts["unchecked"] or skipped or (counts["repeats"] and not repeats):
             firsts = [part.first for part in parts if part.first]
             raise FellShortError(f"{counts}, skipped {skipped}, first differences {firsts}")
         return counts
+
+    async def bars_that_differ(self, expected: Made) -> list[tuple[object, ...]]:
+        """Return name, what is published and what is expected of each bar whose highest revision is another one."""
+        found: Made = {}
+        for number in range(self.lab.partitions):
+            records = self.lab.records(bars.name(self.spec.feature_set), number, committed=True)
+            found |= highest([bars.decode(record.value) async for record in records])
+        names = sorted(found.keys() | expected.keys())
+        return [(name, there, wanted) for name in names if (there := found.get(name)) != (wanted := expected.get(name))]
 
     async def by_symbol(self) -> dict[str, list[tuple[bytes, object]]]:
         """Return the features and the score of each row of a symbol, in order, whatever partition it stands in."""

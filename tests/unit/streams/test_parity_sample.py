@@ -1,6 +1,7 @@
 """A sample of what a partition publishes is computed again: real bytes, state, decoder and agent, and no broker."""
 
 import asyncio
+import threading
 from contextlib import asynccontextmanager
 from types import SimpleNamespace
 
@@ -9,7 +10,7 @@ import pytest
 from prometheus_client import REGISTRY
 
 from data_io import log_reader
-from data_io.topics import predictions
+from data_io.topics import predictions, rows
 from data_io.topics.ticks import TickDecoder
 from ml_core.data_processor import features
 from ml_core.data_processor.features import FeaturePlan
@@ -18,10 +19,9 @@ from ml_core.spec import parse
 from streams import parity_sample
 from streams.agents import windowing
 from streams.parity_sample import ParitySample
-from streams.transport.batch_channel import Batch
-from streams.transport.batch_sender import BatchSender
-from streams.transport.partition import Partition, Phase, Shared
-from tests.agents.in_memory import TOPIC, Recorded, fetch_of, quotes
+from streams.transport.partition import Phase
+from tests.agents.in_memory import TOPIC, Recorded, quotes
+from tests.unit.streams.partition_lab import built, keep_commits, move, opened
 
 SPEC = parse({"name": "demo", "features": {"window": 3}, "label": {"horizons": ["1s"]}})
 COUNT, TAKEN_AT, TICKS = 400, 100, 250
@@ -74,37 +74,17 @@ class Log:
         return found
 
 
-class Outputs(Recorded):
-    has_room = True
-
-    def check(self) -> None:
-        pass
-
-    def stop(self) -> None:
-        pass
-
-    async def settle(self) -> None:
-        pass
-
-
-async def committed(*_) -> None:
-    pass
-
-
 @pytest.fixture(autouse=True)
 def _sooner(monkeypatch):
-    features.warm_up()
     for name, value in {"MAX_TICKS": TICKS, "AT_ONCE": 20, "AGAIN_S": 0.01, "PAUSE_S": 0, "VISIBLE_S": 0.05}.items():
         monkeypatch.setattr(parity_sample, name, value)
 
 
 @pytest.fixture
 async def partition():
-    sets = {SPEC.feature_set: (FeaturePlan.from_spec(SPEC), [SPEC])}
     models = SimpleNamespace(current=lambda _pipeline: None)
-    shared = Shared("127.0.0.1:1", "group", TOPIC, "id", 1, sets, models, on_checkpoint=committed)
-    partition = Partition(shared, 0, BatchSender("127.0.0.1:1"))
-    partition.phase, partition.outputs, partition._log.commit = Phase.OPEN, Outputs(), committed
+    partition = opened(built(SPEC, models, topic=TOPIC))
+    keep_commits(partition)
     partition.serving = {SPEC.name: SERVING}
     yield partition
     await partition.close(checkpoint=False)
@@ -113,9 +93,7 @@ async def partition():
 async def works(partition, ticks: list[bytes], start: int, end: int) -> None:
     """Let the agent work on ``[start, end)`` and checkpoint behind it."""
     for first in range(start, end, 37):
-        batch = Batch(partition, fetch_of(ticks[first : min(first + 37, end)], first_offset=first))
-        windowing.process([batch], TickDecoder())
-        partition.advance(*await batch.ended)
+        await move(partition, ticks[first : min(first + 37, end)], first)
     partition._next_checkpoint = 0.0
     partition.look_around()
     await partition._task
@@ -200,6 +178,22 @@ async def test_what_is_not_there_is_missing(partition, monkeypatch):
         ("predictions", "equal"): TICKS - 1,
         ("predictions", "missing"): 1,
     }
+
+
+async def test_outputs_are_decoded_beside_the_event_loop(partition, monkeypatch):
+    loop, threads = threading.current_thread(), []
+    for topic in (rows, predictions):
+
+        def decode(*record, topic=topic, right=topic.decode):
+            threads.append((topic, threading.current_thread()))
+            return right(*record)
+
+        monkeypatch.setattr(topic, "decode", decode)
+
+    await sampled(partition, monkeypatch)
+
+    assert {topic for topic, _ in threads} == {rows, predictions}
+    assert loop not in {thread for _, thread in threads}
 
 
 async def test_topics_that_cannot_be_read_are_unread_and_nothing_differs(partition, monkeypatch):

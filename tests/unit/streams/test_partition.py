@@ -10,11 +10,12 @@ from ml_core.data_processor import bars
 from ml_core.data_processor.features import FeaturePlan
 from ml_core.errors import ModelRefusedError
 from ml_core.spec import parse
+from model_ops_manager.shed import Shed
 from streams.partition_state import PartitionState
-from streams.transport.batch_sender import BatchSender
-from streams.transport.partition import Partition, Phase, Shared
+from streams.transport.partition import Phase
 from streams.transport.state_log import Manifest
 from tests.unit.ml_core.data_processor.market import batch, trade
+from tests.unit.streams.partition_lab import built, keep_commits
 
 SPEC = parse({"name": "demo"})
 PLAN = FeaturePlan.from_spec(SPEC)
@@ -53,24 +54,10 @@ async def partition(monkeypatch):
         return 519
 
     monkeypatch.setattr("streams.transport.partition.last_published", published)
-    shared = Shared(
-        "127.0.0.1:1", "group", "ticks", "id", 1, {SPEC.feature_set: (PLAN, [SPEC])}, Models(), on_checkpoint=reported
-    )
-    partition = Partition(shared, 0, BatchSender("127.0.0.1:1"))
+    partition = built(SPEC, Models(), on_checkpoint=reported)
     yield partition
     partition.phase = Phase.CLOSED
     await partition.close(checkpoint=False)
-
-
-def keep_commits(partition) -> list[tuple]:
-    """Keep what a checkpoint would write."""
-    kept: list[tuple] = []
-
-    async def commit(written, blocks) -> None:
-        kept.append((written, blocks))
-
-    partition._log.commit = commit
-    return kept
 
 
 BLOCKS = {f"{SPEC.feature_set}/features/{block}".encode(): b"of another kernel" for block in range(3)}
@@ -205,3 +192,36 @@ async def test_what_is_shown_exactly_once_is_committed_though_no_tick_came(silen
 
     assert sent == ["bars.demo.v1"]
     assert [written.position for written, _ in kept] == [500]
+
+
+async def test_what_is_shown_exactly_once_is_committed_when_the_partition_is_given_up(silent) -> None:
+    partition, sent = silent
+    partition.shared = dataclasses.replace(partition.shared, exactly_once=True)
+    partition._next_checkpoint = float("inf")
+    kept = keep_commits(partition)
+    partition.outputs.settle = partition.outputs.begin = lambda: asyncio.sleep(0)
+    partition.look_around()
+    assert (sent, kept) == (["bars.demo.v1"], [])
+
+    await partition.close(checkpoint=True)
+
+    assert [written.position for written, _ in kept] == [500]
+
+
+async def test_nothing_is_committed_at_the_end_where_nothing_came_or_was_shown(silent) -> None:
+    partition, _ = silent
+    partition.shared = dataclasses.replace(partition.shared, exactly_once=True)
+    kept = keep_commits(partition)
+
+    await partition.close(checkpoint=True)
+
+    assert kept == []
+
+
+def test_a_checkpoint_without_skipped_ticks_says_nothing_of_them_and_reads_as_one_from_before_there_were_any() -> None:
+    plain, skipped = manifest(), manifest(shed=Shed().add(30, 500))
+
+    assert "shed" not in plain.text
+    assert Manifest.model_validate_json(plain.text) == plain
+    assert Manifest.model_validate_json(plain.text).shed == Shed()
+    assert Manifest.model_validate_json(skipped.text) == skipped

@@ -8,18 +8,15 @@ import pytest
 from prometheus_client import REGISTRY
 
 from data_io.topics.raw_records import RawFetch
-from data_io.topics.ticks import TickDecoder
-from ml_core.data_processor import features
 from model_ops_manager.shed import MAX_RANGES, Shed
-from streams.agents import windowing
 from streams.transport import tick_source
-from streams.transport.batch_channel import Batch
 from streams.transport.partition import Phase
 from streams.transport.state_log import Manifest
 from streams.transport.tick_fetcher import TickFetcher
 from streams.transport.tick_source import TickSource
-from tests.agents.in_memory import Recorded, fetch_of, quotes
-from tests.unit.streams.test_partition import CHAMPION, SPEC, keep_commits, manifest, partition  # noqa: F401
+from tests.agents.in_memory import quotes
+from tests.unit.streams.partition_lab import keep_commits, move, opened
+from tests.unit.streams.test_partition import CHAMPION, SPEC, manifest, partition  # noqa: F401
 
 LIMIT = 100
 
@@ -27,28 +24,9 @@ LIMIT = 100
 @pytest.fixture
 async def late(partition):  # noqa: F811 - the fixture
     """A partition at work: 30 ticks are in its state and out."""
-    features.warm_up()
     partition.shared = dataclasses.replace(partition.shared, shed_lag=LIMIT)
-    partition.phase, partition.outputs = Phase.OPEN, Sent()
-    batch = Batch(partition, fetch_of(quotes(30)))
-    windowing.process([batch], TickDecoder())
-    partition.advance(*await batch.ended)
+    await move(opened(partition), quotes(30))
     return partition
-
-
-class Sent(Recorded):
-    """Outputs that Kafka has at once."""
-
-    has_room = True
-
-    def check(self) -> None:
-        pass
-
-    def stop(self) -> None:
-        pass
-
-    async def settle(self) -> None:
-        pass
 
 
 def counted() -> float:
@@ -110,9 +88,7 @@ async def test_labelled_rows_go_on_counting(late) -> None:
     late._skip_to(500)
     await late._task
 
-    batch = Batch(late, fetch_of(quotes(1, start_s=1_800_000_000), first_offset=500))
-    windowing.process([batch], TickDecoder())
-    await batch.ended
+    await move(late, quotes(1, start_s=1_800_000_000), 500)
 
     assert late.state.labelled[SPEC.name].matured == 30 > matured  # the one that came last waits for its label
 

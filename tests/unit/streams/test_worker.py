@@ -1,3 +1,7 @@
+import asyncio
+import contextlib
+import os
+import signal
 import subprocess
 import sys
 import time
@@ -7,6 +11,7 @@ import pytest
 
 from ml_core.errors import SetupError
 from ml_core.spec import parse
+from streams import worker
 from streams.health import HealthServer
 from streams.settings import WorkerSettings
 from streams.worker import feature_sets, one_source
@@ -78,3 +83,62 @@ time.sleep(60)
 """
 
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=50, check=False).returncode == 3
+
+
+class Stuck:
+    """A part that does not stop, and swallows being cancelled once, as services of mode do."""
+
+    def __init__(self, stopped: list["Stuck"]) -> None:
+        self._stopped, self.released = stopped, asyncio.Event()
+
+    async def stop(self) -> None:
+        self._stopped.append(self)
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.Event().wait()
+        await self.released.wait()
+
+
+@pytest.fixture
+def made(tmp_path) -> worker.Worker:
+    file = tmp_path / "demo.toml"
+    file.write_text('name = "demo"')
+    return worker.Worker(WorkerSettings(pipelines=file, home=tmp_path))
+
+
+async def test_parts_that_do_not_stop_are_left_after_their_time_and_the_others_are_stopped_too(
+    made, monkeypatch, capsys
+) -> None:
+    for name in ("SOURCE_STOP_S", "APP_STOP_S"):
+        monkeypatch.setattr(worker, name, 0.05)
+    stopped: list[Stuck] = []
+    source, app = Stuck(stopped), Stuck(stopped)
+
+    async with asyncio.timeout(20):
+        await made._stop(source, app)
+
+    assert stopped == [source, app]
+    assert capsys.readouterr().out.count("did not stop in time") == 2
+    for part in stopped:
+        part.released.set()
+    await asyncio.sleep(0)
+
+
+def test_all_parts_together_have_less_time_than_docker_gives() -> None:
+    bounds = worker.BACKGROUND_STOP_S + worker.SOURCE_STOP_S + worker.APP_STOP_S
+    assert bounds <= worker.LAST_RESORT_S < 10
+
+
+async def test_whoever_asks_a_worker_to_stop_has_it_ended_when_its_time_is_up(made, monkeypatch) -> None:
+    armed: list[int] = []
+    monkeypatch.setattr(made.last_resort, "arm", armed.append)
+    monkeypatch.setattr(worker, "StoreProcess", lambda *_: contextlib.nullcontext())
+    monkeypatch.setattr(made, "_run", lambda _store, stop: stop.wait())
+    made._has_begun = True
+    running = asyncio.create_task(made.run())
+    await asyncio.sleep(0)
+
+    os.kill(os.getpid(), signal.SIGTERM)
+    async with asyncio.timeout(20):
+        await running
+
+    assert (armed, made.last_resort.after_s) == ([0], worker.LAST_RESORT_S)

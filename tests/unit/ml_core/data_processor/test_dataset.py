@@ -132,6 +132,16 @@ def test_labels_are_read_from_prices_whose_time_is_believed(price: str) -> None:
     assert made.end_ns_NH.max() == START_NS + 19_020_000_000  # behind the wrong stamp labels go on
 
 
+@pytest.mark.parametrize("price", ["mid", "trade"])
+def test_labels_are_read_from_no_price_that_came_late(price: str) -> None:
+    # The stamp of number 20 is wrong within the gap bound, so it is believed, and what follows is late.
+    ticks = [trade(0.5 * i + (30 if i == 20 else 0), 200 if i == 20 else 100 + i) for i in range(40)]
+    made_for = spec(label={"price": price, **SHORT}, features={"use": ["signed_volume:1s"]})
+    made = make_samples(frame(ticks), made_for, FeaturePlan.from_spec(made_for))
+    assert made.path.price_P.tolist() == [*range(100, 120), 200.0]
+    assert (np.diff(made.path.ts_ns_P) > 0).all()
+
+
 def test_a_row_that_is_ahead_leaves_the_sample_of_its_time() -> None:
     flags_N = np.array([0, RowFlag.AHEAD, 0, 0], np.uint8)
     shadowed_N = cleaning.shadowed(np.zeros(4, np.int32), np.array([7, 7, 8, 8]), flags_N)
