@@ -40,7 +40,7 @@ STOP_S = 10.0  # for what is read to become files
 _POLL_MS = 200
 _RECORDS_A_POLL = 20_000
 _FETCH_BYTES = 1 << 20
-_MAX_PAUSE_S = 30.0
+FIRST_PAUSE_S, MAX_PAUSE_S = 1.0, 30.0  # after something failed
 
 
 @dataclass
@@ -77,7 +77,7 @@ class Archiver:
             SetupError: Another archiver writes there.
             ArchiveDamagedError: Two files cover the same offset.
         """
-        pause_s = 1.0
+        pause_s = FIRST_PAUSE_S
         while not stop.is_set():
             try:
                 await self._session(stop)
@@ -86,9 +86,9 @@ class Archiver:
                     log.warning("nothing is archived for a while", action="archive", error=str(error))
                 self._away = str(error)
                 await _pause(stop, pause_s)
-                pause_s = min(2 * pause_s, _MAX_PAUSE_S)
+                pause_s = min(2 * pause_s, MAX_PAUSE_S)
             else:
-                pause_s = 1.0
+                pause_s = FIRST_PAUSE_S
         for writer in self._writers.values():
             writer.close()
 
@@ -230,7 +230,7 @@ class Archiver:
 
     def _fails(self, consumer: AIOKafkaConsumer, tp: TopicPartition, text: str) -> None:
         before = self._troubles.get(tp)
-        pause_s = min(2 * before.pause_s, _MAX_PAUSE_S) if before else 1.0
+        pause_s = min(2 * before.pause_s, MAX_PAUSE_S) if before else FIRST_PAUSE_S
         if before:
             before.text, before.pause_s, before.again_s = text, pause_s, time.monotonic() + pause_s
         else:

@@ -12,7 +12,7 @@ import structlog
 from aiokafka import ConsumerRecord
 
 from data_io.archive import metrics
-from data_io.archive.columns import Chunk, Columns
+from data_io.archive.columns import Chunk, Columns, bytes_or_none, numbers
 from data_io.topics import rows
 from data_io.topics.rows import DecodedRows
 from ml_core.errors import SchemaMismatchError
@@ -56,20 +56,20 @@ def _batch(record: ConsumerRecord, found: DecodedRows) -> pa.RecordBatch:
     made, n = found.rows, len(found.rows)
     about = {"tickwise.schema-hash": found.hash, "tickwise.kernel-version": str(found.kernel_version)}
     schema = pa.schema([*_FIELDS, *((feature, pa.float32()) for feature in found.names)], metadata=about)
-    symbol = pa.DictionaryArray.from_arrays(made.symbol_N, pa.array(made.symbols, pa.string()))
-    columns = [
-        np.full(n, record.offset),
-        pa.array(np.full(n, record.timestamp), pa.timestamp("ms", "UTC")),
-        made.offset_N,
-        made.index_N,
-        symbol.cast(pa.string()),
-        made.ts_ns_N,
-        made.mid_N,
-        made.spread_N,
-        made.flags_N,
-        *np.ascontiguousarray(made.x_NF.T),
-    ]
-    return pa.RecordBatch.from_arrays([pa.array(column) for column in columns], schema=schema)
+    symbols = bytes_or_none([symbol.encode() for symbol in made.symbols], pa.string())
+    known = {
+        "record_offset": np.full(n, record.offset, np.int64),
+        "timestamp": np.full(n, record.timestamp, np.int64),
+        "offset": made.offset_N,
+        "index": made.index_N,
+        "ts_ns": made.ts_ns_N,
+        "mid": made.mid_N,
+        "spread": made.spread_N,
+        "flags": made.flags_N,
+    } | dict(zip(found.names, made.x_NF.T, strict=True))
+    columns = {field.name: numbers(known[field.name], field.type) for field in schema if field.name != "symbol"}
+    columns["symbol"] = pa.DictionaryArray.from_arrays(numbers(made.symbol_N, pa.int32()), symbols).cast(pa.string())
+    return pa.RecordBatch.from_arrays([columns[field.name] for field in schema], schema=schema)
 
 
 COLUMNS = Columns(encode, pa.schema(_FIELDS), dictionaries=("symbol",))

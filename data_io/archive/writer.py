@@ -196,6 +196,7 @@ class PartitionWriter:
                 compression="zstd",
                 use_dictionary=list(self._columns.dictionaries),
                 column_encoding={schema.names[0]: "DELTA_BINARY_PACKED"},
+                write_statistics=[field.name for field in schema if pa.types.is_primitive(field.type)],
                 write_page_checksum=True,
             )
             self._open = _Open(path, file, parquet, schema)

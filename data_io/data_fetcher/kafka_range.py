@@ -213,10 +213,11 @@ def _reasons(rejects: Sequence[Reject]) -> Counter[str]:
 def _joined(batches: Sequence[TickBatch], symbols: SymbolTable) -> TickBatch:
     """Return all ticks as one batch, its symbols in the order they come in: it shows not what was read first."""
     columns: Any = zip(*(batch[:-1] for batch in batches), strict=True)
-    fields: list[Any] = [*map(np.concatenate, columns), symbols.names]
-    joined = TickBatch(*fields)
-    used, first = np.unique(joined.symbol_N, return_index=True)
+    fields: dict[str, Any] = dict(zip(TickBatch._fields, map(np.concatenate, columns), strict=False))
+    symbol_N = fields["symbol_N"]
+    used, first = np.unique(symbol_N, return_index=True)
     in_order = used[np.argsort(first)]
     code_of = np.zeros(len(symbols), np.int32)
     code_of[in_order] = np.arange(len(in_order), dtype=np.int32)
-    return joined._replace(symbol_N=code_of[joined.symbol_N], symbols=[symbols.names[each] for each in in_order])
+    fields["symbol_N"] = code_of[symbol_N]
+    return TickBatch(**fields, symbols=[symbols.names[each] for each in in_order])
