@@ -11,10 +11,8 @@ import pytest
 from aiokafka import AIOKafkaProducer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, RecordsToDelete
 
-from data_io import log_reader
-from data_io.archive import layout, raw_columns, reader, report
+from data_io.archive import raw_columns, report
 from data_io.archive.archiver import Archiver
-from data_io.archive.layout import Place
 from data_io.archive.settings import ArchiveSettings
 from data_io.data_fetcher.kafka_range import fetch_ranges, newest_ranges
 from data_io.data_fetcher.sources import open_source
@@ -23,6 +21,7 @@ from data_io.topics import admin, rows
 from data_io.topics.ticks import TickDecoder, topic_spec
 from ml_core.errors import InputError
 from ml_core.types import OffsetRange
+from tests.integration.archive_lab import in_the_archive, in_the_topic, no_lag
 
 pytestmark = pytest.mark.integration
 
@@ -53,27 +52,6 @@ async def topic(kafka, unique):
     name = f"ticks-{unique}"
     await admin.ensure_topics(kafka, [topic_spec(name, 2), rows.topic_spec(f"set-{unique}", 1)])
     return name
-
-
-async def in_the_topic(kafka, topic, partitions=2):
-    """Every committed record of the topic as it is."""
-    tps = [TopicPartition(topic, number) for number in range(partitions)]
-    found = {tp.partition: [] for tp in tps}
-    async with log_reader.consumer(kafka) as consumer:
-        async for tp, records in log_reader.read(consumer, await log_reader.held(consumer, tps)):
-            found[tp.partition] += [(r.offset, r.key, r.value, tuple(r.headers)) for r in records]
-    return found
-
-
-async def in_the_archive(kafka, root, topic, partitions=2):
-    topic_id, found = (await admin.describe(kafka, topic)).topic_id, {}
-    for number in range(partitions):
-        place = Place(topic, topic_id, number)
-        files = layout.listed(place.folder(root))
-        assert layout.gaps(files) == []
-        records = [each for file in files for each in reader.read(place, file, 0, 1 << 60)]
-        found[number] = [record for each in records for record in zip(*each, strict=True)]
-    return found
 
 
 async def until(condition):
@@ -134,11 +112,6 @@ async def abort_some(kafka, topic):
             await producer.send_and_wait(topic, b"\x00\xff", key=b"\xfe", partition=0, headers=headers)
     finally:
         await producer.stop()
-
-
-async def no_lag(kafka, root, topic):
-    found, _ = await report.status(root, kafka)
-    return [each.lag for each in found if each.topic == topic] == [0, 0]
 
 
 async def archive_all(kafka, root, topic):
