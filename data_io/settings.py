@@ -24,6 +24,9 @@ class CommonSettings(BaseSettings):
     mlflow_tracking_uri: str | None = Field(
         default=None, validation_alias=AliasChoices(PREFIX + "MLFLOW_TRACKING_URI", "MLFLOW_TRACKING_URI")
     )
+    archive: Path | None = Field(
+        default=None, description="folder of archived ticks and rows: `tickwise archive run` writes it, jobs read it"
+    )
     jobs_url: SecretStr | None = Field(default=None, description="SQLAlchemy URL of the job store")
 
     @property

@@ -28,6 +28,10 @@ class SpecError(InputError):
     """The pipeline file is wrong."""
 
 
+class ArchiveDamagedError(InputError):
+    """A file of the archive is not what its name says, or its bytes have changed."""
+
+
 class NotFoundError(TickwiseError):
     """The thing asked for does not exist. A retry will not help."""
 
@@ -94,6 +98,10 @@ class JobStoreUnavailableError(DependencyError):
 
 class KafkaUnavailableError(DependencyError):
     """Kafka did not answer. A retry is safe."""
+
+
+class ArchiveUnavailableError(DependencyError):
+    """The folder of the archive did not take or give files. A retry is safe."""
 
 
 class CorruptRecordError(DependencyError):

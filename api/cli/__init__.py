@@ -12,6 +12,7 @@ COMMANDS = {
     "worker": "run the stream worker",
     "runner": "run the job runner",
     "serve": "run the HTTP server",
+    "archive": "keep ticks and rows as Parquet, look at what is kept",
     "dlq": "look at refused ticks, send them again, delete them",
     "jobs": "submit, list, watch and cancel jobs",
     "models": "list models, move the champion",

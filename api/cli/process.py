@@ -16,9 +16,10 @@ def begin() -> None:
         InvalidSettingsError: A variable is unknown; the message names the nearest valid one.
     """
     from api.settings import ServerSettings
+    from data_io.archive.settings import ArchiveSettings
     from model_ops_manager.jobs.settings import RunnerSettings
     from streams.settings import WorkerSettings
 
     configure()
     faulthandler.register(signal.SIGUSR1)
-    check_names(WorkerSettings, RunnerSettings, ServerSettings)
+    check_names(WorkerSettings, RunnerSettings, ServerSettings, ArchiveSettings)

@@ -1,20 +1,26 @@
 """Ticks of exact offset ranges of a topic as a frame: what a training job reads.
 
+They come from the archive where it has them, and from Kafka where not; the frame is the same.
+
 Shapes: N ticks.
 """
 
 import asyncio
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
-from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka import TopicPartition
 
 from data_io import log_reader
+from data_io.archive import layout, reader
+from data_io.archive.layout import ArchiveFile, Place
+from data_io.archive.reader import Piece
 from data_io.topics import admin
-from data_io.topics.records import Reject
+from data_io.topics.records import Records, Reject
 from data_io.topics.ticks import TickDecoder
 from ml_core import frames
 from ml_core.errors import InputError, NotEnoughDataError
@@ -32,19 +38,24 @@ class Fetched(NamedTuple):
     rejected: dict[str, int]  # how many records are no ticks, by reason
 
 
-async def newest_ranges(bootstrap: str, topic: str, max_ticks: int) -> tuple[OffsetRange, ...]:
+async def newest_ranges(
+    bootstrap: str, topic: str, max_ticks: int, archive: Path | None = None
+) -> tuple[OffsetRange, ...]:
     """Return the newest ``max_ticks`` offsets of ``topic``, shared out over its partitions as far as they reach back.
+
+    Where ``archive`` goes on without a hole before the first offset in Kafka, so do they.
 
     Raises:
         NotEnoughDataError: The topic is empty. A retry helps once there are ticks.
         NotFoundError: There is no such topic.
         KafkaUnavailableError: Kafka did not answer in time. A retry is safe.
     """
-    partitions = (await admin.describe(bootstrap, topic)).partitions
-    tps = [TopicPartition(topic, number) for number in range(partitions)]
+    info = await admin.describe(bootstrap, topic)
+    tps = [TopicPartition(topic, number) for number in range(info.partitions)]
     async with log_reader.consumer(bootstrap) as consumer:
         begins, ends = await log_reader.bounds(consumer, tps)
-    held = {tp: ends[tp] - begins[tp] for tp in tps}
+    files = {tp: await asyncio.to_thread(_files, archive, tp, info.topic_id) for tp in tps}
+    held = {tp: ends[tp] - layout.earliest(files[tp], begins[tp]) for tp in tps}
     total = sum(held.values())
     if not total:
         raise NotEnoughDataError(f"topic {topic!r} holds no ticks")
@@ -60,6 +71,7 @@ async def fetch_ranges(
     decoder: TickDecoder,
     *,
     limit: int | None = None,
+    archive: Path | None = None,
 ) -> Fetched:
     """Return the ticks of ``ranges``; each range is read whole, or an error says what is missing.
 
@@ -69,36 +81,56 @@ async def fetch_ranges(
         ranges: Half-open ranges, one a partition at most.
         decoder: Of the topic's format. What it refuses is counted and left out, as the worker does.
         limit: Most offsets to read; None: no limit.
+        archive: Folder of archived ticks; None: all come from Kafka.
 
     Raises:
         NotEnoughDataError: There is no range, one is empty, or they hold no tick. A retry will not help.
-        InputError: A range names a partition or offsets that the topic does not have, lost ones are named; or there
-            are more than ``limit``. A retry will not help.
+        InputError: A range names a partition or offsets that neither topic nor archive has, lost ones are named; or
+            there are more than ``limit``. A retry will not help.
+        ArchiveDamagedError: A file of the archive is not what its name says. A retry will not help.
         NotFoundError: There is no such topic. A retry will not help.
-        KafkaUnavailableError: Kafka did not answer in time. A retry is safe.
+        KafkaUnavailableError, ArchiveUnavailableError: A retry is safe.
     """
     _check_asked(topic, ranges, limit)
-    partitions = (await admin.describe(bootstrap, topic)).partitions
+    info = await admin.describe(bootstrap, topic)
     wanted = {TopicPartition(topic, each.partition): each for each in ranges}
-    unknown = [tp.partition for tp in wanted if tp.partition >= partitions]
+    unknown = [tp.partition for tp in wanted if tp.partition >= info.partitions]
     if unknown:
         raise InputError(
-            f"topic {topic!r} has partitions 0 to {partitions - 1}, so there is none of number {unknown[0]}"
+            f"topic {topic!r} has partitions 0 to {info.partitions - 1}, so there is none of number {unknown[0]}"
         )
     symbols, rejected = SymbolTable(), Counter[str]()
-    parts: dict[TopicPartition, list[TickBatch]] = {tp: [] for tp in wanted}
+
+    def decode(records: Records) -> TickBatch:
+        batch, rejects = decoder.decode(records, symbols)
+        rejected.update(_reasons(rejects))
+        return batch
+
+    parts: dict[TopicPartition, dict[Piece, list[TickBatch]]] = {}
     async with log_reader.consumer(bootstrap) as consumer:
-        await _check_held(consumer, wanted)
-        async for tp, found in log_reader.read(consumer, wanted):
-            batch, rejects = await asyncio.to_thread(decoder.decode, log_reader.columns(found), symbols)
-            rejected.update(_reasons(rejects))
-            parts[tp].append(batch)
-    batches = [batch for part in parts.values() for batch in part]
-    counts = [sum(map(len, found)) for found in parts.values()]
+        begins, ends = await log_reader.bounds(consumer, list(wanted))
+        for tp, each in wanted.items():  # listed after the bounds: what is deleted by now is archived by now
+            files = await asyncio.to_thread(_files, archive, tp, info.topic_id)
+            parts[tp] = {piece: [] for piece in reader.split(files, each.start, each.end)}
+            _check_held(tp, parts[tp], begins[tp], ends[tp])
+        for pieces in _rounds(parts):
+            there = {tp: OffsetRange(partition=tp.partition, start=a, end=b) for tp, (a, b, _) in pieces.items()}
+            async for tp, found in log_reader.read(consumer, there):
+                parts[tp][pieces[tp]].append(await asyncio.to_thread(decode, log_reader.columns(found)))
+
+    def decode_file(tp: TopicPartition, file: ArchiveFile, start: int, end: int) -> list[TickBatch]:
+        return [decode(found) for found in reader.read(_place(tp, info.topic_id), file, start, end)]
+
+    for tp, known in parts.items():
+        for start, end, file in known:
+            if file is not None:
+                known[Piece(start, end, file)] = await asyncio.to_thread(decode_file, tp, file, start, end)
+    batches = [[batch for part in known.values() for batch in part] for known in parts.values()]
+    counts = [sum(map(len, found)) for found in batches]
     if not sum(counts):
         refused = ", ".join(f"{reason} {count}" for reason, count in rejected.most_common()) or "nothing"
         raise NotEnoughDataError(f"the ranges of {topic!r} hold no ticks; refused: {refused}")
-    frame = frames.to_frame(_joined(batches, symbols))
+    frame = frames.to_frame(_joined([batch for found in batches for batch in found], symbols))
     frame["partition"] = np.repeat(np.array([tp.partition for tp in parts], dtype=np.int32), counts)
     return Fetched(frame, tuple(ranges), dict(rejected))
 
@@ -145,18 +177,33 @@ def _check_asked(topic: str, ranges: Sequence[OffsetRange], limit: int | None) -
         raise InputError(f"the ranges of {topic!r} hold {asked} offsets, at most {limit} are read for one job")
 
 
-async def _check_held(consumer: AIOKafkaConsumer, wanted: Mapping[TopicPartition, OffsetRange]) -> None:
-    begins, ends = await log_reader.bounds(consumer, list(wanted))
-    for tp, each in wanted.items():
-        if each.start < begins[tp]:
+def _place(tp: TopicPartition, topic_id: str) -> Place:
+    return Place(tp.topic, topic_id, tp.partition)
+
+
+def _files(archive: Path | None, tp: TopicPartition, topic_id: str) -> list[ArchiveFile]:
+    return [] if archive is None else layout.listed(_place(tp, topic_id).folder(archive))
+
+
+def _check_held(tp: TopicPartition, pieces: Iterable[Piece], begin: int, end: int) -> None:
+    """Make sure that Kafka has what no file covers."""
+    for piece in pieces:
+        if piece.file is None and piece.start < begin:
             raise InputError(
-                f"offsets {each.start} to {min(begins[tp], each.end) - 1} of partition {tp.partition} of {tp.topic!r} "
-                f"are lost: retention has deleted them, it now begins at {begins[tp]}"
+                f"offsets {piece.start} to {min(begin, piece.end) - 1} of partition {tp.partition} of {tp.topic!r} "
+                f"are lost: retention has deleted them and no archive has them, it now begins at {begin}"
             )
-        if each.end > ends[tp]:
+        if piece.file is None and piece.end > end:
             raise InputError(
-                f"partition {tp.partition} of {tp.topic!r} ends at offset {ends[tp]}, before the asked {each.end}"
+                f"partition {tp.partition} of {tp.topic!r} ends at offset {end}, before the asked {piece.end}"
             )
+
+
+def _rounds(parts: Mapping[TopicPartition, Iterable[Piece]]) -> Iterator[dict[TopicPartition, Piece]]:
+    """Yield what Kafka has to give, one piece a partition at a time."""
+    left = {tp: [piece for piece in pieces if piece.file is None] for tp, pieces in parts.items()}
+    while left := {tp: pieces for tp, pieces in left.items() if pieces}:
+        yield {tp: pieces.pop(0) for tp, pieces in left.items()}
 
 
 def _reasons(rejects: Sequence[Reject]) -> Counter[str]:
@@ -164,6 +211,13 @@ def _reasons(rejects: Sequence[Reject]) -> Counter[str]:
 
 
 def _joined(batches: Sequence[TickBatch], symbols: SymbolTable) -> TickBatch:
+    """Return all ticks as one batch, its symbols in the order they come in: it shows not what was read first."""
     columns: Any = zip(*(batch[:-1] for batch in batches), strict=True)
-    fields: list[Any] = [*map(np.concatenate, columns), symbols.names]
-    return TickBatch(*fields)
+    fields: dict[str, Any] = dict(zip(TickBatch._fields, map(np.concatenate, columns), strict=False))
+    symbol_N = fields["symbol_N"]
+    used, first = np.unique(symbol_N, return_index=True)
+    in_order = used[np.argsort(first)]
+    code_of = np.zeros(len(symbols), np.int32)
+    code_of[in_order] = np.arange(len(in_order), dtype=np.int32)
+    fields["symbol_N"] = code_of[symbol_N]
+    return TickBatch(**fields, symbols=[symbols.names[each] for each in in_order])

@@ -24,7 +24,8 @@ class RunnerSettings(CommonSettings):
     def environment(self) -> dict[str, str]:
         """Return the variables from which a process of this runner reads these very settings."""
         values = {
-            **self.model_dump(mode="json", exclude={"jobs_url", "home", "mlflow_tracking_uri"}),
+            **self.model_dump(mode="json", exclude={"jobs_url", "home", "archive", "mlflow_tracking_uri"}),
+            **({} if self.archive is None else {"archive": self.archive.absolute()}),
             "home": self.home.absolute(),
             "mlflow_tracking_uri": self.tracking_uri,
             "jobs_url": self.job_store_url,

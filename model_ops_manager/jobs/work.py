@@ -103,11 +103,13 @@ class Work:
     def _fetch(self) -> Fetched:
         """Return the ticks of the job's ranges, or the newest ones within ``train.span`` of event time."""
         kafka, source, limit = self.settings.kafka, self.pipeline.source, self.settings.max_ticks
+        archive = self.settings.archive
         decoder, asked = TickDecoder(source.map), self.job.spec.ranges
 
         async def read() -> Fetched:
-            ranges = asked if asked is not None else await newest_ranges(kafka, source.topic, limit)
-            return await fetch_ranges(kafka, source.topic, ranges, decoder, limit=limit if asked is not None else None)
+            ranges = asked if asked is not None else await newest_ranges(kafka, source.topic, limit, archive)
+            most = limit if asked is not None else None
+            return await fetch_ranges(kafka, source.topic, ranges, decoder, limit=most, archive=archive)
 
         fetched = asyncio.run(read())
         return fetched if asked is not None else within_span(fetched, self.pipeline.train.span)

@@ -458,6 +458,7 @@ def scenarios() -> Mapping[str, Scenario]:
         "partitions_and_workers": partitions_and_workers,
         "restore": restore,
         "disk_full": disk_full,
+        "archive_disk_full": lambda bench: storage.archive_disk_full(bench.kafka, bench.folder),
         "unread_ticks_deleted": unread_ticks_deleted,
         "burst": burst,
         "burst_skipped": burst_skipped,

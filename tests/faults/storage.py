@@ -1,11 +1,14 @@
-"""Faults of what keeps things: a full disk under job store and models, ticks that retention deletes unread."""
+"""Faults of what keeps things: a full disk under stores and archive, ticks that retention deletes unread."""
 
 import asyncio
 import os
+import socket
 import sqlite3
 import subprocess
 import sys
 import time
+import urllib.error
+import urllib.request
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -14,12 +17,14 @@ from typing import Any
 from aiokafka import TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, RecordsToDelete
 
+from data_io.archive import report
 from ml_core.errors import JobStoreUnavailableError
 from ml_core.spec import PipelineSpec
 from ml_core.types import JobSpec, JobState
 from model_ops_manager.jobs.store import Job, JobStore
 from model_ops_manager.mlflow_agent import MlflowAgent
 from tests.faults.scene import PARTS, FellShortError, Scene
+from tests.integration.archive_lab import in_the_archive, in_the_topic, no_lag
 from tests.integration.worker_lab import WorkerLab
 
 DISK_MB = 48
@@ -35,7 +40,7 @@ async def disk_full(kafka: str, folder: Path) -> dict[str, Any]:
         spec = lab.pipeline("disk", **{**PARTS, "gate": {"margin": 0.0}})
         store = JobStore(f"sqlite:///{lab.home / 'jobs.db'}")
         agent = MlflowAgent(f"sqlite:///{lab.home / 'mlflow.db'}", lab.home)
-        runner = _runner(lab, folder / "runner.log")
+        runner = _started(lab, folder / "runner.log", "runner")
         try:
             await _ended(store, store.submit(JobSpec(pipeline=spec.name), spec), JobState.SUCCEEDED)
             agent.set_champion(spec.name, 1, reason="the only one")
@@ -57,6 +62,42 @@ async def disk_full(kafka: str, folder: Path) -> dict[str, Any]:
             if found != "ok":
                 raise FellShortError(f"{name} is damaged: {found}")
         return {"refused": said.replace(str(disk), "DISK"), "failed": failed.replace(str(disk), "DISK")}
+
+
+async def archive_disk_full(kafka: str, folder: Path) -> dict[str, Any]:
+    """The disk of the archive is full for a while: what waits is named, the rest stays, it goes on by itself."""
+    with _small_disk(folder / "small") as disk:
+        lab = WorkerLab(kafka, os.urandom(4).hex(), disk)
+        await lab.create_topic()
+        await lab.publish("synthetic:symbols=4,ticks=8000,rate=100,seed=7")
+        root, log_file, port = disk / "archive", folder / "archiver.log", _free_port()
+        file = folder / "archived.toml"
+        file.write_text(f'name = "archived-{lab.unique}"\n[source]\ntopic = "{lab.topic}"\n', encoding="utf-8")
+        archiver = _started(
+            lab, log_file, "archive", "run", archive=root, archive_port=port, archive_flush_s=0.5, pipelines=file
+        )
+        try:
+            await lab.until(lambda: no_lag(kafka, root, lab.topic))
+            before = {each.partition: each.end for each in (await report.status(root, kafka))[0]}
+            with _filled(disk, leave=0):
+                await lab.publish("synthetic:symbols=4,ticks=60000,rate=100,seed=8")
+                said = await lab.until(lambda: _complaint(port, "No space left"), timeout_s=60.0)
+                for number, end in before.items():
+                    words = f"offsets from {end} on of partition {number} of '{lab.topic}' are not archived"
+                    await lab.until(lambda words=words: _complaint(port, words), timeout_s=60.0)
+                after = {each.partition: each.end for each in (await report.status(root, kafka))[0]}
+                if after != before or archiver.poll() is not None:
+                    raise FellShortError(f"{before} became {after} on a full disk, or the archiver ended")
+            await lab.until(lambda: no_lag(kafka, root, lab.topic), timeout_s=60.0)
+            archiver.terminate()
+            if code := await asyncio.to_thread(archiver.wait, 30):
+                raise FellShortError(f"the archiver ended with {code}: {log_file.read_text()[-500:]}")
+        finally:
+            archiver.kill()
+        held, there = await in_the_archive(kafka, root, lab.topic), await in_the_topic(kafka, lab.topic)
+        if held != there:
+            raise FellShortError("the archive is not the topic")
+        return {"compared": sum(map(len, held.values())), "lost": 0, "said": said.replace(str(disk), "DISK")[:300]}
 
 
 async def unread_ticks_deleted(scene: Scene) -> dict[str, Any]:
@@ -120,10 +161,32 @@ async def _ended(store: JobStore, job: Job, state: JobState) -> Job:
     return now
 
 
-def _runner(lab: WorkerLab, log_file: Path) -> subprocess.Popen[bytes]:
-    environment = {**os.environ, "TICKWISE_KAFKA": lab.kafka, "TICKWISE_HOME": str(lab.home)}
+def _started(lab: WorkerLab, log_file: Path, *words: str, **settings: object) -> subprocess.Popen[bytes]:
+    given = {f"TICKWISE_{key.upper()}": str(value) for key, value in settings.items()}
+    environment = {**os.environ, "TICKWISE_KAFKA": lab.kafka, "TICKWISE_HOME": str(lab.home), **given}
     with log_file.open("ab") as log:
-        return subprocess.Popen([sys.executable, "-m", "api.cli", "runner"], env=environment, stdout=log, stderr=log)
+        return subprocess.Popen([sys.executable, "-m", "api.cli", *words], env=environment, stdout=log, stderr=log)
+
+
+async def _complaint(port: int, words: str) -> str:
+    """Return what /readyz complains about where it says ``words``, else nothing."""
+
+    def ask() -> str:
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/readyz", timeout=2):
+                return ""
+        except urllib.error.HTTPError as error:
+            return str(error.read().decode())
+        except OSError:
+            return ""
+
+    said = await asyncio.to_thread(ask)
+    return said if words in said else ""
+
+
+def _free_port() -> int:
+    with closing(socket.create_server(("127.0.0.1", 0))) as listening:
+        return int(listening.getsockname()[1])
 
 
 @contextmanager

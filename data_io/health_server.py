@@ -1,0 +1,65 @@
+"""Health and metrics of a process over HTTP: /livez, /readyz, /metrics."""
+
+import threading
+from collections.abc import Callable, Iterable
+from types import TracebackType
+from typing import Any, Self
+from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
+
+from prometheus_client import make_wsgi_app
+
+from ml_core.errors import SetupError
+
+
+class _Quiet(WSGIRequestHandler):
+    timeout = 5
+
+    def log_message(self, *_: Any) -> None:
+        """Write no line per request."""
+
+
+class HealthServer:
+    """A thread that answers three paths; off when the port is 0."""
+
+    def __init__(self, host: str, port: int, problems: Callable[[], list[str]]) -> None:
+        """Report what ``problems`` returns, in any thread: why the process is not ready. Listens once entered."""
+        self._host, self._port, self._problems = host, port, problems
+        self._metrics = make_wsgi_app()
+        self._server: WSGIServer | None = None
+
+    def _answer(self, environ: dict[str, Any], start: Callable[..., Any]) -> Iterable[bytes]:
+        path = environ.get("PATH_INFO", "")
+        if path == "/metrics":
+            answer: Iterable[bytes] = self._metrics(environ, start)
+            return answer
+        if path == "/livez":
+            status, body = "200 OK", "ok\n"
+        elif path == "/readyz":
+            problems = self._problems()
+            status, body = ("503 Service Unavailable", "\n".join(problems) + "\n") if problems else ("200 OK", "ok\n")
+        else:
+            status, body = "404 Not Found", "paths: /livez /readyz /metrics\n"
+        start(status, [("Content-Type", "text/plain; charset=utf-8")])
+        return [body.encode()]
+
+    def __enter__(self) -> Self:
+        """Listen.
+
+        Raises:
+            SetupError: The port is taken.
+        """
+        if self._port:
+            try:
+                self._server = make_server(self._host, self._port, self._answer, handler_class=_Quiet)
+            except OSError as error:
+                raise SetupError(f"cannot listen on {self._host}:{self._port}: {error}") from error
+            threading.Thread(target=self._server.serve_forever, name="health", daemon=True).start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Stop listening."""
+        if self._server is not None:
+            self._server.shutdown()
+            self._server.server_close()
