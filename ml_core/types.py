@@ -44,6 +44,8 @@ class RowFlag(IntFlag):
     STALE = 8  # the last quote is older than `max_age` at a trade
     LATE = 16  # the tick is older than one already seen of its symbol
     AHEAD = 32  # the tick lies further ahead of its symbol than the gap bound, and no second tick has confirmed it yet
+    CLOSED = 64  # the tick, or the clock at which it counts, lies in closed time of the calendar
+    NO_CALENDAR = 128  # likewise before the first or behind the last session that the calendar knows
 
 
 class BarStatus(IntEnum):

@@ -25,9 +25,15 @@ class _Quiet(WSGIRequestHandler):
 class HealthServer:
     """A thread that answers three paths; off when the port is 0."""
 
-    def __init__(self, settings: WorkerSettings, source: TickSource, watchdog: Watchdog) -> None:
-        """Report on ``source`` as ``watchdog`` sees it; listens once entered."""
-        self.settings, self.source, self.watchdog = settings, source, watchdog
+    def __init__(
+        self,
+        settings: WorkerSettings,
+        source: TickSource,
+        watchdog: Watchdog,
+        notes: Callable[[], list[str]] = list,
+    ) -> None:
+        """Report on ``source`` as ``watchdog`` sees it; listens once entered. ``notes`` are told and no more."""
+        self.settings, self.source, self.watchdog, self.notes = settings, source, watchdog, notes
         self._metrics = make_wsgi_app()
         self._server: WSGIServer | None = None
 
@@ -56,7 +62,8 @@ class HealthServer:
             status, body = "200 OK", "ok\n"
         elif path == "/readyz":
             problems = self.problems()
-            status, body = ("503 Service Unavailable", "\n".join(problems) + "\n") if problems else ("200 OK", "ok\n")
+            status = "503 Service Unavailable" if problems else "200 OK"
+            body = "\n".join([*(problems or ["ok"]), *(f"note: {note}" for note in self.notes())]) + "\n"
         else:
             status, body = "404 Not Found", "paths: /livez /readyz /metrics\n"
         start(status, [("Content-Type", "text/plain; charset=utf-8")])

@@ -54,7 +54,16 @@ class Drops:
 
 def drop_flagged(drops: Drops, flags_N: UInt8) -> None:
     """Drop rows that are not whole, under the names of their flags."""
-    for flag in (RowFlag.NO_PRICE, RowFlag.LATE, RowFlag.AHEAD, RowFlag.WARM_UP, RowFlag.GAP, RowFlag.STALE):
+    for flag in (
+        RowFlag.NO_CALENDAR,
+        RowFlag.CLOSED,
+        RowFlag.NO_PRICE,
+        RowFlag.LATE,
+        RowFlag.AHEAD,
+        RowFlag.WARM_UP,
+        RowFlag.GAP,
+        RowFlag.STALE,
+    ):
         drops.add(str(flag.name).lower(), (flags_N & int(flag)) != 0)
 
 

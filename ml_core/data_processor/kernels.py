@@ -16,7 +16,7 @@ import numpy as np
 from ml_core.data_processor.kernel_tables import Memory, Program, Rows, Scratch, Ticks, UInt32
 from ml_core.types import Bool, Float32, Float64, Int8, Int32, Int64, RowFlag, TickKind, UInt8
 
-KERNEL_VERSION = 2  # grows with every change that can change a value of a row
+KERNEL_VERSION = 3  # grows with every change that can change a value of a row
 BUCKETS = 16  # of a return's horizon: the past price is 15/16 to 16/16 of the horizon old
 VOL_BUCKETS = 64  # of a volatility's time constant: prices are sampled once a bucket, which leaves bid-ask bounce out
 SEQ_MEMORY = 64  # numbers of a (symbol, kind) that are remembered, one bit each
@@ -34,7 +34,8 @@ FIXED_FLOATS = 15
 SEQ_HIGH = 11  # + kind; two places further: which numbers below it were seen
 PARKED = 15  # time of the tick before, where BEHIND is -1: it lay too far ahead to be believed alone
 EDGE = 16  # where the session, or the closed time, that the clock is in ends
-FIXED_INTS = 17
+HOURS = 17  # the flag of that time: 0 in a session
+FIXED_INTS = 18
 # What happens to a grid when its next bucket begins.
 (VOLATILITY, RING) = range(2)
 # What one tick adds to sums.
@@ -47,6 +48,7 @@ ROWS_AT_ONCE = 64
 
 _WARM_UP, _GAP, _NO_PRICE = int(RowFlag.WARM_UP), int(RowFlag.GAP), int(RowFlag.NO_PRICE)
 _STALE, _LATE, _AHEAD = int(RowFlag.STALE), int(RowFlag.LATE), int(RowFlag.AHEAD)
+_CLOSED, _NO_CALENDAR = int(RowFlag.CLOSED), int(RowFlag.NO_CALENDAR)
 _IS_TRADE = int(TickKind.TRADE)
 # No reference counts: the kernel allocates nothing and its caller holds every array; with them it takes twice as long.
 _COMPILED: dict[str, Any] = {"cache": True, "nogil": True, "error_model": "numpy", "_nrt": False}
@@ -137,7 +139,7 @@ def _run(  # noqa: PLR0913, PLR0917 - see `run`
                 tick_N[count] = tick
                 mid_N[count] = f[REF]
                 spread_N[count] = f[SPREAD]
-                flags_N[count] = _flags(f, j, lag_N[i], max_age_ns)
+                flags_N[count] = _flags(f, j, lag_N[i], max_age_ns, edge_E)
                 _watch(f, j, watch_W, ring_2H, seen_WB, count - begin)
                 count += 1
         _write(seen_WB, op_5F, factor_F, x_NF[begin:count])
@@ -197,6 +199,7 @@ def _advance_clock(
         _start(f, j, ts, start_K, grid_3G, width_G)
         place = _edges_before(edge_E, ts)
         j[EDGE] = edge_E[place] if place < len(edge_E) else _NEVER
+        j[HOURS] = _hours(edge_E, place)
         j[WARM_UNTIL] = ts + look_back_ns
         j[OWED] = _WARM_UP | (_GAP if is_gap else 0) if j[TICKS] > 1 else 0
         j[GAP_UNTIL] = ts + look_back_ns if is_gap else ts
@@ -219,6 +222,14 @@ def _edges_before(edge_E: Int64, ts: int) -> int:
         else:
             high = middle
     return low
+
+
+@numba.njit(**_COMPILED)
+def _hours(edge_E: Int64, place: int) -> int:
+    """Return the flag of the time behind so many edges; 0 in a session, and where there are none."""
+    if place % 2 == 1 or len(edge_E) == 0:
+        return 0
+    return _CLOSED if 0 < place < len(edge_E) else _NO_CALENDAR
 
 
 @numba.njit(**_COMPILED)
@@ -389,9 +400,11 @@ def _add_impulses(f: Float64, decay_D: Float64, impulse_I: Float64, sum_3U: UInt
 
 
 @numba.njit(**_INLINED)
-def _flags(f: Float64, j: Int64, lag: int, max_age_ns: int) -> int:
+def _flags(f: Float64, j: Int64, lag: int, max_age_ns: int, edge_E: Int64) -> int:
     """Return why the row is not whole. The first row after a gap or a new start always says so, however late."""
-    flags, now = 0, j[CLOCK]
+    flags, now = int(j[HOURS]), j[CLOCK]
+    if lag != 0:  # the time of the tick may be another than that at which it counts
+        flags |= _hours(edge_E, _edges_before(edge_E, now - lag))
     if np.isnan(f[REF]):
         flags |= _NO_PRICE
     if now < j[WARM_UNTIL]:
