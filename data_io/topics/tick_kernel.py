@@ -84,7 +84,7 @@ class Plan(NamedTuple):
     leads_to_K: Int64  # a field, or FIRST_OBJECT + an object
     given: int  # a bit a field: it has a key, so a tick of its kind must have it
     ts_unit: int  # ns
-    ts_most: int  # units that fit 64 bits as ns
+    ts_most: int  # units, of the last time that is taken
     is_lenient: bool  # numbers may be text, a side may have any case
     is_maker: bool  # the field of the side says whether the buyer was the maker
     symbol_is_key: bool  # of the record

@@ -15,7 +15,7 @@ from ml_core.data_processor.scaling import fit_scaler, scale
 from ml_core.data_processor.splits import split
 from ml_core.errors import NotEnoughDataError, SchemaMismatchError, SpecError
 from ml_core.spec import PipelineSpec
-from ml_core.types import RowFlag, SymbolTable
+from ml_core.types import MAX_TS_NS, RowFlag, SymbolTable
 from tests.unit.ml_core.data_processor.market import NAN, START_NS, batch, frame, pipeline, quote, trade
 
 S = 10**9
@@ -244,6 +244,13 @@ def test_ticks_whose_hours_the_calendar_does_not_know_fail_the_training(monkeypa
     # a first stamp that is far off fails nothing: eight ticks take the clock back
     made = make_samples(frame([trade(10**8, 99), *ticks[:1400]]), asked, FeaturePlan.from_spec(asked))
     assert made.report["rows_dropped"]["no_calendar"] == 8
+
+
+def test_files_lose_the_ticks_that_a_topic_would_refuse_for_their_time() -> None:
+    ticks = batch([trade(0, 1), trade(1, 1), trade(2, 1), trade(3, 1)])
+    np.copyto(ticks.ts_ns_N, [0, 1, MAX_TS_NS, MAX_TS_NS + 1])
+    kept, dropped = cleaning.clean(ticks)
+    assert (kept.ts_ns_N.tolist(), dropped) == ([1, MAX_TS_NS], {"bad_ts": 2})
 
 
 def test_only_symbols_asked_for_are_learned_from(ticks: pd.DataFrame) -> None:
