@@ -15,9 +15,9 @@ O floats and I integers of a bar.
 
 from typing import Any, NamedTuple
 
-import numba
 import numpy as np
 
+from ml_core.compiled import njit
 from ml_core.data_processor.kernel_tables import Memory
 from ml_core.data_processor.kernels import RESYNC_TICKS, seen_before
 from ml_core.types import BarStatus, Bool, Float64, Int8, Int32, Int64, TickKind
@@ -53,7 +53,7 @@ _FINAL, _REVISED = int(BarStatus.FINAL), int(BarStatus.REVISED)
 _LARGEST = 1e290  # of a price, a size and their product, so that the product can be split into two floats
 _SPLIT = 134217729.0  # 2**27 + 1: splits a float into halves of 26 bits
 _OPTIONS: dict[str, Any] = {"nogil": True, "error_model": "numpy", "_nrt": False}
-# For what runs once a tick. Numba's cache looks at the file of a kernel only, so nothing below `_run` is kept.
+# For what runs once a tick.
 _INLINED: dict[str, Any] = {**_OPTIONS, "forceinline": True}
 
 
@@ -91,7 +91,7 @@ def run(first: int, ticks: Ticks, rules: Rules, memory: Memory, int_BI: Int64, f
     return tuple(map(int, _run(first, *ticks, *rules, *memory, int_BI, float_BO)))
 
 
-@numba.njit(cache=True, **_OPTIONS)
+@njit(cache=True, **_OPTIONS)
 def _run(  # noqa: PLR0913, PLR0917 - see `run`
     first: int,
     kind_N: Int8,
@@ -146,7 +146,7 @@ def _run(  # noqa: PLR0913, PLR0917 - see `run`
     return len(ts_ns_N), made, too_late, misdated
 
 
-@numba.njit(**_OPTIONS)
+@njit(**_OPTIONS)
 def _count_parked(  # noqa: PLR0913, PLR0917 - see `run`
     f: Float64,
     j: Int64,
@@ -166,13 +166,13 @@ def _count_parked(  # noqa: PLR0913, PLR0917 - see `run`
     return int(made)
 
 
-@numba.njit(**_INLINED)
+@njit(**_INLINED)
 def _park(f: Float64, j: Int64, ts: int, seq: int, price: float, size: float, bought: float) -> None:
     j[IS_PARKED], j[PARKED_TS], j[PARKED_SEQ] = 1, ts, seq
     f[PARKED_PRICE], f[PARKED_SIZE], f[PARKED_BOUGHT] = price, size, bought
 
 
-@numba.njit(**_INLINED)
+@njit(**_INLINED)
 def _count(  # noqa: PLR0913, PLR0917 - see `run`
     f: Float64,
     j: Int64,
@@ -212,7 +212,7 @@ def _count(  # noqa: PLR0913, PLR0917 - see `run`
     return made, False
 
 
-@numba.njit(**_INLINED)
+@njit(**_INLINED)
 def _advance_clock(j: Int64, ts: int, gap_ns: int, lateness_ns: int) -> tuple[bool, bool]:
     """Move the symbol's clock; return whether something may be missing before the tick, and whether all starts over."""
     j[TICKS] += 1
@@ -233,7 +233,7 @@ def _advance_clock(j: Int64, ts: int, gap_ns: int, lateness_ns: int) -> tuple[bo
     return is_over, restarts
 
 
-@numba.njit(**_OPTIONS)
+@njit(**_OPTIONS)
 def _break_off(
     f: Float64,
     j: Int64,
@@ -269,7 +269,7 @@ def _break_off(
     return made
 
 
-@numba.njit(**_INLINED)
+@njit(**_INLINED)
 def _close_by_time(
     f: Float64, j: Int64, rule_RQ: Int64, i: int, symbol: int, int_BI: Int64, float_BO: Float64, made: int
 ) -> int:
@@ -290,7 +290,7 @@ def _close_by_time(
     return made
 
 
-@numba.njit(**_INLINED)
+@njit(**_INLINED)
 def _price_of(
     of_mids: bool, kind: int, price: float, size: float, side: int, bid: float, ask: float
 ) -> tuple[float, float, float]:
@@ -305,7 +305,7 @@ def _price_of(
     return price, size, size if side > 0 else 0.0
 
 
-@numba.njit(**_INLINED)
+@njit(**_INLINED)
 def _slot_of(f: Float64, j: Int64, rule_RQ: Int64, q: int, ts: int) -> tuple[Float64, Int64]:
     """Return the slot of the bar that the tick belongs to; a bar that begins has no tick yet."""
     at, slot, number = rule_RQ[INTS_AT, q], 0, j[rule_RQ[INTS_AT, q] + NUMBER]
@@ -323,7 +323,7 @@ def _slot_of(f: Float64, j: Int64, rule_RQ: Int64, q: int, ts: int) -> tuple[Flo
     return slot_f, slot_j
 
 
-@numba.njit(**_INLINED)
+@njit(**_INLINED)
 def _add(f: Float64, j: Int64, ts: int, seq: int, price: float, size: float, bought: float) -> None:
     """Add a tick to a slot; of ticks with one event time the higher number is the later, then the later arrival."""
     if j[COUNT] == 0:
@@ -348,7 +348,7 @@ def _add(f: Float64, j: Int64, ts: int, seq: int, price: float, size: float, bou
         _sum(f, BOUGHT, bought)
 
 
-@numba.njit(**_INLINED)
+@njit(**_INLINED)
 def _ends(slot_f: Float64, slot_j: Int64, j: Int64, rule_RQ: Int64, limit_Q: Float64, q: int) -> bool:
     """Return whether the tick that was added ends its bar, or came behind the end of it."""
     if rule_RQ[BY, q] == BY_TIME:
@@ -358,7 +358,7 @@ def _ends(slot_f: Float64, slot_j: Int64, j: Int64, rule_RQ: Int64, limit_Q: Flo
     return bool(slot_f[VOLUME if rule_RQ[BY, q] == BY_VOLUME else VALUE] >= limit_Q[q])
 
 
-@numba.njit(**_INLINED)
+@njit(**_INLINED)
 def _sum(f: Float64, at: int, value: float) -> None:
     """Add ``value`` to the pair at ``at``, whose first float is the sum to the nearest float64 (TwoSum)."""
     total = f[at] + value
@@ -368,7 +368,7 @@ def _sum(f: Float64, at: int, value: float) -> None:
     f[at + 1] = rest - (f[at] - total)
 
 
-@numba.njit(**_INLINED)
+@njit(**_INLINED)
 def _product(a: float, b: float) -> tuple[float, float]:
     """Return a * b and what it lacks to the exact product (TwoProd of Dekker)."""
     product, x, y = a * b, _SPLIT * a, _SPLIT * b
@@ -377,7 +377,7 @@ def _product(a: float, b: float) -> tuple[float, float]:
     return product, a_low * b_low - (((product - a_high * b_high) - a_low * b_high) - a_high * b_low)
 
 
-@numba.njit(**_OPTIONS)
+@njit(**_OPTIONS)
 def _write(
     slot_f: Float64,
     slot_j: Int64,

@@ -10,9 +10,9 @@ between ticks. Shapes: N ticks, S symbols, K floats and J integers of state a sy
 
 from typing import Any
 
-import numba
 import numpy as np
 
+from ml_core.compiled import njit
 from ml_core.data_processor.kernel_tables import Memory, Program, Rows, Scratch, Ticks, UInt32
 from ml_core.types import Bool, Float32, Float64, Int8, Int32, Int64, RowFlag, TickKind, UInt8
 
@@ -65,7 +65,7 @@ def run(ticks: Ticks, program: Program, memory: Memory, rows: Rows, scratch: Scr
     return int(_run(*ticks, *program, *memory, *rows, *scratch, seen_WB))
 
 
-@numba.njit(**_COMPILED)
+@njit(**_COMPILED)
 def _run(  # noqa: PLR0913, PLR0917 - see `run`
     kind_N: Int8,
     symbol_N: Int32,
@@ -146,7 +146,7 @@ def _run(  # noqa: PLR0913, PLR0917 - see `run`
     return count
 
 
-@numba.njit(**_INLINED)
+@njit(**_INLINED)
 def seen_before(j: Int64, at: int, seq: int) -> bool:
     """Remember ``seq`` in ``j[at]`` and ``j[at + 2]``; True where it is among the last. One too old counts as new."""
     if seq < 0:
@@ -166,7 +166,7 @@ def seen_before(j: Int64, at: int, seq: int) -> bool:
     return False
 
 
-@numba.njit(**_INLINED)
+@njit(**_INLINED)
 def _advance_clock(
     f: Float64,
     j: Int64,
@@ -211,7 +211,7 @@ def _advance_clock(
     return dt, 0
 
 
-@numba.njit(**_COMPILED)
+@njit(**_COMPILED)
 def _edges_before(edge_E: Int64, ts: int) -> int:
     """Return how many edges of sessions lie at or before ``ts``; odd in a session."""
     low, high = 0, len(edge_E)
@@ -224,7 +224,7 @@ def _edges_before(edge_E: Int64, ts: int) -> int:
     return low
 
 
-@numba.njit(**_COMPILED)
+@njit(**_COMPILED)
 def _hours(edge_E: Int64, place: int) -> int:
     """Return the flag of the time behind so many edges; 0 in a session, and where there are none."""
     if place % 2 == 1 or len(edge_E) == 0:
@@ -232,7 +232,7 @@ def _hours(edge_E: Int64, place: int) -> int:
     return _CLOSED if 0 < place < len(edge_E) else _NO_CALENDAR
 
 
-@numba.njit(**_COMPILED)
+@njit(**_COMPILED)
 def _open_time(edge_E: Int64, start: int, end: int) -> int:
     """Return how much of a stretch of time lies in sessions, ns; all of it where there are none."""
     if len(edge_E) == 0:
@@ -246,7 +246,7 @@ def _open_time(edge_E: Int64, start: int, end: int) -> int:
     return total
 
 
-@numba.njit(**_INLINED)
+@njit(**_INLINED)
 def _start(f: Float64, j: Int64, ts: int, start_K: Float64, grid_3G: UInt32, width_G: Int64) -> None:
     for k in range(len(start_K)):
         f[k] = start_K[k]
@@ -256,7 +256,7 @@ def _start(f: Float64, j: Int64, ts: int, start_K: Float64, grid_3G: UInt32, wid
         j[grid_3G[2, k]] = ts // width_G[k]
 
 
-@numba.njit(**_INLINED)
+@njit(**_INLINED)
 def _decay(f: Float64, dt: int, rate_D: Float64, weight_D: UInt32, mean_3M: UInt32, decay_D: Float64) -> None:
     """Let ``dt`` ns pass with the values that were in force before this tick."""
     for k in range(len(rate_D)):
@@ -272,7 +272,7 @@ def _decay(f: Float64, dt: int, rate_D: Float64, weight_D: UInt32, mean_3M: UInt
             f[slot] += (1.0 - decay_D[number_M[k]]) * (held - f[slot])
 
 
-@numba.njit(**_INLINED)
+@njit(**_INLINED)
 def _move_grids(f: Float64, j: Int64, grid_3G: UInt32, width_G: Int64) -> None:
     """Close the buckets that ended before the clock, with the price that was in force."""
     now, price = j[CLOCK], f[LOG_REF]
@@ -292,7 +292,7 @@ def _move_grids(f: Float64, j: Int64, grid_3G: UInt32, width_G: Int64) -> None:
         j[slot] = bucket
 
 
-@numba.njit(**_INLINED)
+@njit(**_INLINED)
 def _sample_volatility(f: Float64, base: int, buckets: int, width: int, price: float) -> None:
     """Add the squared change of the log price since the last sample; slots: squares, seconds, sample, sigma, log."""
     if np.isnan(price):
@@ -310,7 +310,7 @@ def _sample_volatility(f: Float64, base: int, buckets: int, width: int, price: f
     f[base + 2] = price
 
 
-@numba.njit(**_INLINED)
+@njit(**_INLINED)
 def _take_trade(f: Float64, j: Int64, price: float, size: float, side: int, impulse_I: Float64) -> None:
     impulse_I[TRADE_COUNT] = 1.0
     f[IS_TRADE] = 1.0
@@ -335,7 +335,7 @@ def _take_trade(f: Float64, j: Int64, price: float, size: float, side: int, impu
         impulse_I[SIGNED_VOLUME] = side * size
 
 
-@numba.njit(**_INLINED)
+@njit(**_INLINED)
 def _side_of(f: Float64, j: Int64, price: float) -> int:
     """Return who took: by the quote, else by the last change of trade prices, else as before (Lee and Ready 1991)."""
     against = f[REF] if not np.isnan(f[BID]) and price != f[REF] else f[TRADE]
@@ -346,7 +346,7 @@ def _side_of(f: Float64, j: Int64, price: float) -> int:
     return int(j[SIDE])
 
 
-@numba.njit(**_INLINED)
+@njit(**_INLINED)
 def _take_quote(
     f: Float64, j: Int64, bid: float, ask: float, bid_size: float, ask_size: float, impulse_I: Float64
 ) -> None:
@@ -376,7 +376,7 @@ def _take_quote(
         f[DEPTH] = f[QUEUE] = f[MICRO] = np.nan
 
 
-@numba.njit(**_INLINED)
+@njit(**_INLINED)
 def _order_flow(f: Float64, bid: float, ask: float, bid_size: float, ask_size: float) -> float:
     """Return e_n of Cont, Kukanov and Stoikov (2014), eq. 4, base units; NaN at the first quote or without sizes."""
     flow = 0.0
@@ -391,7 +391,7 @@ def _order_flow(f: Float64, bid: float, ask: float, bid_size: float, ask_size: f
     return flow if abs(flow) < np.inf and not np.isnan(f[BID]) else np.nan
 
 
-@numba.njit(**_INLINED)
+@njit(**_INLINED)
 def _add_impulses(f: Float64, decay_D: Float64, impulse_I: Float64, sum_3U: UInt32) -> None:
     impulse_U, number_U, slot_U = sum_3U[0], sum_3U[1], sum_3U[2]
     for k in range(len(slot_U)):
@@ -399,7 +399,7 @@ def _add_impulses(f: Float64, decay_D: Float64, impulse_I: Float64, sum_3U: UInt
         f[slot] = f[slot] * decay_D[number_U[k]] + impulse_I[impulse_U[k]]
 
 
-@numba.njit(**_INLINED)
+@njit(**_INLINED)
 def _flags(f: Float64, j: Int64, lag: int, max_age_ns: int, edge_E: Int64) -> int:
     """Return why the row is not whole. The first row after a gap or a new start always says so, however late."""
     flags, now = int(j[HOURS]), j[CLOCK]
@@ -423,7 +423,7 @@ def _flags(f: Float64, j: Int64, lag: int, max_age_ns: int, edge_E: Int64) -> in
     return flags
 
 
-@numba.njit(**_INLINED)
+@njit(**_INLINED)
 def _watch(f: Float64, j: Int64, watch_W: UInt32, ring_2H: UInt32, seen_WB: Float64, b: int) -> None:
     """Note what the features of a row are made of, as its column ``b``."""
     for k in range(len(watch_W)):
@@ -434,7 +434,7 @@ def _watch(f: Float64, j: Int64, watch_W: UInt32, ring_2H: UInt32, seen_WB: Floa
     seen_WB[len(watch_W) + len(base_H), b] = j[TRADE_GAP]
 
 
-@numba.njit(**_INLINED)
+@njit(**_INLINED)
 def _write(  # noqa: PLR0912 - a switch over operations
     seen_WB: Float64, op_5F: UInt32, factor_F: Float64, x_BF: Float32
 ) -> None:
@@ -474,11 +474,11 @@ def _write(  # noqa: PLR0912 - a switch over operations
             x_BF[i, column] = value_B[i] if abs(value_B[i]) <= _MAX_FLOAT32 else np.nan
 
 
-@numba.njit(**_INLINED)
+@njit(**_INLINED)
 def _above(value: float, bound: float) -> float:
     return value if value > bound else np.nan
 
 
-@numba.njit(**_INLINED)
+@njit(**_INLINED)
 def _from(value: float, bound: float) -> float:
     return value if value >= bound else np.nan
