@@ -21,9 +21,14 @@ class _Quiet(WSGIRequestHandler):
 class HealthServer:
     """A thread that answers three paths; off when the port is 0."""
 
-    def __init__(self, host: str, port: int, problems: Callable[[], list[str]]) -> None:
-        """Report what ``problems`` returns, in any thread: why the process is not ready. Listens once entered."""
-        self._host, self._port, self._problems = host, port, problems
+    def __init__(
+        self, host: str, port: int, problems: Callable[[], list[str]], notes: Callable[[], list[str]] = list
+    ) -> None:
+        """Report what ``problems`` returns, in any thread: why the process is not ready. Listens once entered.
+
+        What ``notes`` returns is told beside it and makes nothing unready.
+        """
+        self._host, self._port, self._problems, self._notes = host, port, problems, notes
         self._metrics = make_wsgi_app()
         self._server: WSGIServer | None = None
 
@@ -36,7 +41,8 @@ class HealthServer:
             status, body = "200 OK", "ok\n"
         elif path == "/readyz":
             problems = self._problems()
-            status, body = ("503 Service Unavailable", "\n".join(problems) + "\n") if problems else ("200 OK", "ok\n")
+            status = "503 Service Unavailable" if problems else "200 OK"
+            body = "\n".join([*(problems or ["ok"]), *(f"note: {note}" for note in self._notes())]) + "\n"
         else:
             status, body = "404 Not Found", "paths: /livez /readyz /metrics\n"
         start(status, [("Content-Type", "text/plain; charset=utf-8")])

@@ -21,7 +21,7 @@ from pydantic import (
 from pydantic_core import ErrorDetails
 
 from ml_core.errors import PipelineNotFoundError, SpecError, nearest
-from ml_core.types import Name
+from ml_core.types import MAX_DURATION_NS, Name
 
 UNITS_NS = {"ns": 1, "us": 10**3, "ms": 10**6, "s": 10**9, "m": 60 * 10**9, "h": 3600 * 10**9, "d": 86400 * 10**9}
 
@@ -38,7 +38,10 @@ def parse_duration(text: object) -> int:
     match = re.fullmatch(r"(\d+(?:\.\d+)?)(ns|us|ms|s|m|h|d)", text.strip()) if isinstance(text, str) else None
     if match is None:
         raise ValueError(f"{text!r} is not a duration; write a number and one of {', '.join(UNITS_NS)}, such as '10s'")
-    return round(float(match[1]) * UNITS_NS[match[2]])
+    value = float(match[1]) * UNITS_NS[match[2]]
+    if value > MAX_DURATION_NS:
+        raise ValueError(f"{text!r} is longer than {format_duration(MAX_DURATION_NS)}")
+    return round(value)
 
 
 def format_duration(value_ns: int) -> str:

@@ -20,6 +20,9 @@ Float64 = npt.NDArray[np.float64]
 Bool = npt.NDArray[np.bool_]
 
 SECOND_NS = 1_000_000_000
+# The last event time of a tick, 2100-01-01, and the longest duration of a setting: both together fit 64 bits.
+MAX_TS_NS = 4_102_444_800 * SECOND_NS
+MAX_DURATION_NS = 3_650 * 86_400 * SECOND_NS
 
 
 def as_compiled(values: npt.NDArray[Any], dtype: npt.DTypeLike) -> npt.NDArray[Any]:
@@ -44,6 +47,8 @@ class RowFlag(IntFlag):
     STALE = 8  # the last quote is older than `max_age` at a trade
     LATE = 16  # the tick is older than one already seen of its symbol
     AHEAD = 32  # the tick lies further ahead of its symbol than the gap bound, and no second tick has confirmed it yet
+    CLOSED = 64  # the tick, or the clock at which it counts, lies in closed time of the calendar
+    NO_CALENDAR = 128  # likewise before the first or behind the last session that the calendar knows
 
 
 class BarStatus(IntEnum):

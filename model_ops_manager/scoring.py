@@ -13,7 +13,15 @@ from ml_core.model.runtime import Scorer
 from ml_core.types import Bool, Float32, RowBatch, RowFlag
 
 # A row with one of these is not scored: the prediction abstains and says why.
-ABSTAIN = RowFlag.WARM_UP | RowFlag.GAP | RowFlag.NO_PRICE | RowFlag.STALE | RowFlag.AHEAD
+ABSTAIN = (
+    RowFlag.WARM_UP
+    | RowFlag.GAP
+    | RowFlag.NO_PRICE
+    | RowFlag.STALE
+    | RowFlag.AHEAD
+    | RowFlag.CLOSED
+    | RowFlag.NO_CALENDAR
+)
 _ABSTAIN = np.uint8(ABSTAIN)
 
 

@@ -1,6 +1,7 @@
 """Health of the worker: why it is not ready."""
 
 import time
+from collections.abc import Callable
 
 from data_io import health_server
 from streams.settings import WorkerSettings
@@ -11,9 +12,15 @@ from streams.watchdog import Watchdog
 class HealthServer(health_server.HealthServer):
     """Answers for one worker; off when the port is 0."""
 
-    def __init__(self, settings: WorkerSettings, source: TickSource, watchdog: Watchdog) -> None:
-        """Report on ``source`` as ``watchdog`` sees it; listens once entered."""
-        super().__init__(settings.worker_host, settings.worker_port, self.problems)
+    def __init__(
+        self,
+        settings: WorkerSettings,
+        source: TickSource,
+        watchdog: Watchdog,
+        notes: Callable[[], list[str]] = list,
+    ) -> None:
+        """Report on ``source`` as ``watchdog`` sees it; listens once entered. ``notes`` are told and no more."""
+        super().__init__(settings.worker_host, settings.worker_port, self.problems, notes)
         self.settings, self.source, self.watchdog = settings, source, watchdog
 
     def problems(self) -> list[str]:

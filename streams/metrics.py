@@ -12,6 +12,10 @@ TOO_LATE = Counter("tickwise_too_late_ticks_total", "Ticks too late for any bar"
 MISDATED = Counter(
     "tickwise_misdated_ticks_total", "Ticks in no bar: too far ahead, as the next one showed", ["feature_set"]
 )
+UNKNOWN_HOURS = Counter(
+    "tickwise_unknown_hours_rows_total", "Rows outside all sessions that their calendar knows", ["feature_set"]
+)
+CALENDAR_END = Gauge("tickwise_calendar_end_seconds", "End of the last session that is known, Unix time", ["calendar"])
 BATCH_SECONDS = Histogram(
     "tickwise_batch_seconds",
     "From a fetched batch to its outputs handed over",

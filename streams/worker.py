@@ -21,7 +21,7 @@ from ml_core.spec import PipelineSpec
 from model_ops_manager.champion import must_fit
 from model_ops_manager.jobs.store import JobStore
 from model_ops_manager.store_process import StoreProcess
-from streams import kernels
+from streams import calendar_end, kernels
 from streams.agents import learning, retraining, windowing
 from streams.health import HealthServer
 from streams.last_resort import LastResort
@@ -99,6 +99,8 @@ class Worker:
         self.topic, self.field_map = source.topic, source.map
         self.group = settings.group or f"tickwise-{self.topic}"
         self.sets = feature_sets(self.pipelines)
+        self.calendars = {spec.source.calendar for spec in self.pipelines}
+        calendar_end.watch(self.calendars)
         barred = [spec.name for spec in self.pipelines if spec.bars is not None]
         if barred and settings.shed != "keep_all":
             raise SetupError(f"bars are made of every tick: {barred[0]} has bars, so TICKWISE_SHED must be keep_all")
@@ -208,7 +210,7 @@ class Worker:
             on_stuck=give_up,
         )
         self._has_begun = True
-        with HealthServer(self.settings, source, watchdog):
+        with HealthServer(self.settings, source, watchdog, lambda: calendar_end.notes(self.calendars)):
             try:
                 await self._start(app, source)
                 log.info("worker started", action="start", group=self.group, topic=self.topic, pipelines=list(specs))

@@ -1,8 +1,8 @@
 """Writes columns as Arrow IPC streams, framed as the records of a v2 record batch; no object a row or a column.
 
 A plan says what each buffer of the Arrow record batch is made of; it comes from ``arrow_records``. The kernels work on
-addresses, as those of ``prediction_kernel`` do, and stand in one file for numba's cache. Texts of symbols are copied
-sixteen bytes at a time, so their table and what is written both end with SLACK bytes that nobody reads.
+addresses, as those of ``prediction_kernel`` do. Texts of symbols are copied sixteen bytes at a time, so their table and
+what is written both end with SLACK bytes that nobody reads.
 
 Shapes: N rows, K nodes, B buffers, S sources, M symbols.
 
@@ -19,12 +19,13 @@ from numba import literal_unroll, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
+from ml_core.compiled import njit
 from ml_core.types import Int32, Int64, UInt8
 
 SLACK = 16
 END_BYTES = 8  # the mark that ends a stream
 
-_kernel = numba.njit(cache=True, nogil=True)
+_kernel = njit(cache=True, nogil=True)
 
 
 class Fill(IntEnum):

@@ -12,6 +12,7 @@ from data_io.topics.arrow_reads import float64_at, int64_at, is_null
 from data_io.topics.arrow_texts import WRONG
 from data_io.topics.json_scan import inlined, load, outermost
 from data_io.topics.tick_rules import QUOTE, TRADE
+from ml_core.types import MAX_TS_NS
 
 # The order of the columns of numbers.
 FLOATS = ("price", "size", "bid", "ask", "bid_size", "ask_size")
@@ -76,7 +77,7 @@ def check_rows(
     for n in range(rows):
         kind, side, name = kind_N[n], side_N[n], name_N[n]
         ts = int64_at(ts_at + 8 * n) if ts_at != 0 and not is_null(ts_bits_at, n) else 0
-        is_valid = name >= 0 and ts > 0
+        is_valid = name >= 0 and 0 < ts <= MAX_TS_NS
         seq = -1
         if seq_at != 0 and not is_null(seq_bits_at, n):
             seq = int64_at(seq_at + 8 * n)

@@ -14,6 +14,7 @@ from numba import types
 from numba.extending import intrinsic
 
 from data_io.topics.decimals import LARGEST_POWER, POWERS_OF_FIVE, SMALLEST_POWER
+from ml_core.compiled import njit
 
 SLACK = 8
 _MAX_NESTING = 32  # of what is skipped
@@ -21,12 +22,11 @@ _MAX_NUMBER_BYTES = 100
 
 # No reference counts: the kernels allocate nothing and their caller holds every array.
 _OPTIONS: dict[str, Any] = {"nogil": True, "error_model": "numpy", "_nrt": False}
-kernel = numba.njit(**_OPTIONS)
+kernel = njit(**_OPTIONS)
 # For what runs once a value: a call hands every array over by its parts, which costs as much as parsing.
-inlined = numba.njit(**_OPTIONS, forceinline=True)
-# What Python calls. Numba's cache looks at the file of a kernel only and would mix old and new ones of several files,
-# so that nothing below the outermost kernel is kept.
-outermost = numba.njit(**_OPTIONS, cache=True)
+inlined = njit(**_OPTIONS, forceinline=True)
+# What Python calls; what it calls in turn is kept with it.
+outermost = njit(**_OPTIONS, cache=True)
 
 
 @intrinsic

@@ -14,6 +14,7 @@ from data_io.topics import arrow_records as arrow
 from data_io.topics.arrow_kernel import Fill
 from data_io.topics.prediction_batch import NO_SCORE, STATE_OF_FLAGS, STATES, WINDOW, PredictionBatch, row_id
 from data_io.topics.record_batch import RecordBatch
+from ml_core.compiled import njit
 from ml_core.errors import SchemaMismatchError
 from ml_core.spec import format_duration
 from ml_core.types import Float32, UInt8, as_compiled
@@ -114,7 +115,7 @@ def _of_few(values: Sequence[str]) -> pa.Array:
     return pa.DictionaryArray.from_arrays(pa.nulls(1, pa.int8()), array)
 
 
-@numba.njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True)
 def _judge(
     score_NH: Float32,
     flags_N: UInt8,

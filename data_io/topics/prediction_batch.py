@@ -36,6 +36,8 @@ class PredictionBatch(NamedTuple):
 
 # Why a row has no score. Of several reasons the first is given: what an operator should look at first.
 REASONS = {
+    RowFlag.NO_CALENDAR: "no_calendar",
+    RowFlag.CLOSED: "closed",
     RowFlag.NO_PRICE: "no_price",
     RowFlag.WARM_UP: "warm_up",
     RowFlag.GAP: "gap",

@@ -1,8 +1,7 @@
 """Writes predictions as JSON, a column at a time, into the records of a v2 record batch; no object a prediction.
 
-The kernels work on addresses, as those of ``tick_kernel`` do, and stand in one file for numba's cache. Texts are copied
-SLACK bytes at a time and numbers are written eight digits at a time, so that behind every text, read or written, lie
-SLACK bytes that mean nothing.
+The kernels work on addresses, as those of ``tick_kernel`` do. Texts are copied SLACK bytes at a time and numbers are
+written eight digits at a time, so that behind every text, read or written, lie SLACK bytes that mean nothing.
 
 Shapes: N rows, H horizons, M symbols, P pieces of text, F values of flags.
 """
@@ -15,6 +14,7 @@ from llvmlite import ir  # type: ignore[import-untyped]  # ships no types
 from numba import types
 from numba.extending import intrinsic
 
+from ml_core.compiled import njit
 from ml_core.types import Bool, Float32, Int32, Int64, UInt8
 
 # Behind a text that is copied this many bytes at a time; a power of two.
@@ -26,8 +26,8 @@ NUMBER_BYTES = 20  # of an int64
 
 # No reference counts: the kernels allocate nothing and their caller holds every array.
 _OPTIONS: dict[str, Any] = {"nogil": True, "error_model": "numpy", "_nrt": False}
-_inlined = numba.njit(**_OPTIONS, forceinline=True)
-_outermost = numba.njit(**_OPTIONS, cache=True)
+_inlined = njit(**_OPTIONS, forceinline=True)
+_outermost = njit(**_OPTIONS, cache=True)
 
 
 class Pieces(NamedTuple):

@@ -18,6 +18,7 @@ from data_io.topics.tick_rules import (
     check,
     check_not_crossed,
 )
+from ml_core.types import MAX_TS_NS
 
 # A record of one tick has about 100 bytes, with a venue's extras a few thousand.
 MAX_VALUE_BYTES = 65_536
@@ -25,7 +26,7 @@ MAX_DEPTH = 128
 # Every level costs two bytes, so only longer values can nest deeper than MAX_DEPTH.
 _CANNOT_BE_TOO_DEEP = 2 * MAX_DEPTH
 
-_Time = Annotated[int, Meta(gt=0, le=MAX_INT64)]
+_Time = Annotated[int, Meta(gt=0, le=MAX_TS_NS)]
 _Seq = Annotated[int, Meta(ge=0, le=MAX_INT64)]
 _Positive = Annotated[float, Meta(gt=0)]
 _SIGNS: dict[Any, int] = {"buy": 1, "sell": -1, 1: 1, -1: -1, 0: 0, None: 0}

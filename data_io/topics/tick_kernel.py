@@ -10,14 +10,11 @@ it meets it leaves to the exact decoder, record by record, so that only one plac
 Shapes: N records, S slots of the hash table, M symbols, O objects, K keys, L layouts, 11 fields.
 """
 
-import zlib
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numba
 import numpy as np
 
-from data_io.topics import json_scan
 from data_io.topics.json_scan import (
     FALS,
     LOW_32,
@@ -84,7 +81,7 @@ class Plan(NamedTuple):
     leads_to_K: Int64  # a field, or FIRST_OBJECT + an object
     given: int  # a bit a field: it has a key, so a tick of its kind must have it
     ts_unit: int  # ns
-    ts_most: int  # units that fit 64 bits as ns
+    ts_most: int  # units, of the last time that is taken
     is_lenient: bool  # numbers may be text, a side may have any case
     is_maker: bool  # the field of the side says whether the buyer was the maker
     symbol_is_key: bool  # of the record
@@ -375,53 +372,42 @@ def _take(n: int, layout: int, layouts: Any, value_F: Any, out: Any) -> Any:
     return is_valid
 
 
-def _compiled(_version: int) -> Any:
-    """Return the outermost kernel, which numba's cache keeps for this file and this version of the one below it."""
-
-    @outermost
-    def parse_all(
-        whole: Any, tail: Any, places: Any, plan: Any, symbols: Any, layouts: Any, value_F: Any, out: Any
-    ) -> int:
-        address = numba.int64(whole.ctypes.data)
-        recent, spare = layouts.turn_2[0], layouts.turn_2[1]
-        total = left = places.value_at_N.shape[0]
-        for n in range(total):
-            out.taken_N[n] = False
-            length = places.value_len_N[n]
-            if places.typed_N[n] or length <= 0 or length > MAX_VALUE_BYTES:
+@outermost
+def _parse(whole: Any, tail: Any, places: Any, plan: Any, symbols: Any, layouts: Any, value_F: Any, out: Any) -> None:
+    address = numba.int64(whole.ctypes.data)
+    recent, spare = layouts.turn_2[0], layouts.turn_2[1]
+    total = left = places.value_at_N.shape[0]
+    for n in range(total):
+        out.taken_N[n] = False
+        length = places.value_len_N[n]
+        if places.typed_N[n] or length <= 0 or length > MAX_VALUE_BYTES:
+            continue
+        if n == total - 1:
+            address = numba.int64(tail.ctypes.data) - (whole.shape[0] + SLACK - tail.shape[0])
+        at = address + places.value_at_N[n]
+        layout = -1
+        for i in range(LAYOUTS):
+            tried = (recent + i) % LAYOUTS
+            if layouts.count_L[tried] and _follow(at, at + length, tried, layouts, plan, symbols, value_F):
+                layout = tried
+                break
+        if layout < 0:
+            if not _learn(at, at + length, spare, layouts, plan, symbols, value_F):
+                layouts.count_L[spare] = 0
                 continue
-            if n == total - 1:
-                address = numba.int64(tail.ctypes.data) - (whole.shape[0] + SLACK - tail.shape[0])
-            at = address + places.value_at_N[n]
-            layout = -1
-            for i in range(LAYOUTS):
-                tried = (recent + i) % LAYOUTS
-                if layouts.count_L[tried] and _follow(at, at + length, tried, layouts, plan, symbols, value_F):
-                    layout = tried
-                    break
-            if layout < 0:
-                if not _learn(at, at + length, spare, layouts, plan, symbols, value_F):
-                    layouts.count_L[spare] = 0
-                    continue
-                layout = spare
-                if layouts.count_L[spare]:
-                    spare = (spare + 1) % LAYOUTS
-            recent = layout
-            if plan.symbol_is_key:
-                key_len = places.key_len_N[n]
-                known = 0 < key_len <= MAX_SYMBOL_BYTES
-                value_F[SYMBOL] = _find_symbol(address + places.key_at_N[n], key_len, symbols) if known else -1
-            is_taken = _take(n, layout, layouts, value_F, out)
-            out.taken_N[n] = is_taken
-            left -= is_taken
-        layouts.turn_2[0], layouts.turn_2[1] = recent, spare
-        out.left_1[0] = left
-        return _version
-
-    return parse_all
-
-
-_parse = _compiled(zlib.crc32(Path(json_scan.__file__).read_bytes()))
+            layout = spare
+            if layouts.count_L[spare]:
+                spare = (spare + 1) % LAYOUTS
+        recent = layout
+        if plan.symbol_is_key:
+            key_len = places.key_len_N[n]
+            known = 0 < key_len <= MAX_SYMBOL_BYTES
+            value_F[SYMBOL] = _find_symbol(address + places.key_at_N[n], key_len, symbols) if known else -1
+        is_taken = _take(n, layout, layouts, value_F, out)
+        out.taken_N[n] = is_taken
+        left -= is_taken
+    layouts.turn_2[0], layouts.turn_2[1] = recent, spare
+    out.left_1[0] = left
 
 
 def _with_slack(data: bytes | memoryview) -> UInt8:

@@ -7,7 +7,8 @@ import numpy as np
 from data_io.topics import tick_kernel
 from data_io.topics.json_scan import SLACK
 from data_io.topics.tick_kernel import FIRST_OBJECT, MAX_KEYS, Plan
-from data_io.topics.tick_rules import FIELDS, MAX_INT64
+from data_io.topics.tick_rules import FIELDS
+from ml_core.types import MAX_TS_NS
 
 _NUMBER_OF = {name: getattr(tick_kernel, name.upper()) for name in FIELDS}
 
@@ -29,7 +30,7 @@ def mapped_plan(paths: Mapping[str, tuple[str, ...] | None], *, ts_unit: int, is
     if len(set(in_value.values())) < len(in_value) or sum(map(len, in_value.values())) > MAX_KEYS:
         return None
     is_key = len(in_value) < len(paths)
-    most = MAX_INT64 // ts_unit
+    most = MAX_TS_NS // ts_unit
     return _plan_of(in_value)._replace(
         ts_unit=ts_unit, ts_most=most, is_lenient=True, is_maker=is_maker, symbol_is_key=is_key
     )
@@ -53,7 +54,7 @@ def _plan_of(paths: Mapping[str, tuple[str, ...]]) -> Plan:
         leads_to_K=np.array([leads_to[path] for path in keys], np.int64),
         given=sum(1 << _NUMBER_OF[name] for name in paths),
         ts_unit=1,
-        ts_most=MAX_INT64,
+        ts_most=MAX_TS_NS,
         is_lenient=False,
         is_maker=False,
         symbol_is_key=False,

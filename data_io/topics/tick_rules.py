@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from ml_core.errors import InputError
-from ml_core.types import TickKind
+from ml_core.types import MAX_TS_NS, TickKind
 
 TRADE, QUOTE = int(TickKind.TRADE), int(TickKind.QUOTE)  # an enum costs a call a comparison
 MAX_INT64 = 2**63 - 1
@@ -62,6 +62,8 @@ def check(fields: Mapping[str, object], *, texts: bool = False, optional: frozen
     ts_ns = _integer(fields, "ts", texts)
     if ts_ns <= 0:
         raise BadTickError("not_positive:ts", f"ts is {ts_ns}; expected ns since 1970, UTC")
+    if ts_ns > MAX_TS_NS:
+        raise BadTickError("out_of_range:ts", f"ts is {ts_ns} ns; expected at most {MAX_TS_NS}, the year 2100")
     price = size = bid = ask = bid_size = ask_size = NOT_APPLICABLE
     side = 0
     if kind == TRADE:

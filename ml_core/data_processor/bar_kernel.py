@@ -15,16 +15,16 @@ O floats and I integers of a bar.
 
 from typing import Any, NamedTuple
 
-import numba
 import numpy as np
 
+from ml_core.compiled import njit
 from ml_core.data_processor.kernel_tables import Memory
-from ml_core.data_processor.kernels import RESYNC_TICKS, seen_before
+from ml_core.data_processor.kernels import RESYNC_TICKS, is_repeat, seen_before
 from ml_core.types import BarStatus, Bool, Float64, Int8, Int32, Int64, TickKind
 
 # Integers of state every symbol has; after SEQ_HIGH: + kind of tick, then the numbers seen. Ticks before COUNTS_FROM,
 # to which a wrong clock was set back, are in no bar: one that had ended would begin anew with them. TICKS has none
-# that is parked or was dropped.
+# that is parked or was dropped. IS_PARKED is 1 + the kind of the tick, 0 for none.
 (TICKS, CLOCK, BEHIND, WHOLE_FROM, COUNTS_FROM, IS_PARKED, PARKED_TS, PARKED_SEQ, SEQ_HIGH) = range(9)
 SYMBOL_INTS = 12
 (PARKED_PRICE, PARKED_SIZE, PARKED_BOUGHT) = range(3)  # of floats; no price where the tick moves only the clock
@@ -53,7 +53,7 @@ _FINAL, _REVISED = int(BarStatus.FINAL), int(BarStatus.REVISED)
 _LARGEST = 1e290  # of a price, a size and their product, so that the product can be split into two floats
 _SPLIT = 134217729.0  # 2**27 + 1: splits a float into halves of 26 bits
 _OPTIONS: dict[str, Any] = {"nogil": True, "error_model": "numpy", "_nrt": False}
-# For what runs once a tick. Numba's cache looks at the file of a kernel only, so nothing below `_run` is kept.
+# For what runs once a tick.
 _INLINED: dict[str, Any] = {**_OPTIONS, "forceinline": True}
 
 
@@ -91,7 +91,7 @@ def run(first: int, ticks: Ticks, rules: Rules, memory: Memory, int_BI: Int64, f
     return tuple(map(int, _run(first, *ticks, *rules, *memory, int_BI, float_BO)))
 
 
-@numba.njit(cache=True, **_OPTIONS)
+@njit(cache=True, **_OPTIONS)
 def _run(  # noqa: PLR0913, PLR0917 - see `run`
     first: int,
     kind_N: Int8,
@@ -125,20 +125,27 @@ def _run(  # noqa: PLR0913, PLR0917 - see `run`
         if symbol < 0 or not wanted_S[symbol]:
             continue
         f, j = float_SK[symbol], int_SJ[symbol]
-        if seen_before(j, SEQ_HIGH + kind, seq):
+        ts = ts_ns_N[i]
+        is_parked = seq >= 0 and j[IS_PARKED] == 1 + kind and seq == j[PARKED_SEQ]
+        if is_repeat(j, SEQ_HIGH + kind, seq) or (is_parked and ts == j[PARKED_TS]):
             continue
         dirty_B[symbol >> 6] = True
-        ts = ts_ns_N[i]
+        if is_parked:  # it comes again with another time, which says nothing of the first one
+            j[IS_PARKED] = 0
+            misdated += not np.isnan(f[PARKED_PRICE])
         price, size, bought = _price_of(of_mids, kind, price_N[i], size_N[i], side_N[i], bid_N[i], ask_N[i])
         if j[IS_PARKED] and ts >= j[CLOCK]:  # a straggler says nothing of the time that is parked
+            parked_kind = j[IS_PARKED] - 1
             j[IS_PARKED] = 0
             if ts >= j[PARKED_TS] - doubt_ns and ts - j[CLOCK] > doubt_ns:
+                seen_before(j, SEQ_HIGH + parked_kind, j[PARKED_SEQ])
                 made = _count_parked(f, j, rule_RQ, limit_Q, gap_ns, lateness_ns, i, symbol, int_BI, float_BO, made)
             else:
                 misdated += not np.isnan(f[PARKED_PRICE])
         if ts - j[CLOCK] > doubt_ns and j[TICKS] > 0:
-            _park(f, j, ts, seq, price, size, bought)
+            _park(f, j, kind, ts, seq, price, size, bought)
             continue
+        seen_before(j, SEQ_HIGH + kind, seq)
         made, is_late = _count(
             f, j, rule_RQ, limit_Q, gap_ns, lateness_ns, ts, seq, price, size, bought, i, symbol, int_BI, float_BO, made
         )
@@ -146,7 +153,7 @@ def _run(  # noqa: PLR0913, PLR0917 - see `run`
     return len(ts_ns_N), made, too_late, misdated
 
 
-@numba.njit(**_OPTIONS)
+@njit(**_OPTIONS)
 def _count_parked(  # noqa: PLR0913, PLR0917 - see `run`
     f: Float64,
     j: Int64,
@@ -166,13 +173,14 @@ def _count_parked(  # noqa: PLR0913, PLR0917 - see `run`
     return int(made)
 
 
-@numba.njit(**_INLINED)
-def _park(f: Float64, j: Int64, ts: int, seq: int, price: float, size: float, bought: float) -> None:
-    j[IS_PARKED], j[PARKED_TS], j[PARKED_SEQ] = 1, ts, seq
+@njit(**_INLINED)
+def _park(f: Float64, j: Int64, kind: int, ts: int, seq: int, price: float, size: float, bought: float) -> None:
+    """Keep a tick until the next one; its number is remembered once it counts, so that it may come again mended."""
+    j[IS_PARKED], j[PARKED_TS], j[PARKED_SEQ] = 1 + kind, ts, seq
     f[PARKED_PRICE], f[PARKED_SIZE], f[PARKED_BOUGHT] = price, size, bought
 
 
-@numba.njit(**_INLINED)
+@njit(**_INLINED)
 def _count(  # noqa: PLR0913, PLR0917 - see `run`
     f: Float64,
     j: Int64,
@@ -212,7 +220,7 @@ def _count(  # noqa: PLR0913, PLR0917 - see `run`
     return made, False
 
 
-@numba.njit(**_INLINED)
+@njit(**_INLINED)
 def _advance_clock(j: Int64, ts: int, gap_ns: int, lateness_ns: int) -> tuple[bool, bool]:
     """Move the symbol's clock; return whether something may be missing before the tick, and whether all starts over."""
     j[TICKS] += 1
@@ -233,7 +241,7 @@ def _advance_clock(j: Int64, ts: int, gap_ns: int, lateness_ns: int) -> tuple[bo
     return is_over, restarts
 
 
-@numba.njit(**_OPTIONS)
+@njit(**_OPTIONS)
 def _break_off(
     f: Float64,
     j: Int64,
@@ -269,7 +277,7 @@ def _break_off(
     return made
 
 
-@numba.njit(**_INLINED)
+@njit(**_INLINED)
 def _close_by_time(
     f: Float64, j: Int64, rule_RQ: Int64, i: int, symbol: int, int_BI: Int64, float_BO: Float64, made: int
 ) -> int:
@@ -290,7 +298,7 @@ def _close_by_time(
     return made
 
 
-@numba.njit(**_INLINED)
+@njit(**_INLINED)
 def _price_of(
     of_mids: bool, kind: int, price: float, size: float, side: int, bid: float, ask: float
 ) -> tuple[float, float, float]:
@@ -305,7 +313,7 @@ def _price_of(
     return price, size, size if side > 0 else 0.0
 
 
-@numba.njit(**_INLINED)
+@njit(**_INLINED)
 def _slot_of(f: Float64, j: Int64, rule_RQ: Int64, q: int, ts: int) -> tuple[Float64, Int64]:
     """Return the slot of the bar that the tick belongs to; a bar that begins has no tick yet."""
     at, slot, number = rule_RQ[INTS_AT, q], 0, j[rule_RQ[INTS_AT, q] + NUMBER]
@@ -323,7 +331,7 @@ def _slot_of(f: Float64, j: Int64, rule_RQ: Int64, q: int, ts: int) -> tuple[Flo
     return slot_f, slot_j
 
 
-@numba.njit(**_INLINED)
+@njit(**_INLINED)
 def _add(f: Float64, j: Int64, ts: int, seq: int, price: float, size: float, bought: float) -> None:
     """Add a tick to a slot; of ticks with one event time the higher number is the later, then the later arrival."""
     if j[COUNT] == 0:
@@ -348,7 +356,7 @@ def _add(f: Float64, j: Int64, ts: int, seq: int, price: float, size: float, bou
         _sum(f, BOUGHT, bought)
 
 
-@numba.njit(**_INLINED)
+@njit(**_INLINED)
 def _ends(slot_f: Float64, slot_j: Int64, j: Int64, rule_RQ: Int64, limit_Q: Float64, q: int) -> bool:
     """Return whether the tick that was added ends its bar, or came behind the end of it."""
     if rule_RQ[BY, q] == BY_TIME:
@@ -358,7 +366,7 @@ def _ends(slot_f: Float64, slot_j: Int64, j: Int64, rule_RQ: Int64, limit_Q: Flo
     return bool(slot_f[VOLUME if rule_RQ[BY, q] == BY_VOLUME else VALUE] >= limit_Q[q])
 
 
-@numba.njit(**_INLINED)
+@njit(**_INLINED)
 def _sum(f: Float64, at: int, value: float) -> None:
     """Add ``value`` to the pair at ``at``, whose first float is the sum to the nearest float64 (TwoSum)."""
     total = f[at] + value
@@ -368,7 +376,7 @@ def _sum(f: Float64, at: int, value: float) -> None:
     f[at + 1] = rest - (f[at] - total)
 
 
-@numba.njit(**_INLINED)
+@njit(**_INLINED)
 def _product(a: float, b: float) -> tuple[float, float]:
     """Return a * b and what it lacks to the exact product (TwoProd of Dekker)."""
     product, x, y = a * b, _SPLIT * a, _SPLIT * b
@@ -377,7 +385,7 @@ def _product(a: float, b: float) -> tuple[float, float]:
     return product, a_low * b_low - (((product - a_high * b_high) - a_low * b_high) - a_high * b_low)
 
 
-@numba.njit(**_OPTIONS)
+@njit(**_OPTIONS)
 def _write(
     slot_f: Float64,
     slot_j: Int64,

@@ -42,6 +42,31 @@ def edges(calendar: str) -> Int64:
     return np.frombuffer(done.stdout, "<i8").astype(np.int64)
 
 
+def check_known(ts_ns_N: Int64, calendar: str) -> None:
+    """Raise unless all times lie between the first and the last session of ``calendar``.
+
+    Raises:
+        SpecError: They do not, or there is no such calendar; the message names where its sessions begin and end.
+        SetupError: The calendar could not be computed.
+    """
+    edge_E = edges(calendar)
+    if not len(edge_E) or not len(ts_ns_N):
+        return
+    first, last = edge_E[0], edge_E[-1]
+    oldest, newest = ts_ns_N.min(), ts_ns_N.max()
+    if oldest < first or newest >= last:
+        raise SpecError(
+            f"source.calendar: {calendar} knows sessions from {utc(first)} to {utc(last)}, and there are ticks from "
+            f"{utc(oldest)} to {utc(newest)}: shorten their range, or install an exchange-calendars that knows more"
+        )
+
+
+def end_ns(calendar: str) -> int | None:
+    """Return where the last session that is known is over, ns; None: it is always open. Raises as `edges`."""
+    edge_E = edges(calendar)
+    return int(edge_E[-1]) if len(edge_E) else None
+
+
 def digest(edge_E: Int64) -> str:
     """Return a hash of sessions: rows depend on them."""
     return sha256(edge_E.astype("<i8").tobytes()).hexdigest()[:16]
@@ -58,3 +83,12 @@ def is_open(ts_ns_N: Int64, calendar: str) -> Bool:
         return np.ones(len(ts_ns_N), dtype=np.bool_)
     is_open_N: Bool = np.searchsorted(edges(calendar), ts_ns_N, side="right") % 2 == 1
     return is_open_N
+
+
+def utc(ts_ns: int | np.int64) -> str:
+    """Return a time as text, to the second.
+
+    >>> utc(1_700_000_000 * 10**9)
+    '2023-11-14T22:13:20Z'
+    """
+    return f"{np.datetime64(int(ts_ns), 'ns').astype('datetime64[s]')}Z"

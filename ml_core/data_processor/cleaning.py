@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from ml_core.types import Bool, Float64, Int32, Int64, RowFlag, TickBatch, TickKind, UInt8
+from ml_core.types import MAX_TS_NS, Bool, Float64, Int32, Int64, RowFlag, TickBatch, TickKind, UInt8
 
 
 def clean(ticks: TickBatch) -> tuple[TickBatch, dict[str, int]]:
@@ -21,7 +21,7 @@ def clean(ticks: TickBatch) -> tuple[TickBatch, dict[str, int]]:
     is_price_N = np.where(is_trade_N, _positive(ticks.price_N), _positive(ticks.bid_N) & _positive(ticks.ask_N))
     is_size_N = np.where(is_trade_N, _size(ticks.size_N), _size(ticks.bid_size_N) & _size(ticks.ask_size_N))
     drops = Drops(len(ticks))
-    drops.add("bad_ts", ticks.ts_ns_N <= 0)
+    drops.add("bad_ts", (ticks.ts_ns_N <= 0) | (ticks.ts_ns_N > MAX_TS_NS))
     drops.add("bad_price", ~is_price_N)
     drops.add("bad_size", ~is_size_N)
     drops.add("crossed_quote", ~is_trade_N & (ticks.ask_N < ticks.bid_N))
@@ -54,7 +54,16 @@ class Drops:
 
 def drop_flagged(drops: Drops, flags_N: UInt8) -> None:
     """Drop rows that are not whole, under the names of their flags."""
-    for flag in (RowFlag.NO_PRICE, RowFlag.LATE, RowFlag.AHEAD, RowFlag.WARM_UP, RowFlag.GAP, RowFlag.STALE):
+    for flag in (
+        RowFlag.NO_CALENDAR,
+        RowFlag.CLOSED,
+        RowFlag.NO_PRICE,
+        RowFlag.LATE,
+        RowFlag.AHEAD,
+        RowFlag.WARM_UP,
+        RowFlag.GAP,
+        RowFlag.STALE,
+    ):
         drops.add(str(flag.name).lower(), (flags_N & int(flag)) != 0)
 
 

@@ -10,13 +10,13 @@ between ticks. Shapes: N ticks, S symbols, K floats and J integers of state a sy
 
 from typing import Any
 
-import numba
 import numpy as np
 
+from ml_core.compiled import njit
 from ml_core.data_processor.kernel_tables import Memory, Program, Rows, Scratch, Ticks, UInt32
 from ml_core.types import Bool, Float32, Float64, Int8, Int32, Int64, RowFlag, TickKind, UInt8
 
-KERNEL_VERSION = 2  # grows with every change that can change a value of a row
+KERNEL_VERSION = 3  # grows with every change that can change a value of a row
 BUCKETS = 16  # of a return's horizon: the past price is 15/16 to 16/16 of the horizon old
 VOL_BUCKETS = 64  # of a volatility's time constant: prices are sampled once a bucket, which leaves bid-ask bounce out
 SEQ_MEMORY = 64  # numbers of a (symbol, kind) that are remembered, one bit each
@@ -34,7 +34,8 @@ FIXED_FLOATS = 15
 SEQ_HIGH = 11  # + kind; two places further: which numbers below it were seen
 PARKED = 15  # time of the tick before, where BEHIND is -1: it lay too far ahead to be believed alone
 EDGE = 16  # where the session, or the closed time, that the clock is in ends
-FIXED_INTS = 17
+HOURS = 17  # the flag of that time: 0 in a session
+FIXED_INTS = 18
 # What happens to a grid when its next bucket begins.
 (VOLATILITY, RING) = range(2)
 # What one tick adds to sums.
@@ -47,6 +48,7 @@ ROWS_AT_ONCE = 64
 
 _WARM_UP, _GAP, _NO_PRICE = int(RowFlag.WARM_UP), int(RowFlag.GAP), int(RowFlag.NO_PRICE)
 _STALE, _LATE, _AHEAD = int(RowFlag.STALE), int(RowFlag.LATE), int(RowFlag.AHEAD)
+_CLOSED, _NO_CALENDAR = int(RowFlag.CLOSED), int(RowFlag.NO_CALENDAR)
 _IS_TRADE = int(TickKind.TRADE)
 # No reference counts: the kernel allocates nothing and its caller holds every array; with them it takes twice as long.
 _COMPILED: dict[str, Any] = {"cache": True, "nogil": True, "error_model": "numpy", "_nrt": False}
@@ -63,7 +65,7 @@ def run(ticks: Ticks, program: Program, memory: Memory, rows: Rows, scratch: Scr
     return int(_run(*ticks, *program, *memory, *rows, *scratch, seen_WB))
 
 
-@numba.njit(**_COMPILED)
+@njit(**_COMPILED)
 def _run(  # noqa: PLR0913, PLR0917 - see `run`
     kind_N: Int8,
     symbol_N: Int32,
@@ -137,14 +139,14 @@ def _run(  # noqa: PLR0913, PLR0917 - see `run`
                 tick_N[count] = tick
                 mid_N[count] = f[REF]
                 spread_N[count] = f[SPREAD]
-                flags_N[count] = _flags(f, j, lag_N[i], max_age_ns)
+                flags_N[count] = _flags(f, j, lag_N[i], max_age_ns, edge_E)
                 _watch(f, j, watch_W, ring_2H, seen_WB, count - begin)
                 count += 1
         _write(seen_WB, op_5F, factor_F, x_NF[begin:count])
     return count
 
 
-@numba.njit(**_INLINED)
+@njit(**_INLINED)
 def seen_before(j: Int64, at: int, seq: int) -> bool:
     """Remember ``seq`` in ``j[at]`` and ``j[at + 2]``; True where it is among the last. One too old counts as new."""
     if seq < 0:
@@ -164,7 +166,14 @@ def seen_before(j: Int64, at: int, seq: int) -> bool:
     return False
 
 
-@numba.njit(**_INLINED)
+@njit(**_INLINED)
+def is_repeat(j: Int64, at: int, seq: int) -> bool:
+    """Return whether ``seq`` is among the last numbers that `seen_before` remembers."""
+    back = j[at] - seq
+    return bool(seq >= 0 and 0 <= back < SEQ_MEMORY and (j[at + 2] >> back) & 1)
+
+
+@njit(**_INLINED)
 def _advance_clock(
     f: Float64,
     j: Int64,
@@ -197,6 +206,7 @@ def _advance_clock(
         _start(f, j, ts, start_K, grid_3G, width_G)
         place = _edges_before(edge_E, ts)
         j[EDGE] = edge_E[place] if place < len(edge_E) else _NEVER
+        j[HOURS] = _hours(edge_E, place)
         j[WARM_UNTIL] = ts + look_back_ns
         j[OWED] = _WARM_UP | (_GAP if is_gap else 0) if j[TICKS] > 1 else 0
         j[GAP_UNTIL] = ts + look_back_ns if is_gap else ts
@@ -208,7 +218,7 @@ def _advance_clock(
     return dt, 0
 
 
-@numba.njit(**_COMPILED)
+@njit(**_COMPILED)
 def _edges_before(edge_E: Int64, ts: int) -> int:
     """Return how many edges of sessions lie at or before ``ts``; odd in a session."""
     low, high = 0, len(edge_E)
@@ -221,7 +231,15 @@ def _edges_before(edge_E: Int64, ts: int) -> int:
     return low
 
 
-@numba.njit(**_COMPILED)
+@njit(**_COMPILED)
+def _hours(edge_E: Int64, place: int) -> int:
+    """Return the flag of the time behind so many edges; 0 in a session, and where there are none."""
+    if place % 2 == 1 or len(edge_E) == 0:
+        return 0
+    return _CLOSED if 0 < place < len(edge_E) else _NO_CALENDAR
+
+
+@njit(**_COMPILED)
 def _open_time(edge_E: Int64, start: int, end: int) -> int:
     """Return how much of a stretch of time lies in sessions, ns; all of it where there are none."""
     if len(edge_E) == 0:
@@ -235,7 +253,7 @@ def _open_time(edge_E: Int64, start: int, end: int) -> int:
     return total
 
 
-@numba.njit(**_INLINED)
+@njit(**_INLINED)
 def _start(f: Float64, j: Int64, ts: int, start_K: Float64, grid_3G: UInt32, width_G: Int64) -> None:
     for k in range(len(start_K)):
         f[k] = start_K[k]
@@ -245,7 +263,7 @@ def _start(f: Float64, j: Int64, ts: int, start_K: Float64, grid_3G: UInt32, wid
         j[grid_3G[2, k]] = ts // width_G[k]
 
 
-@numba.njit(**_INLINED)
+@njit(**_INLINED)
 def _decay(f: Float64, dt: int, rate_D: Float64, weight_D: UInt32, mean_3M: UInt32, decay_D: Float64) -> None:
     """Let ``dt`` ns pass with the values that were in force before this tick."""
     for k in range(len(rate_D)):
@@ -261,7 +279,7 @@ def _decay(f: Float64, dt: int, rate_D: Float64, weight_D: UInt32, mean_3M: UInt
             f[slot] += (1.0 - decay_D[number_M[k]]) * (held - f[slot])
 
 
-@numba.njit(**_INLINED)
+@njit(**_INLINED)
 def _move_grids(f: Float64, j: Int64, grid_3G: UInt32, width_G: Int64) -> None:
     """Close the buckets that ended before the clock, with the price that was in force."""
     now, price = j[CLOCK], f[LOG_REF]
@@ -281,7 +299,7 @@ def _move_grids(f: Float64, j: Int64, grid_3G: UInt32, width_G: Int64) -> None:
         j[slot] = bucket
 
 
-@numba.njit(**_INLINED)
+@njit(**_INLINED)
 def _sample_volatility(f: Float64, base: int, buckets: int, width: int, price: float) -> None:
     """Add the squared change of the log price since the last sample; slots: squares, seconds, sample, sigma, log."""
     if np.isnan(price):
@@ -299,7 +317,7 @@ def _sample_volatility(f: Float64, base: int, buckets: int, width: int, price: f
     f[base + 2] = price
 
 
-@numba.njit(**_INLINED)
+@njit(**_INLINED)
 def _take_trade(f: Float64, j: Int64, price: float, size: float, side: int, impulse_I: Float64) -> None:
     impulse_I[TRADE_COUNT] = 1.0
     f[IS_TRADE] = 1.0
@@ -324,7 +342,7 @@ def _take_trade(f: Float64, j: Int64, price: float, size: float, side: int, impu
         impulse_I[SIGNED_VOLUME] = side * size
 
 
-@numba.njit(**_INLINED)
+@njit(**_INLINED)
 def _side_of(f: Float64, j: Int64, price: float) -> int:
     """Return who took: by the quote, else by the last change of trade prices, else as before (Lee and Ready 1991)."""
     against = f[REF] if not np.isnan(f[BID]) and price != f[REF] else f[TRADE]
@@ -335,7 +353,7 @@ def _side_of(f: Float64, j: Int64, price: float) -> int:
     return int(j[SIDE])
 
 
-@numba.njit(**_INLINED)
+@njit(**_INLINED)
 def _take_quote(
     f: Float64, j: Int64, bid: float, ask: float, bid_size: float, ask_size: float, impulse_I: Float64
 ) -> None:
@@ -365,7 +383,7 @@ def _take_quote(
         f[DEPTH] = f[QUEUE] = f[MICRO] = np.nan
 
 
-@numba.njit(**_INLINED)
+@njit(**_INLINED)
 def _order_flow(f: Float64, bid: float, ask: float, bid_size: float, ask_size: float) -> float:
     """Return e_n of Cont, Kukanov and Stoikov (2014), eq. 4, base units; NaN at the first quote or without sizes."""
     flow = 0.0
@@ -380,7 +398,7 @@ def _order_flow(f: Float64, bid: float, ask: float, bid_size: float, ask_size: f
     return flow if abs(flow) < np.inf and not np.isnan(f[BID]) else np.nan
 
 
-@numba.njit(**_INLINED)
+@njit(**_INLINED)
 def _add_impulses(f: Float64, decay_D: Float64, impulse_I: Float64, sum_3U: UInt32) -> None:
     impulse_U, number_U, slot_U = sum_3U[0], sum_3U[1], sum_3U[2]
     for k in range(len(slot_U)):
@@ -388,10 +406,12 @@ def _add_impulses(f: Float64, decay_D: Float64, impulse_I: Float64, sum_3U: UInt
         f[slot] = f[slot] * decay_D[number_U[k]] + impulse_I[impulse_U[k]]
 
 
-@numba.njit(**_INLINED)
-def _flags(f: Float64, j: Int64, lag: int, max_age_ns: int) -> int:
+@njit(**_INLINED)
+def _flags(f: Float64, j: Int64, lag: int, max_age_ns: int, edge_E: Int64) -> int:
     """Return why the row is not whole. The first row after a gap or a new start always says so, however late."""
-    flags, now = 0, j[CLOCK]
+    flags, now = int(j[HOURS]), j[CLOCK]
+    if lag != 0:  # the time of the tick may be another than that at which it counts
+        flags |= _hours(edge_E, _edges_before(edge_E, now - lag))
     if np.isnan(f[REF]):
         flags |= _NO_PRICE
     if now < j[WARM_UNTIL]:
@@ -410,7 +430,7 @@ def _flags(f: Float64, j: Int64, lag: int, max_age_ns: int) -> int:
     return flags
 
 
-@numba.njit(**_INLINED)
+@njit(**_INLINED)
 def _watch(f: Float64, j: Int64, watch_W: UInt32, ring_2H: UInt32, seen_WB: Float64, b: int) -> None:
     """Note what the features of a row are made of, as its column ``b``."""
     for k in range(len(watch_W)):
@@ -421,7 +441,7 @@ def _watch(f: Float64, j: Int64, watch_W: UInt32, ring_2H: UInt32, seen_WB: Floa
     seen_WB[len(watch_W) + len(base_H), b] = j[TRADE_GAP]
 
 
-@numba.njit(**_INLINED)
+@njit(**_INLINED)
 def _write(  # noqa: PLR0912 - a switch over operations
     seen_WB: Float64, op_5F: UInt32, factor_F: Float64, x_BF: Float32
 ) -> None:
@@ -461,11 +481,11 @@ def _write(  # noqa: PLR0912 - a switch over operations
             x_BF[i, column] = value_B[i] if abs(value_B[i]) <= _MAX_FLOAT32 else np.nan
 
 
-@numba.njit(**_INLINED)
+@njit(**_INLINED)
 def _above(value: float, bound: float) -> float:
     return value if value > bound else np.nan
 
 
-@numba.njit(**_INLINED)
+@njit(**_INLINED)
 def _from(value: float, bound: float) -> float:
     return value if value >= bound else np.nan

@@ -10,7 +10,7 @@ import pandas as pd
 
 from ml_core import frames
 from ml_core.data_processor import cleaning
-from ml_core.data_processor.calendars import is_open
+from ml_core.data_processor.calendars import check_known, is_open
 from ml_core.data_processor.features import FeaturePlan, FeatureState, Moved, move
 from ml_core.data_processor.labels import PricePath, label, price_path
 from ml_core.data_processor.windows import link
@@ -47,9 +47,12 @@ def make_samples(frame: pd.DataFrame, spec: PipelineSpec, plan: FeaturePlan) -> 
 
     Raises:
         SchemaMismatchError: It is no ticks frame. A retry will not help.
+        SpecError: The calendar does not know the hours of all ticks. A retry will not help.
     """
     ticks, ticks_dropped = cleaning.clean(frames.to_batch(frame))
     rows, lag_N = _move(ticks, plan)
+    # of rows that nothing else is wrong with: a first tick that is misdated is flagged as well, and fails no training
+    check_known(rows.ts_ns_N[(rows.flags_N & ~np.uint8(RowFlag.NO_CALENDAR)) == 0], spec.source.calendar)
     path = _price_path(ticks, lag_N, rows, spec)
     drops = cleaning.Drops(len(rows))
     cleaning.drop_flagged(drops, rows.flags_N)
@@ -65,8 +68,7 @@ def make_samples(frame: pd.DataFrame, spec: PipelineSpec, plan: FeaturePlan) -> 
         max_age_ns=spec.features.max_age,
         drops=drops,
     )
-    last_end_M = after.end_ns_NH.max(axis=1)
-    drops.add("closed", ~(is_open(rows.ts_ns_N, spec.source.calendar) & is_open(last_end_M, spec.source.calendar)))
+    drops.add("closed", ~is_open(after.end_ns_NH.max(axis=1), spec.source.calendar))
     row_N = np.flatnonzero(drops.kept_N)
     report = {
         "ticks": len(frame),

@@ -5,9 +5,9 @@ Shapes: N rows, S symbols, T rows of a window, F features.
 
 from collections.abc import Sequence
 
-import numba
 import numpy as np
 
+from ml_core.compiled import njit
 from ml_core.data_processor import blocks
 from ml_core.errors import SchemaMismatchError
 from ml_core.types import Bool, Float32, Int32, Int64, RowBatch, RowFlag, UInt8
@@ -143,7 +143,7 @@ def _own(values: "np.typing.NDArray[np.generic]", dtype: type) -> "np.typing.NDA
     return np.require(values, dtype, ["C", "W"])
 
 
-@numba.njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True)
 def _walk(slot_N: Int32, flags_N: UInt8, window: int, slots: int) -> tuple[Int32, Int64, Int32]:
     """Return the windows (N, T), the last rows of each slot (S, T; right-aligned, -1 unused) and how many they are."""
     idx_NT = np.full((len(slot_N), window), -1, dtype=np.int32)

@@ -15,7 +15,7 @@ from ml_core.spec import PipelineSpec
 from ml_core.types import Int64, RowBatch
 from model_ops_manager.champion import Serving
 from model_ops_manager.scoring import Unscored
-from streams import bar_outputs, metrics
+from streams import bar_outputs, calendar_end, metrics
 from streams.agents import scoring
 from streams.partition_state import FeatureSetState
 from streams.transport.batch_channel import Batch, BatchChannel
@@ -98,6 +98,7 @@ def _move(batch: Batch, decoder: TickDecoder) -> tuple[list[_Waiting], int, int]
             partition.state.labelled[spec.name].observe(made)
         if not len(made):
             continue
+        calendar_end.count_unknown(name, state.pipelines[0].source.calendar, made)
         _publish_rows(partition, name, state, made)
         for spec in state.pipelines:
             if (serving := partition.serving.get(spec.name)) is not None:

@@ -1,6 +1,7 @@
 """The windowing agent on real bytes, real state and a real model; only the producer is kept in memory."""
 
 import json
+from itertools import groupby
 from types import SimpleNamespace
 
 import numpy as np
@@ -10,6 +11,7 @@ from data_io.data_fetcher.sources import open_source
 from data_io.topics import bars, dead_letters, predictions, rows
 from data_io.topics.ticks import TickDecoder
 from ml_core import fit as learning
+from ml_core.data_processor import calendars
 from ml_core.errors import CorruptRecordError, KafkaUnavailableError
 from ml_core.model.runtime import Scorer
 from ml_core.spec import PipelineSpec, Predictions, parse
@@ -147,6 +149,26 @@ async def test_each_row_gets_one_prediction_and_those_not_to_be_trusted_abstain(
     assert {each["version"] for each in found} == {3}
     assert {(each["status"], each["reason"]) for each in found} == {("ok", None), ("abstained", "warm_up")}
     assert all((each["score"] is None) == (each["status"] == "abstained") for each in found)
+
+
+async def test_rows_in_closed_time_and_behind_all_known_sessions_go_out_and_are_not_scored(
+    spec, scorer, monkeypatch
+) -> None:
+    # warm-up takes 30 s; open for 35 s, closed for 60 s, then a session of 10 s, the last one
+    open_ns = [(1_700_000_000 + at_s) * 10**9 for at_s in (0, 35, 95, 105)]
+    monkeypatch.setattr(calendars, "edges", lambda _name: np.array(open_ns))
+    spec = spec.model_copy(update={"source": spec.source.model_copy(update={"calendar": "XNYS"})})
+    partition, unknown = partition_of(spec), metrics.UNKNOWN_HOURS.labels("demo")
+    partition.serving = {spec.name: Serving(SimpleNamespace(version=3), scorer)}
+    before = unknown._value.get()
+
+    await run(partition, fetch_of(quotes(150)))
+
+    found = [json.loads(value) for _, value, _ in partition.outputs.of(predictions.name(spec.name))]
+    stretches = [(reason, len(list(each))) for reason, each in groupby(found, key=lambda each: each["reason"])]
+    assert stretches == [("warm_up", 30), (None, 5), ("closed", 60), ("warm_up", 10), ("no_calendar", 45)]
+    assert len(offsets(partition, spec)) == 150
+    assert unknown._value.get() - before == 45
 
 
 async def test_a_pipeline_may_have_its_predictions_as_arrow(spec, scorer) -> None:

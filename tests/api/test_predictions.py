@@ -59,13 +59,14 @@ async def test_a_symbol_is_answered_with_the_record_that_the_stream_has(client, 
     assert np.float32(answer["score"]) == score_NH[-1, 0]
 
 
-async def test_a_row_that_cannot_be_trusted_abstains_with_the_streams_reason(client, serving_of):
+@pytest.mark.parametrize("flag", [RowFlag.WARM_UP, RowFlag.CLOSED, RowFlag.NO_CALENDAR])
+async def test_a_row_that_cannot_be_trusted_abstains_with_the_streams_reason(client, serving_of, flag):
     await serving_of(client)
-    await give_rows(client, "demo", rows_of(2, flags=RowFlag.WARM_UP))
+    await give_rows(client, "demo", rows_of(2, flags=flag))
 
     answer = (await ask(client, pipeline="demo", symbol="ACME")).json()
 
-    assert (answer["status"], answer["score"], answer["reason"]) == ("abstained", None, "warm_up")
+    assert (answer["status"], answer["score"], answer["reason"]) == ("abstained", None, flag.name.lower())
 
 
 async def test_a_window_is_scored_whole_and_abstains_while_it_is_short(client, serving_of):

@@ -32,6 +32,8 @@ MAP = {"ts": "$.T:ms", "symbol": "$.s", "price": "$.p", "size": "$.q"}
             "predictions.format: 'arow' is not known; did you mean 'arrow'?",
         ),
         ({"name": "x", "retrain": {"when": ["evry 6h"]}}, "'rows <count>', 'drift' or 'decay'; did you mean 'every'?"),
+        ({"name": "x", "features": {"gap": "3651d"}}, "features.gap: '3651d' is longer than 3650d"),
+        ({"name": "x", "bars": {"by": ["time:1000000d"]}}, "bars.by.0: '1000000d' is longer than 3650d"),
         ({"name": "x", "retrain": {"when": ["every 6x"]}}, "retrain.when.0: '6x' is not a duration"),
         ({"name": "x", "retrain": {"when": ["rows 0"]}}, "retrain.when.0: 'rows 0' is not"),
         ({"name": "x", "features": 3}, "features: Input should be"),

@@ -7,11 +7,13 @@ import sys
 import time
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
+from ml_core.data_processor import calendars
 from ml_core.errors import SetupError
 from ml_core.spec import parse
-from streams import worker
+from streams import calendar_end, worker
 from streams.health import HealthServer
 from streams.settings import WorkerSettings
 from streams.worker import feature_sets, one_source
@@ -59,6 +61,20 @@ def problems(stalled_s: float = 0.0, **changes) -> list[str]:
     known = {"fatal": SimpleNamespace(done=lambda: False), "all_open": True, "busy_since": None, "silent_s": 0.0}
     source, watchdog = SimpleNamespace(**{**known, **changes}), SimpleNamespace(stalled_s=stalled_s)
     return HealthServer(WorkerSettings(), source, watchdog).problems()
+
+
+def test_a_calendar_that_ends_in_less_than_90_days_is_noted_and_leaves_the_worker_ready(monkeypatch) -> None:
+    day_ns = 86_400 * 10**9
+    monkeypatch.setattr(calendars, "edges", lambda name: np.array([] if name == "24x7" else [0, 100 * day_ns]))
+    assert calendar_end.notes(["XSHG", "24x7"], now_ns=10 * day_ns) == []
+    [note] = calendar_end.notes(["XSHG", "24x7", "XSHG"], now_ns=10 * day_ns + 1)
+    assert "XSHG knows no session behind 1970-04-11T00:00:00Z" in note
+
+    source = SimpleNamespace(fatal=SimpleNamespace(done=lambda: False), all_open=True, busy_since=None, silent_s=0.0)
+    server = HealthServer(WorkerSettings(), source, SimpleNamespace(stalled_s=0.0), lambda: [note])
+    said: list[str] = []
+    [body] = server._answer({"PATH_INFO": "/readyz"}, lambda status, _: said.append(status))
+    assert (said, body.decode()) == (["200 OK"], f"ok\nnote: {note}\n")
 
 
 def test_a_worker_is_ready_while_its_parts_move() -> None:

@@ -113,6 +113,7 @@ def test_units_of_time(unit: str, ts_ns: int, ts: object) -> None:
         ({"T": 1.5}, "bad_type:ts"),
         ({"T": "1.5"}, "bad_type:ts"),
         ({"T": True}, "bad_type:ts"),
+        ({"T": 4_102_444_800_001}, "out_of_range:ts"),
         ({"T": 2**62}, "out_of_range:ts"),
         ({"T": "9" * 30}, "bad_type:ts"),
         ({"T": 0}, "not_positive:ts"),

@@ -101,6 +101,7 @@ def test_plain_ticks_are_taken_by_the_kernel(batches, field_map: FieldMap, text:
         (TRADES, TRADE.replace(b"true", b'"true"')),
         (TRADES, TRADE.replace(b"true", b"1")),
         (TRADES, TRADE.replace(b"true", b"trub")),
+        (TRADES, TRADE.replace(b"1723075203270", b"4102444800001")),
         (TRADES, TRADE.replace(b"1723075203270", b"9223372036855")),
         (TRADES, TRADE.replace(b"1723075203270", b"1.5")),
         (TRADES, TRADE.replace(b"1723075203270", b'"-5"')),
@@ -194,7 +195,11 @@ odd = st.sampled_from(
 numbers = st.one_of(decimals, quoted, quoted, odd)
 values = {
     "ts": st.one_of(
-        st.integers(-1, 2**63).map(str), st.integers(1, 10**10).map(str), st.integers(1, 99).map('"{}"'.format), odd
+        st.integers(-1, 2**63).map(str),
+        st.integers(1, 10**10).map(str),
+        st.sampled_from([str(4_102_444_800 * 10**power + off) for power in (0, 3, 6, 9) for off in (0, 1)]),
+        st.integers(1, 99).map('"{}"'.format),
+        odd,
     ),
     "symbol": st.sampled_from(['"BTCUSDT"', '"A"', '"BRK.B"', '"NEW"', '"Ä"', '"A\\u0042"', "null", '""', '"A B"']),
     "type": st.sampled_from(['"trade"', '"quote"', '"quote"', '"order"', "null", '"trad\\u0065"']),

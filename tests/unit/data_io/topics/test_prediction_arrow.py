@@ -21,7 +21,7 @@ from ml_core.types import RowFlag
 SECOND_NS = 10**9
 HORIZONS_NS = [10 * SECOND_NS, 90 * SECOND_NS, 20_000_000]
 SYMBOLS = ["UNUSED", "A", 'Ä"1', "BTC-USDT", "𝄞" * 16]
-REASONS = ["no_price", "warm_up", "gap", "stale", "late", "ahead", "window", "no_score"]
+REASONS = ["no_calendar", "closed", "no_price", "warm_up", "gap", "stale", "late", "ahead", "window", "no_score"]
 ARROW = [("content-type", b"application/vnd.apache.arrow.stream")]
 
 
@@ -37,7 +37,7 @@ def batch_of(count: int, *, horizons: int = 1, seed: int = 0, bad: float = 0.2) 
         symbol_N=rng.integers(1, len(SYMBOLS), count).astype(np.int32),
         ts_ns_N=rng.integers(0, 2**62, count),
         score_NH=score_NH,
-        flags_N=np.where(rng.random(count) < bad / 2, rng.integers(0, 32, count), 0).astype(np.uint8),
+        flags_N=np.where(rng.random(count) < bad / 2, rng.integers(0, 256, count), 0).astype(np.uint8),
         window_ok_N=rng.random(count) >= bad / 4,
         symbols=SYMBOLS,
     )
@@ -145,15 +145,15 @@ def test_many_predictions_are_cut_into_records_and_batches_within_their_bounds(c
 
 
 def test_every_reason_is_told() -> None:
-    flags = [RowFlag.NO_PRICE, RowFlag.WARM_UP, RowFlag.GAP, RowFlag.STALE, RowFlag.LATE, RowFlag.AHEAD, 0, 0, 0]
-    batch = batch_of(9, bad=0)._asdict() | {"flags_N": np.array(flags, np.uint8)}
-    batch |= {"window_ok_N": np.arange(9) != 6, "score_NH": np.array([[1.0]] * 7 + [[np.nan], [0.1]], np.float32)}
+    flags = [RowFlag[name.upper()] for name in REASONS[:-2]] + [0, 0, 0]
+    batch = batch_of(11, bad=0)._asdict() | {"flags_N": np.array(flags, np.uint8)}
+    batch |= {"window_ok_N": np.arange(11) != 8, "score_NH": np.array([[1.0]] * 9 + [[np.nan], [0.1]], np.float32)}
 
     [(_, value, headers)] = records_of(encoder(ArrowPredictionEncoder).record_batches(PredictionBatch(**batch)))
 
     found = predictions.decode(value, headers)
     assert [each["reason"] for each in found] == [*REASONS, None]
-    assert [each["score"] for each in found] == [None] * 8 + [0.1]
+    assert [each["score"] for each in found] == [None] * 10 + [0.1]
 
 
 def test_a_frame_of_pandas_has_numbers_and_categories() -> None:

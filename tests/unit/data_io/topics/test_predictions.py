@@ -74,6 +74,8 @@ def test_several_horizons_have_a_score_each() -> None:
         (RowFlag.STALE, True, 1.0, "stale"),
         (RowFlag.LATE, True, 1.0, "late"),
         (RowFlag.AHEAD, True, 1.0, "ahead"),
+        (RowFlag.CLOSED, True, 1.0, "closed"),
+        (RowFlag.NO_CALENDAR | RowFlag.WARM_UP, True, 1.0, "no_calendar"),
         (0, False, 1.0, "window"),
         (0, True, np.nan, "no_score"),
         (0, True, np.inf, "no_score"),

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from data_io.topics import tick_arrow
 from data_io.topics.records import Records, Reject
 from data_io.topics.ticks import TickDecoder
-from ml_core.types import SymbolTable, TickBatch
+from ml_core.types import MAX_TS_NS, SymbolTable, TickBatch
 
 KNOWN = ["ACME", "BRK.B"]
 HEADERS = (("content-type", tick_arrow.CONTENT_TYPE.encode()),)
@@ -55,7 +55,9 @@ def mostly(good: object, odd: st.SearchStrategy) -> st.SearchStrategy:
 
 names = mostly("ACME", st.sampled_from(["BRK.B", "NEW", "Ä1", "", "A B", "x" * 65, None]))
 floats = mostly(3.5, st.floats() | st.sampled_from([0.0, -1.0, 5e-324, None]))
-large = mostly(3, st.integers(-(2**63), 2**63 - 1) | st.sampled_from([0, -1, 2**53 + 1, None]))
+large = mostly(
+    3, st.integers(-(2**63), 2**63 - 1) | st.sampled_from([0, -1, 2**53 + 1, MAX_TS_NS, MAX_TS_NS + 1, None])
+)
 small = mostly(3, st.integers(-1, 2**31 - 1) | st.none())
 unsigned = mostly(3, st.integers(0, 2**64 - 1) | st.none())
 # The usual type first.

@@ -13,7 +13,7 @@ from data_io.topics import ticks
 from data_io.topics.records import Records
 from data_io.topics.tick_arrow import CONTENT_TYPE
 from data_io.topics.ticks import TickDecoder
-from ml_core.types import SymbolTable, TickBatch
+from ml_core.types import MAX_TS_NS, SymbolTable, TickBatch
 
 TRADE = {"type": "trade", "symbol": "ACME", "ts": 1_723_075_200_000_000_001, "price": 10.5, "size": 2, "side": "buy"}
 QUOTE = {"type": "quote", "symbol": "ACME", "ts": 5, "bid": 1.0, "ask": 1.5, "bid_size": 3, "ask_size": 4.5, "seq": 7}
@@ -143,6 +143,8 @@ def test_bad_symbols_are_rejected(symbol: str) -> None:
         (trade(ts="1"), "bad_type:ts"),
         (trade(ts=0), "not_positive:ts"),
         (trade(ts=-1), "not_positive:ts"),
+        (trade(ts=MAX_TS_NS + 1), "out_of_range:ts"),
+        (trade(ts=2**63 - 1), "out_of_range:ts"),
         (trade(ts=2**63), "out_of_range:ts"),
         (trade(ts=2**64), "out_of_range:ts"),
         (trade(ts=1).replace(b'"ts": 1', b'"ts": ' + b"9" * 6000), "out_of_range:ts"),
@@ -179,6 +181,13 @@ def test_bad_symbols_are_rejected(symbol: str) -> None:
 )
 def test_bad_values_are_rejected_with_their_reason(value: bytes | None, expected: str) -> None:
     assert reason(value) == expected
+
+
+def test_the_letter_of_a_time_beyond_the_bound_names_the_bound() -> None:
+    _, rejects = decode(trade(ts=MAX_TS_NS), trade(ts=MAX_TS_NS + 1))
+    assert [(each.position, each.detail) for each in rejects] == [
+        (1, "ts is 4102444800000000001 ns; expected at most 4102444800000000000, the year 2100")
+    ]
 
 
 @given(
@@ -264,7 +273,7 @@ prices = st.floats(min_value=5e-324, max_value=1.7e308)
 
 @given(
     numbers=st.tuples(*[prices] * 4),
-    ts=st.integers(1, 2**63 - 1),
+    ts=st.integers(1, MAX_TS_NS),
     seq=st.integers(-1, 2**63 - 1),
     symbol=st.sampled_from(["A", "é", 'Q"\\']),
     side=st.sampled_from([-1, 0, 1]),

@@ -11,7 +11,7 @@ from data_io.topics.raw_records import RawFetch
 from data_io.topics.symbol_index import SymbolIndex
 from data_io.topics.tick_kernel import LAYOUTS, MAX_PROBES
 from data_io.topics.ticks import Decoded, TickDecoder, warm_up
-from ml_core.types import SymbolTable
+from ml_core.types import MAX_TS_NS, SymbolTable
 from tests.unit.data_io.topics import either_way
 
 TRADE = b'{"type":"trade","symbol":"ACME","ts":1723075200000000000,"price":61000.1,"size":0.25,"side":"buy"}'
@@ -82,6 +82,7 @@ def test_plain_ticks_are_taken_by_the_kernel(batches, text: bytes) -> None:
         TRADE.replace(b"61000.1", b"1e"),
         TRADE.replace(b"61000.1", b'"1"'),
         TRADE.replace(b"61000.1", b"NaN"),
+        TRADE.replace(b"1723075200000000000", b"4102444800000000001"),
         TRADE.replace(b"1723075200000000000", b"9223372036854775808"),
         TRADE.replace(b"1723075200000000000", b"0"),
         TRADE.replace(b"1723075200000000000", b"1.0"),
@@ -114,7 +115,8 @@ decimals = st.one_of(
     st.sampled_from(["0", "-1", "1e999", "1e-999", "-0.0", "null", "true", '"1"', "[1]", "9007199254740993", "1e23"]),
 )
 times = st.one_of(
-    st.integers(1, 2**63 - 1).map(str),
+    st.integers(1, MAX_TS_NS).map(str),
+    st.integers(MAX_TS_NS - 1, MAX_TS_NS + 2).map(str),
     st.sampled_from(["0", "-5", "9223372036854775808", "1.0", "1e18", "null", "false"]),
 )
 sides = st.sampled_from(['"buy"', '"sell"', "1", "-1", "0", "null", '"b"', "2", "true", "1.0", '"bu\\u0079"', "-0"])

@@ -71,13 +71,21 @@ def _open_ns(start_ns: int, end_ns: int, sessions: Sessions) -> int:
     return sum(max(min(end_ns, over) - max(start_ns, begin), 0) for begin, over in sessions)
 
 
-def flags(placed: list[Placed], look_back_ns: int) -> list[RowFlag]:
+def hours(ts_ns: int, sessions: Sessions) -> RowFlag:
+    """Return the flag of a time: whether its venue trades, as far as that is known."""
+    if not sessions or any(begin <= ts_ns < over for begin, over in sessions):
+        return RowFlag(0)
+    return RowFlag.CLOSED if sessions[0][0] <= ts_ns < sessions[-1][1] else RowFlag.NO_CALENDAR
+
+
+def flags(placed: list[Placed], look_back_ns: int, sessions: Sessions = ()) -> list[RowFlag]:
     """Return the flags of the rows that say how times lie, where each tick makes a row."""
     found = []
     for n, tick in enumerate(placed):
         start = max(k for k in range(n + 1) if placed[k].meaning is Meaning.START)
         last = max(k for k in range(n + 1) if placed[k].meaning in (Meaning.START, Meaning.JUMP))
         flag = {Meaning.LATE: RowFlag.LATE, Meaning.AHEAD: RowFlag.AHEAD}.get(tick.meaning, RowFlag(0))
+        flag |= hours(tick.ts_ns, sessions) | hours(tick.clock_ns, sessions)
         if tick.clock_ns < placed[start].clock_ns + look_back_ns:
             flag |= RowFlag.WARM_UP
         if placed[last].ends_gap and tick.clock_ns < placed[last].clock_ns + look_back_ns:

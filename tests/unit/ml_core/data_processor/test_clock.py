@@ -57,7 +57,7 @@ def compare(ticks: list[Tick], sessions: clock_oracle.Sessions = ()) -> list[clo
     plan, symbols = FeaturePlan.from_spec(pipeline(USE, features={"max_age": "7d"})), SymbolTable()
     made, lag_N = move(batch(ticks, symbols), FeatureState(plan, symbols))
     placed = clock_oracle.place([tick.ts_ns for tick in ticks], GAP_NS, sessions)
-    assert made.flags_N.tolist() == clock_oracle.flags(placed, plan.look_back_ns)
+    assert made.flags_N.tolist() == clock_oracle.flags(placed, plan.look_back_ns, sessions)
     assert lag_N.tolist() == [each.clock_ns - each.ts_ns for each in placed]
     for n in range(len(ticks)):
         assert made.x_NF[n].tolist() == pytest.approx(expected_x(ticks, placed, n), rel=1e-4, abs=1e-5, nan_ok=True), n
@@ -90,6 +90,7 @@ NIGHTS = {
     "a wrong stamp by night": [1.0, 500.0, 2.0, 3.0],
     "a wrong stamp in a session": [1001.0, 1500.0, 1002.0, 1500.0, 1501.0],
     "a session left out": [1.0, 2.0, 1000.5, 1001.0],
+    "beyond the last session, and before the first": [1100.0, 1999.9, 2000.0, 2001.0, 1990.0, 2020.0, *[-5.0] * 9],
     "back into the session before": [31.0, 1001.0, *[32.0] * 9, 33.0, 1002.0],
 }
 

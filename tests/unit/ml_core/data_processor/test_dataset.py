@@ -7,15 +7,15 @@ import pytest
 
 from data_io.data_fetcher.synthetic import Market, Synthetic
 from ml_core.contract import ModelContract
-from ml_core.data_processor import cleaning
+from ml_core.data_processor import calendars, cleaning
 from ml_core.data_processor.dataset import Processed, process, rows_of
 from ml_core.data_processor.features import FeaturePlan, FeatureState, step
 from ml_core.data_processor.samples import make_samples
 from ml_core.data_processor.scaling import fit_scaler, scale
 from ml_core.data_processor.splits import split
-from ml_core.errors import NotEnoughDataError, SchemaMismatchError
+from ml_core.errors import NotEnoughDataError, SchemaMismatchError, SpecError
 from ml_core.spec import PipelineSpec
-from ml_core.types import RowFlag, SymbolTable
+from ml_core.types import MAX_TS_NS, RowFlag, SymbolTable
 from tests.unit.ml_core.data_processor.market import NAN, START_NS, batch, frame, pipeline, quote, trade
 
 S = 10**9
@@ -242,6 +242,25 @@ def test_samples_outside_the_hours_of_the_exchange_are_dropped() -> None:
     quotes = [quote(i / 10, 99 + i % 2, 101) for i in range(2000)]
     with pytest.raises(NotEnoughDataError, match="closed"):
         process(frame(quotes), spec(source={"calendar": "XNYS"}, features={"use": ["queue_imbalance"]}))
+
+
+def test_ticks_whose_hours_the_calendar_does_not_know_fail_the_training(monkeypatch) -> None:
+    edges = np.array([START_NS, START_NS + 150 * 10**9])
+    monkeypatch.setattr(calendars, "edges", lambda _name: edges)
+    asked = spec(source={"calendar": "XNYS"}, features={"use": ["signed_volume:10s"]})
+    ticks = [trade(i / 10, 99 + i % 2) for i in range(2000)]
+    with pytest.raises(SpecError, match="XNYS knows sessions from 2023-11-14T22:13:20Z to 2023-11-14T22:15:50Z"):
+        process(frame(ticks), asked)
+    # a first stamp that is far off fails nothing: eight ticks take the clock back
+    made = make_samples(frame([trade(10**8, 99), *ticks[:1400]]), asked, FeaturePlan.from_spec(asked))
+    assert made.report["rows_dropped"]["no_calendar"] == 8
+
+
+def test_files_lose_the_ticks_that_a_topic_would_refuse_for_their_time() -> None:
+    ticks = batch([trade(0, 1), trade(1, 1), trade(2, 1), trade(3, 1)])
+    np.copyto(ticks.ts_ns_N, [0, 1, MAX_TS_NS, MAX_TS_NS + 1])
+    kept, dropped = cleaning.clean(ticks)
+    assert (kept.ts_ns_N.tolist(), dropped) == ([1, MAX_TS_NS], {"bad_ts": 2})
 
 
 def test_only_symbols_asked_for_are_learned_from(ticks: pd.DataFrame) -> None:
