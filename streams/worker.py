@@ -30,7 +30,7 @@ from streams.parity_sample import ParitySample
 from streams.settings import WorkerSettings
 from streams.transport import state_log
 from streams.transport.batch_channel import batch_channel
-from streams.transport.partition import Shared
+from streams.transport.shared import Shared
 from streams.transport.state_log import Manifest
 from streams.transport.tick_source import Membership, TickSource
 from streams.watchdog import Watchdog

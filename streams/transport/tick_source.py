@@ -20,7 +20,8 @@ from streams import metrics
 from streams.transport import connection, packed_batch
 from streams.transport.batch_channel import Batch, BatchChannel, Round
 from streams.transport.batch_sender import BatchSender
-from streams.transport.partition import Partition, Phase, Shared
+from streams.transport.partition import Partition, Phase
+from streams.transport.shared import Shared
 from streams.transport.tick_fetcher import TickFetcher
 
 log = structlog.get_logger()

@@ -20,7 +20,8 @@ from streams.agents import windowing
 from streams.parity_sample import ParitySample
 from streams.transport.batch_channel import Batch
 from streams.transport.batch_sender import BatchSender
-from streams.transport.partition import Partition, Phase, Shared
+from streams.transport.partition import Partition, Phase
+from streams.transport.shared import Shared
 from tests.agents.in_memory import TOPIC, Recorded, fetch_of, quotes
 
 SPEC = parse({"name": "demo", "features": {"window": 3}, "label": {"horizons": ["1s"]}})
