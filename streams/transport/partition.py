@@ -108,6 +108,8 @@ class Partition:
             await self._swap(wanted, *self._snapshot(wanted))
         elif self._committed < 0:
             await self._commit(*self._snapshot(self.serving))  # what is out tomorrow is measured against it
+        else:
+            await self._report(self._manifest(self.serving))  # who adds the counts up may have started too
         # Not all at once: a transaction keeps the broker from everything else for a while.
         spread = (self.number + 1) / self.shared.partitions
         self._next_checkpoint = time.monotonic() + self.shared.checkpoint_s * spread
@@ -456,6 +458,9 @@ class Partition:
         self._next_checkpoint = time.monotonic() + self.shared.checkpoint_s
         metrics.CHECKPOINTS.inc()
         metrics.CHECKPOINT_SECONDS.observe(time.monotonic() - began)
+        await self._report(manifest)
+
+    async def _report(self, manifest: Manifest) -> None:
         try:
             async with asyncio.timeout(REPORT_TIMEOUT_S):
                 await self.shared.on_checkpoint(self.number, manifest)

@@ -146,6 +146,54 @@ async def test_a_version_that_cannot_serve_any_more_gives_way_to_the_champion_be
     assert partition.tails.last(ROWS)[0] == 499  # rows are what they were
 
 
+@pytest.fixture
+def heard(partition) -> list[tuple[int, int]]:
+    """Position and labelled rows of every manifest that was reported."""
+    found: list[tuple[int, int]] = []
+
+    async def hear(_number, written) -> None:
+        found.append((written.position, written.labelled["demo"]))
+
+    async def connect(_topics) -> None:
+        pass
+
+    partition.shared = dataclasses.replace(partition.shared, on_checkpoint=hear)
+    partition.outputs.start = connect
+    return found
+
+
+def claims(partition, found: Manifest | None) -> list:
+    """Have ``found`` be the manifest of the last owner; what is claimed is kept."""
+    lanes: list = []
+
+    async def claim(asked):
+        lanes.extend(asked)
+        return found, {}
+
+    partition._log.claim = claim
+    return lanes
+
+
+async def test_who_takes_over_reports_the_labelled_rows_at_once(partition, heard) -> None:
+    lanes = claims(partition, manifest(labelled={"demo": 41}))
+
+    await partition.open(0)
+
+    assert heard == [(500, 41)]
+    assert {tp.topic for tp in lanes} == {ROWS, SCORES, LETTERS, "ticks.late"}
+    assert {tp.partition for tp in lanes} == {0}
+
+
+async def test_who_comes_first_writes_a_manifest_before_it_reads_a_tick(partition, heard) -> None:
+    kept, partition.shared.models.current = keep_commits(partition), lambda _pipeline: None
+    claims(partition, None)
+
+    await partition.open(7)
+
+    assert [(written.position, written.kernels) for written, _ in kept] == [(7, {SPEC.feature_set: PLAN.hash})]
+    assert heard == [(7, 0)]
+
+
 async def test_a_checkpoint_stands_although_its_report_fails(partition) -> None:
     keep_commits(partition)
     partition.phase, partition.position = Phase.OPEN, 7
