@@ -77,9 +77,11 @@ def _time_path(text: str) -> str:
 
 
 def _trigger(text: str) -> str:
-    if re.fullmatch(r"every \S+|rows [1-9]\d*|drift|decay", text) is None:
-        hint = nearest(text.partition(" ")[0], ("every", "rows", "drift", "decay"))
-        raise ValueError(f"{text!r} is not 'every <duration>', 'rows <count>', 'drift' or 'decay'{hint}")
+    if text in ("drift", "decay"):
+        raise ValueError(f"not yet supported: {text!r}; 'every <duration>' and 'rows <count>' are")
+    if re.fullmatch(r"every \S+|rows [1-9]\d*", text) is None:
+        hint = nearest(text.partition(" ")[0], ("every", "rows"))
+        raise ValueError(f"{text!r} is not 'every <duration>' or 'rows <count>'{hint}")
     if text.startswith("every "):
         parse_duration(text.removeprefix("every "))
     return text
@@ -152,7 +154,7 @@ class Source(_Part):
     calendar: str = Field(
         default="24x7", max_length=32, description="24x7, or a name of exchange-calendars: XNYS, XLON"
     )
-    history: str | None = None
+    history: str | None = Field(default=None, description="what `tickwise train` reads; a worker has no use for it")
 
 
 class Features(_Part):
@@ -173,7 +175,11 @@ class Label(_Part):
     price: Literal["mid", "trade"] = "mid"
     horizons: tuple[DurationNs, ...] = Field(default=(10 * 10**9,), min_length=1, max_length=8)
     delay: Annotated[int, *_AsText, Field(ge=0)] = 0
-    dead_zone: Annotated[float, BeforeValidator(parse_spreads), Field(ge=0, le=100)] = 0.5
+    dead_zone: Annotated[
+        float,
+        BeforeValidator(parse_spreads),
+        Field(ge=0, le=100, description="half width of `flat`, in spreads; a return has none"),
+    ] = 0.5
 
 
 class Model(_Part):
@@ -186,7 +192,9 @@ class Model(_Part):
 class Train(_Part):
     """How a model is trained."""
 
-    span: DurationNs = 3 * 86400 * 10**9
+    span: DurationNs = Field(
+        default=3 * 86400 * 10**9, description="of event time, back from the newest tick; of a file all is taken"
+    )
     weights: Literal["none", "uniqueness"] = "uniqueness"
     validation: float = Field(default=0.15, gt=0, lt=0.5)
     holdout: float = Field(default=0.15, gt=0, lt=0.5)
@@ -199,11 +207,19 @@ class Train(_Part):
 
 
 class Retrain(_Part):
-    """When a job is started by itself: ``every <duration>``, ``rows <count>``, ``drift``, ``decay``."""
+    """When a job is started by itself: ``every <duration>``, ``rows <count>``, one of each at most."""
 
     when: tuple[Annotated[str, AfterValidator(_trigger)], ...] = ()
     kind: Literal["batch", "incremental"] = "batch"
     cooldown: DurationNs = 60 * 10**9
+
+    @model_validator(mode="after")
+    def _one_of_each(self) -> Self:
+        kinds = [text.partition(" ")[0] for text in self.when]
+        twice = [text for text, kind in zip(self.when, kinds, strict=True) if kinds.count(kind) > 1]
+        if twice:
+            raise ValueError(f"not yet supported: {' and '.join(map(repr, twice))} together; keep one of them")
+        return self
 
     @property
     def every_ns(self) -> int | None:
@@ -219,7 +235,9 @@ class Retrain(_Part):
 class Gate(_Part):
     """What a later model must show before it takes over: a lower loss than the champion's on rows neither saw."""
 
-    loss: Literal["log_loss", "squared_error"] = "log_loss"
+    loss: Literal["log_loss", "squared_error"] | None = Field(
+        default=None, description="absent: the one of label.kind; no other is supported"
+    )
     margin: Annotated[float, BeforeValidator(parse_percent), Field(ge=0, lt=1)] = 0.0
     alpha: float = Field(default=0.05, gt=0, lt=1)
     approve: Literal["auto", "manual"] = "auto"
@@ -272,6 +290,16 @@ class PipelineSpec(_Part):
     _folder: Path | None = PrivateAttr(default=None)
 
     @model_validator(mode="after")
+    def _judged_by_what_it_learns(self) -> Self:
+        loss = "log_loss" if self.label.kind == "direction" else "squared_error"
+        if self.gate.loss not in (None, loss):
+            raise ValueError(
+                f"gate.loss: not yet supported: {self.gate.loss!r} for label.kind = {self.label.kind!r}, "
+                f"which is judged by {loss}"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _late_ticks_find_their_bar(self) -> Self:
         for text in self.bars.by if self.bars else ():
             kind, width_ns = parse_bars(text)
@@ -296,14 +324,6 @@ class PipelineSpec(_Part):
     def hash(self) -> str:
         """Hash of everything the file says; two equal pipelines have equal hashes."""
         return hashlib.sha256(self.model_dump_json().encode()).hexdigest()[:16]
-
-    def notes(self) -> list[str]:
-        """Return what the file asks for and this version does not do, one line each."""
-        return [
-            f"retrain.when: {word!r} starts no job in this version"
-            for word in ("drift", "decay")
-            if word in self.retrain.when
-        ]
 
 
 def load(path: Path) -> PipelineSpec:

@@ -142,7 +142,7 @@ class BarBatch(NamedTuple):
         """Return the number of bars, not of fields."""
         return len(self.offset_B)
 
-    def select(self, chosen: Bool) -> "BarBatch":
+    def select(self, chosen: Bool | slice) -> "BarBatch":
         """Return the chosen bars, in order."""
         fields: list[Any] = [*(column[chosen] for column in self[:-4]), *self[-4:]]
         return BarBatch(*fields)

@@ -6,22 +6,42 @@ from typing import TYPE_CHECKING
 
 from data_io.topics import bars as bars_topic
 from data_io.topics import record_batch
-from ml_core.types import BarBatch, BarStatus
+from ml_core.data_processor import bars
+from ml_core.data_processor.bars import BarState
+from ml_core.data_processor.cleaning import select
+from ml_core.types import BarBatch, BarStatus, TickBatch
 from streams import metrics
 
 if TYPE_CHECKING:
     from streams.transport.partition import Partition
 
 
-def publish_ended(partition: Partition, feature_set: str, made: BarBatch) -> None:
-    """Queue the bars that a batch of ticks has ended; those that are out already only moved state."""
+def make(partition: Partition, feature_set: str, ticks: TickBatch, state: BarState) -> None:
+    """Move ``state`` over ``ticks`` and queue the bars that they end; those that are out already only move it."""
+    first = partition.tails.first(bars_topic.name(feature_set), ticks.offset_N, ticks.index_N)
+    if feature_set in partition.tails.revisions and first < len(ticks):
+        before, ticks = select(ticks, slice(first)), select(ticks, slice(first, None))
+        _publish_ended(partition, feature_set, bars.step(before, state))
+        renumber(partition, feature_set)
+    _publish_ended(partition, feature_set, bars.step(ticks, state))
+
+
+def renumber(partition: Partition, feature_set: str) -> None:
+    """Have bars begin with a revision above all that are out; called when all ticks of the tail are in the state."""
+    revision, state = partition.tails.revisions.pop(feature_set), partition.state.sets[feature_set].bars
+    if state is not None:
+        state.renumber(revision)
+
+
+def _publish_ended(partition: Partition, feature_set: str, made: BarBatch) -> None:
     is_new = partition.position >= partition.publish_from  # else it was counted before state was rebuilt
     if made.too_late and is_new:
         metrics.TOO_LATE.labels(feature_set).inc(made.too_late)
     if made.misdated and is_new:
         metrics.MISDATED.labels(feature_set).inc(made.misdated)
     if len(made):
-        _publish(partition, feature_set, made.select(made.offset_B >= partition.publish_from))
+        first = partition.tails.first(bars_topic.name(feature_set), made.offset_B, made.index_B)
+        _publish(partition, feature_set, made.select(slice(first, None)))
 
 
 def publish_silent(partition: Partition, now_ns: int) -> bool:
@@ -35,11 +55,11 @@ def publish_silent(partition: Partition, now_ns: int) -> bool:
     return any_due
 
 
-def _publish(partition: Partition, feature_set: str, bars: BarBatch) -> None:
-    if not len(bars):
+def _publish(partition: Partition, feature_set: str, made: BarBatch) -> None:
+    if not len(made):
         return
-    records = bars_topic.encode(bars, topic_id=partition.shared.topic_id, partition=partition.number)
+    records = bars_topic.encode(made, topic_id=partition.shared.topic_id, partition=partition.number)
     partition.outputs.send(bars_topic.name(feature_set), record_batch.pack(records))
     for status in BarStatus:
-        if count := int((bars.status_B == status).sum()):
+        if count := int((made.status_B == status).sum()):
             metrics.BARS.labels(feature_set, status.name.lower()).inc(count)

@@ -30,6 +30,7 @@ class HealthServer(health_server.HealthServer):
             found.append("the tick source gave up")
         if not self.source.all_open:
             found.append("not every assigned partition is open")
+        found += [f"partition {number}: {why}" for number, why in sorted(self.source.troubles.copy().items())]
         busy_since, silent_s = self.source.busy_since, self.source.silent_s
         if busy_since is not None and time.monotonic() - busy_since > self.settings.stuck_s:
             found.append(f"one batch has been at the agents for {time.monotonic() - busy_since:.0f} s")

@@ -30,7 +30,7 @@ from streams.parity_sample import ParitySample
 from streams.settings import WorkerSettings
 from streams.transport import state_log
 from streams.transport.batch_channel import batch_channel
-from streams.transport.partition import Shared
+from streams.transport.shared import Shared
 from streams.transport.state_log import Manifest
 from streams.transport.tick_source import Membership, TickSource
 from streams.watchdog import Watchdog
@@ -106,9 +106,6 @@ class Worker:
             raise SetupError(f"bars are made of every tick: {barred[0]} has bars, so TICKWISE_SHED must be keep_all")
         self.last_resort = LastResort(LAST_RESORT_S)
         self._has_begun = False
-        for spec in self.pipelines:
-            for note in spec.notes():
-                log.warning(note, action="start", pipeline=spec.name)
 
     async def run(self) -> None:
         """Run until SIGTERM or SIGINT.
@@ -176,7 +173,7 @@ class Worker:
         source = TickSource(shared, channel, membership)
         windowing.attach(app, channel, ticks.TickDecoder(self.field_map))
         learning.attach(app, trigger)
-        retraining.attach(app, trigger)
+        retraining.attach(app, trigger, self._has_run)
         await asyncio.gather(asyncio.to_thread(kernels.load), first_look)
         # What was imported stays: without this every full collection walks it, and scoring stands still for 0.2 s.
         gc.collect()
@@ -262,6 +259,14 @@ class Worker:
                 log.warning("a part did not stop in time", action="stop", part=part)
             elif (error := stopping.exception()) is not None:
                 log.warning("a part failed as it stopped", action="stop", part=part, error=repr(error))
+
+    async def _has_run(self, pipeline: str) -> bool:
+        """Return whether a worker of any group has run ``pipeline``: each makes a topic for its predictions."""
+        try:
+            await admin.describe(self.settings.kafka, predictions.name(pipeline))
+        except NotFoundError:
+            return False
+        return True
 
     async def _prepare_topics(self) -> admin.TopicInfo:
         kafka = self.settings.kafka

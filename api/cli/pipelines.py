@@ -58,7 +58,6 @@ def _describe(spec: PipelineSpec) -> dict[str, Any]:
         "window": spec.features.window,
         "horizons": [format_duration(horizon) for horizon in spec.label.horizons],
         "model": spec.model.kind,
-        "notes": spec.notes(),
     }
 
 
@@ -89,7 +88,7 @@ def _checked(spec: PipelineSpec) -> dict[str, Any]:
     Raises:
         SpecError, UnknownPartError: One is not. A retry will not help.
     """
-    report = _describe(spec)
+    report = {**_describe(spec), "notes": []}
     try:
         from ml_core import fit
     except ModuleNotFoundError:

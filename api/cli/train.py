@@ -40,8 +40,6 @@ def train(
     if source is None:
         raise InputError(f"give --history, or write source.history into {pipeline}")
     before = FittedModel.load(start) if start else None
-    for line in spec.notes():
-        note(f"note: {line}")
     frame = open_source(source).fetch()
     if spec.source.symbols is not None:
         frame = frame[frame["symbol"].isin(spec.source.symbols)].reset_index(drop=True)

@@ -21,7 +21,6 @@ EXAMPLE: dict[str, Any] = {
     "window": 1,
     "horizons": ["1s"],
     "spec": {"name": "demo"},
-    "notes": [],
 }
 
 
@@ -38,7 +37,6 @@ class PipelineOut(BaseModel):
     window: int = Field(description="rows that one prediction looks at")
     horizons: list[str] = Field(description="how far ahead it predicts")
     spec: dict[str, Any] = Field(description="the whole file, defaults included")
-    notes: list[str] = Field(description="what the file asks for and this version does not do")
 
 
 class PipelineList(BaseModel):
@@ -59,7 +57,6 @@ def _out(spec: PipelineSpec, names: tuple[str, ...]) -> PipelineOut:
         window=spec.features.window,
         horizons=[format_duration(horizon) for horizon in spec.label.horizons],
         spec=spec.model_dump(mode="json"),
-        notes=spec.notes(),
     )
 
 

@@ -6,6 +6,7 @@ from typing import ClassVar, Protocol
 import numpy as np
 
 from ml_core.data_processor import blocks
+from ml_core.data_processor.bar_kernel import BASE, INTS_AT, KIND_INTS, REVISION, SLOT_INTS, SLOTS, USED
 from ml_core.data_processor.bar_plan import BAR_KERNEL_VERSION, BarPlan
 from ml_core.data_processor.kernel_tables import Memory, Scratch
 from ml_core.data_processor.kernels import IMPULSES, KERNEL_VERSION
@@ -138,6 +139,16 @@ class BarState(SymbolState):
         """See ``SymbolState``."""
         super().__init__(plan, symbols)
         self.plan = plan
+
+    def renumber(self, revision: int) -> None:
+        """Have bars of the symbols known by now begin with ``revision``, and open ones go on from it."""
+        self._grow()
+        at_Q, slots_Q = (self.plan.rules.rule_RQ[row].tolist() for row in (INTS_AT, SLOTS))
+        for at, slots in zip(at_Q, slots_Q, strict=True):
+            begin = at + KIND_INTS
+            self._int_SJ[:, [at + BASE, at + USED]] = revision
+            self._int_SJ[:, begin + REVISION : begin + slots * SLOT_INTS : SLOT_INTS] = revision
+        self._dirty_B[:] = True
 
 
 def take_names(symbols: SymbolTable, first: int, names: Sequence[str]) -> None:

@@ -2,9 +2,9 @@
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import faust
 import structlog
@@ -17,6 +17,9 @@ from ml_core.types import SECOND_NS, JobSpec, JobState
 from model_ops_manager.jobs.store import JobStore
 
 log = structlog.get_logger()
+
+T = TypeVar("T")
+RunsElsewhere = Callable[[str], Awaitable[bool]]  # whether a worker of any group has ever run a pipeline
 
 LONGEST_PAUSE_S = 30.0  # between two tries while the job store is away
 
@@ -75,19 +78,34 @@ async def run_schedule(trigger: Trigger, pipeline: str, every_ns: int) -> None:
             log.error("scheduled job was not started", action="trigger", pipeline=pipeline, error=str(error))
 
 
-async def until_answered(submit: Callable[[], str]) -> str:
-    """Return what ``submit`` returns, asking again while the store does not answer; the request waits in its topic."""
+async def until_answered(ask: Callable[[], Awaitable[T]]) -> T:
+    """Return what ``ask`` returns, asking again while nobody answers; the request waits in its topic."""
     pause_s = 1.0
     while True:
         try:
-            return await asyncio.to_thread(submit)
+            return await ask()
         except DependencyError as error:
-            log.warning("job request waits for the store", action="trigger", error=str(error))
+            log.warning("job request waits", action="trigger", error=str(error))
             await asyncio.sleep(pause_s)
             pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
 
 
-def attach(app: faust.App, trigger: Trigger) -> Any:
+async def answer(value: bytes | None, key: str, trigger: Trigger, runs_elsewhere: RunsElsewhere) -> None:
+    """Submit the job that a request asks for; every worker group reads it, and one that runs the pipeline does.
+
+    Raises:
+        ValidationError: It is no request.
+        TickwiseError: No group knows the pipeline, or the store refused.
+    """
+    job = JobSpec.model_validate_json(value or b"").model_copy(update={"trigger": "request"})
+    if job.pipeline not in trigger.pipelines and await until_answered(partial(runs_elsewhere, job.pipeline)):
+        log.info("job request is for another worker group", action="trigger", pipeline=job.pipeline)
+        return
+    job_id = await until_answered(partial(asyncio.to_thread, trigger.submit, job, key))
+    log.info("job requested", action="trigger", pipeline=job.pipeline, trigger="request", job=job_id)
+
+
+def attach(app: faust.App, trigger: Trigger, runs_elsewhere: RunsElsewhere) -> Any:
     """Register the agent that reads job requests, and return it."""
     topic = app.topic(job_requests.NAME, key_type=bytes, value_type=bytes, key_serializer="raw", value_serializer="raw")
     rejected = app.topic(dead_letters.name(job_requests.NAME), key_serializer="raw", value_serializer="raw")
@@ -96,11 +114,9 @@ def attach(app: faust.App, trigger: Trigger) -> Any:
         async for event in stream.events():
             message = event.message
             try:
-                job = JobSpec.model_validate_json(event.value or b"").model_copy(update={"trigger": "request"})
                 # The time of arrival tells apart requests of a topic that was deleted and made anew.
                 key = f"request:{message.partition}:{message.offset}:{message.timestamp:.3f}"
-                job_id = await until_answered(partial(trigger.submit, job, key))
-                log.info("job requested", action="trigger", pipeline=job.pipeline, trigger="request", job=job_id)
+                await answer(event.value, key, trigger, runs_elsewhere)
             except (ValidationError, TickwiseError) as error:
                 reason = "bad_request" if isinstance(error, ValidationError) else type(error).__name__
                 log.warning("job request refused", action="trigger", offset=message.offset, reason=reason)

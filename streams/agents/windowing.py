@@ -10,7 +10,7 @@ import numpy as np
 from data_io.topics import dead_letters, late_ticks, predictions, record_batch, rows
 from data_io.topics.predictions import PredictionBatch
 from data_io.topics.ticks import Decoded, TickDecoder
-from ml_core.data_processor import bars, features
+from ml_core.data_processor import features
 from ml_core.spec import PipelineSpec
 from ml_core.types import Int64, RowBatch
 from model_ops_manager.champion import Serving
@@ -84,28 +84,30 @@ def _move(batch: Batch, decoder: TickDecoder) -> tuple[list[_Waiting], int, int]
     count = 0
     for name, state in partition.state.sets.items():
         if state.bars is not None:
-            bar_outputs.publish_ended(partition, name, bars.step(decoded.ticks, state.bars))
+            bar_outputs.make(partition, name, decoded.ticks, state.bars)
         made, lag_N = features.move(decoded.ticks, state.features)
         lags.append(lag_N)
         windows = scoring.windows(made, state)
         count += len(made)
         # While state is rebuilt, ticks whose outputs are out already only move it.
-        live_N = made.offset_N >= partition.publish_from
-        if not live_N.all():
-            made = made.select(live_N)
-            windows = {window: (x_NTF[live_N], ready_N[live_N]) for window, (x_NTF, ready_N) in windows.items()}
+        unwritten = _behind(made, partition.tails.first(rows.name(name), made.offset_N, made.index_N))
         for spec in state.pipelines:
-            partition.state.labelled[spec.name].observe(made)
-        if not len(made):
-            continue
-        calendar_end.count_unknown(name, state.pipelines[0].source.calendar, made)
-        _publish_rows(partition, name, state, made)
+            partition.state.labelled[spec.name].observe(unwritten)
+        if len(unwritten):
+            calendar_end.count_unknown(name, state.pipelines[0].source.calendar, unwritten)
+            _publish_rows(partition, name, state, unwritten)
         for spec in state.pipelines:
-            if (serving := partition.serving.get(spec.name)) is not None:
-                unscored = Unscored(made, *windows[spec.features.window])
+            first = partition.tails.first(predictions.name(spec.name), made.offset_N, made.index_N)
+            if (serving := partition.serving.get(spec.name)) is not None and first < len(made):
+                x_NTF, ready_N = windows[spec.features.window]
+                unscored = Unscored(_behind(made, first), x_NTF[first:], ready_N[first:])
                 waiting.append(_Waiting(batch, state, spec, serving, unscored))
     _publish_late(partition, decoded, lags)
     return waiting, decoded.next_offset, count
+
+
+def _behind(made: RowBatch, first: int) -> RowBatch:
+    return made.select(slice(first, None)) if first else made
 
 
 def _score(waiting: Sequence[_Waiting]) -> None:
@@ -119,7 +121,8 @@ def _score(waiting: Sequence[_Waiting]) -> None:
 
 def _publish_rejects(partition: Partition, decoded: Decoded) -> None:
     topic = partition.shared.topic
-    rejects = [r for r in decoded.rejects if decoded.reject_records.offset[r.position] >= partition.publish_from]
+    last, offsets = partition.tails.last(dead_letters.name(topic)), decoded.reject_records.offset
+    rejects = [r for r in decoded.rejects if (offsets[r.position], r.index) > last]
     if not rejects:
         return
     records = [dead_letters.encode(reject, decoded.reject_records, topic, partition.number) for reject in rejects]
@@ -140,7 +143,8 @@ def _publish_late(partition: Partition, decoded: Decoded, lags: Sequence[Int64])
     if lag_N.max(initial=0) <= 0:
         return
     ticks, topic = decoded.ticks, partition.shared.topic
-    late_I = np.flatnonzero((lag_N > 0) & (ticks.offset_N >= partition.publish_from))
+    last, _ = partition.tails.last(late_ticks.name(topic))
+    late_I = np.flatnonzero((lag_N > 0) & (ticks.offset_N > last))
     beyond_I = late_I[lag_N[late_I] > partition.shared.lateness_ns]
     metrics.LATE.labels(topic, "true").inc(len(beyond_I))
     metrics.LATE.labels(topic, "false").inc(len(late_I) - len(beyond_I))

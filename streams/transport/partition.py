@@ -3,16 +3,14 @@
 import asyncio
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Coroutine, Mapping
 from enum import Enum, auto
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import structlog
 from aiokafka import TopicPartition
 
-from data_io.topics import bars, dead_letters, late_ticks, rows
-from data_io.topics import predictions as predictions_topic
+from data_io.topics import bars, predictions
 from data_io.topics.raw_records import RawFetch
 from ml_core.data_processor.features import FeaturePlan, FeatureState
 from ml_core.data_processor.windows import Tail
@@ -24,66 +22,16 @@ from streams import bar_outputs, metrics
 from streams.partition_state import PartitionState
 from streams.transport.batch_sender import BatchSender
 from streams.transport.outputs import Lanes, Outputs, Transaction
-from streams.transport.published import last_published
+from streams.transport.published import Out, published
+from streams.transport.shared import Shared
 from streams.transport.state_log import Blocks, Manifest, StateLog
+from streams.transport.tails import Tails
 
 log = structlog.get_logger()
 
 # Reporting label counts is no part of a checkpoint: counts are absolute, so the next report repairs a lost one.
 REPORT_TIMEOUT_S = 5.0
 SILENCE_S = 1.0  # between two looks for bars of silent symbols
-
-
-class Models(Protocol):
-    """Where the models of the pipelines come from."""
-
-    def current(self, pipeline: str) -> Serving | None:
-        """Return the champion that passed its probe; None while there is none."""
-
-    async def load(self, pipeline: str, version: int) -> Serving:
-        """Return one version, probed.
-
-        Raises:
-            ModelNotFoundError: It is gone. A retry will not help.
-            ModelStoreUnavailableError: A retry is safe.
-            ModelRefusedError: It failed its probe.
-        """
-
-
-@dataclass(frozen=True)
-class Shared:
-    """What all partitions of a worker have in common."""
-
-    bootstrap: str
-    group: str
-    topic: str
-    topic_id: str
-    partitions: int
-    sets: Mapping[str, tuple[FeaturePlan, Sequence[PipelineSpec]]]
-    models: Models
-    on_checkpoint: Callable[[int, Manifest], Awaitable[None]]
-    checkpoint_s: float = 5.0
-    checkpoint_rows: int = 2_000_000
-    exactly_once: bool = False  # outputs are in the transaction of the checkpoint
-    linger_s: float = 0.0  # how long ticks are gathered after the last batch before the next is handed out
-    shed_lag: int | None = None  # of ticks; further behind, a partition skips to the latest. None: it never does
-
-    @property
-    def pipelines(self) -> list[PipelineSpec]:
-        """All pipelines, set after set."""
-        return [spec for _, pipelines in self.sets.values() for spec in pipelines]
-
-    @property
-    def lateness_ns(self) -> int:
-        """How far behind its symbol's clock a tick still counts as usual; all pipelines agree on it."""
-        return self.pipelines[0].source.lateness
-
-    @property
-    def outputs(self) -> list[str]:
-        """All topics that outputs go to."""
-        found = [dead_letters.name(self.topic), late_ticks.name(self.topic), *(rows.name(name) for name in self.sets)]
-        found += [bars.name(name) for name, (_, pipelines) in self.sets.items() if pipelines[0].bars is not None]
-        return found + [predictions_topic.name(spec.name) for spec in self.pipelines]
 
 
 class Copied(NamedTuple):
@@ -120,7 +68,8 @@ class Partition:
         self.tp = TopicPartition(shared.topic, number)
         self.phase = Phase.CLAIMING
         self.position = 0
-        self.publish_from = 0  # below it, ticks only rebuild state: their outputs are out already
+        self.publish_from = 0  # below it, ticks rebuild state, or repeat a tail while another one stays
+        self.tails = Tails()
         self.state = PartitionState(shared.sets, {})
         self.serving: dict[str, Serving] = {}
         self.fetched: deque[RawFetch] = deque()  # not handed out yet, in order
@@ -130,7 +79,8 @@ class Partition:
         self._on_room = on_room
         self._handed_out_s = 0.0
         self._unused: set[bytes] = set()  # keys in the state topic that mean nothing to this state
-        self._published_to = -1
+        self._published_to = self._scored_to = -1  # the last tick of which something, or a prediction, was out
+        self._begins: Mapping[str, int] = {}
         self._committed = -1
         self._shed = Shed()
         self._next_checkpoint = 0.0
@@ -148,12 +98,18 @@ class Partition:
             DependencyError: Kafka or the model store did not answer. A retry is safe.
         """
         began = time.monotonic()
-        manifest, blocks = await self._log.claim()
-        await self.outputs.start(self.shared.outputs)
+        # With exactly-once delivery the transactions that outputs are in are fenced as it is.
+        lanes = [] if self.shared.exactly_once else [TopicPartition(name, self.number) for name in self.shared.outputs]
+        manifest, blocks = await self._log.claim(lanes)
+        await self.outputs.start(list(self.shared.outputs))
         await self._restore(manifest, blocks, first_offset)
         wanted = self._wanted()
         if wanted is not None:
             await self._swap(wanted, *self._snapshot(wanted))
+        elif self._committed < 0:
+            await self._commit(*self._snapshot(self.serving))  # what is out tomorrow is measured against it
+        else:
+            await self._report(self._manifest(self.serving))  # who adds the counts up may have started too
         # Not all at once: a transaction keeps the broker from everything else for a while.
         spread = (self.number + 1) / self.shared.partitions
         self._next_checkpoint = time.monotonic() + self.shared.checkpoint_s * spread
@@ -179,7 +135,10 @@ class Partition:
                     partition=self.number,
                     topic=shared.topic,
                 )
+            out = await published(shared.bootstrap, shared.outputs, self.number)
+            self._begins = {topic: each.end for topic, each in out.items() if each.place is not None}
             self.position = self.publish_from = first_offset
+            self.tails = Tails(first_offset)
             self._unused = set(blocks)
             return
         if manifest.partitions != shared.partitions:
@@ -198,15 +157,39 @@ class Partition:
         is_rebuilt = not self._load(manifest, blocks)
         # What was skipped stays skipped: state starts empty behind it, also where it is computed again.
         self.position = max(first_offset, self._shed.last_end) if is_rebuilt else manifest.position
-        self.publish_from = self._committed = manifest.position
-        topics = [predictions_topic.name(spec.name) for spec in shared.pipelines]
-        if shared.exactly_once:
-            self._published_to = manifest.position - 1  # whatever followed it was aborted
-        else:
-            self._published_to = await last_published(shared.bootstrap, topics, shared.topic_id, self.number)
-        if not await self._load_models(manifest) or is_rebuilt:
-            # What is out was scored by features or a model that are gone: it stays, and the champion goes on behind it.
-            self.publish_from = max(manifest.position, self._published_to + 1)
+        self._committed, self._begins = manifest.position, manifest.begins
+        out = await published(shared.bootstrap, shared.outputs, self.number, manifest.begins)
+        reached = dict(manifest.out)  # a tail that was repeated only in part ends below what is out of it
+        for topic, each in out.items():
+            if each.place is not None:
+                reached[topic] = max(each.place, reached.get(topic, each.place))
+        lost = await self._load_models(manifest)
+        self.tails = Tails(
+            manifest.position,
+            reached,
+            # What is out was made by features or a model that are gone.
+            stays=shared.outputs if is_rebuilt else [predictions.name(pipeline) for pipeline in lost],
+            revisions=self._revisions(manifest, out) if is_rebuilt else None,
+        )
+        self._published_to, self._scored_to = self.tails.reach(shared.named), self.tails.reach(shared.scored)
+        stay = [topic for topic in shared.named if topic in self.tails.stays]
+        self.publish_from = max(manifest.position, self.tails.reach(stay) + 1)
+        tail = self.tails.behind(manifest.position)
+        if tail != manifest.out:
+            await self._log.commit(manifest.model_copy(update={"out": tail}), [])
+
+    def _revisions(self, manifest: Manifest, out: Mapping[str, Out]) -> dict[str, int]:
+        """Return the revisions that bars begin with where the ticks, or the rules, are not those they were made of.
+
+        No bar has had more revisions than records were ever written.
+        """
+        found: dict[str, int] = {}
+        for name, state in self.state.sets.items():
+            topic, key = bars.name(name), f"{name}/bars"
+            if state.bars is not None and (key in manifest.kernels or out[topic].place):
+                is_same = manifest.kernels.get(key) == state.bars.plan.hash and self.position == 0
+                found |= {} if is_same else {name: out[topic].end}
+        return found
 
     def _load(self, manifest: Manifest, blocks: Mapping[bytes, bytes]) -> bool:
         """Return whether the state of the checkpoint was taken over; it stays empty where it has to be rebuilt."""
@@ -223,9 +206,9 @@ class Partition:
         self._unused = set(blocks)
         return False
 
-    async def _load_models(self, manifest: Manifest) -> bool:
-        """Load the versions of the checkpoint; return False where one cannot serve any more and the champion does."""
-        all_there = True
+    async def _load_models(self, manifest: Manifest) -> list[str]:
+        """Load the versions of the checkpoint; return where one cannot serve any more and the champion does."""
+        lost: list[str] = []
         for spec in self.shared.pipelines:
             version = manifest.models.get(spec.name)
             if version is None:
@@ -233,7 +216,7 @@ class Partition:
             try:
                 self.serving[spec.name] = await self.shared.models.load(spec.name, version)
             except (ModelRefusedError, ModelNotFoundError) as error:
-                all_there = False
+                lost.append(spec.name)
                 log.warning(
                     "the version of the checkpoint cannot serve any more",
                     action="takeover",
@@ -245,7 +228,7 @@ class Partition:
                 champion = self.shared.models.current(spec.name)
                 if champion is not None:
                     self.serving[spec.name] = champion
-        return all_there
+        return lost
 
     @property
     def is_open(self) -> bool:
@@ -288,6 +271,9 @@ class Partition:
         self._handed_out_s = time.monotonic()
         self.position = next_offset
         self._rows_since += rows
+        for name in tuple(self.tails.revisions):
+            if next_offset > self.tails.last(bars.name(name))[0]:
+                bar_outputs.renumber(self, name)
 
     def look_around(self, readable: int = 0) -> bool:
         """Start the skip, checkpoint or model swap that is due, and show silent bars; called between batches.
@@ -423,7 +409,7 @@ class Partition:
     def _wanted(self) -> dict[str, Serving] | None:
         # A tail that was published before a crash must be scored by the model that scored it then, or one name would
         # carry two values: no swap until the position has passed everything that is out.
-        if self.position <= self._published_to or self.position < self.publish_from:
+        if self.position <= self._scored_to or self.position < self.publish_from:
             return None
         wanted = {
             s.name: champion
@@ -460,6 +446,8 @@ class Partition:
             models={name: s.version.version for name, s in serving.items()},
             labelled={name: counter.matured for name, counter in self.state.labelled.items()},
             shed=self._shed,
+            begins=self._begins,
+            out=self.tails.behind(self.position),
         )
 
     async def _commit(self, manifest: Manifest, blocks: Blocks) -> None:
@@ -470,6 +458,9 @@ class Partition:
         self._next_checkpoint = time.monotonic() + self.shared.checkpoint_s
         metrics.CHECKPOINTS.inc()
         metrics.CHECKPOINT_SECONDS.observe(time.monotonic() - began)
+        await self._report(manifest)
+
+    async def _report(self, manifest: Manifest) -> None:
         try:
             async with asyncio.timeout(REPORT_TIMEOUT_S):
                 await self.shared.on_checkpoint(self.number, manifest)

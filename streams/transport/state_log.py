@@ -13,6 +13,7 @@ from data_io.topics import admin
 from data_io.topics.admin import TopicSpec, compacted_topic
 from ml_core.errors import KafkaUnavailableError, NotFoundError
 from model_ops_manager.shed import Shed
+from streams.transport.tails import Place
 
 Blocks = list[tuple[bytes, bytes | None]]  # key and bytes; None deletes the key
 
@@ -52,11 +53,18 @@ class Manifest(BaseModel):
         default_factory=dict, description="pipeline -> rows whose label has matured so far"
     )
     shed: Shed = Field(default=Shed(), description="ticks that were skipped; state starts empty behind each range")
+    begins: dict[str, int] = Field(
+        default_factory=dict, description="output topic -> offset of its log; below it stand outputs of other ticks"
+    )
+    out: dict[str, Place] = Field(
+        default_factory=dict, description="output topic -> last tick at or behind `position` of which something is out"
+    )
 
     @property
     def text(self) -> str:
-        """As JSON; nothing of ``shed`` where nothing was, so that a worker from before it can read it."""
-        return self.model_dump_json(exclude=None if self.shed.total else {"shed"})
+        """As JSON; nothing of what is rare where nothing is, so that a worker from before it can read it."""
+        rare = {"shed": self.shed.total, "begins": self.begins, "out": self.out}
+        return self.model_dump_json(exclude={name for name, value in rare.items() if not value})
 
 
 async def manifests(bootstrap: str, group: str) -> dict[int, Manifest]:
@@ -96,8 +104,11 @@ class StateLog:
             request_timeout_ms=int(timeout_s * 1000),
         )
 
-    async def claim(self) -> tuple[Manifest | None, dict[bytes, bytes]]:
+    async def claim(self, lanes: Sequence[TopicPartition] = ()) -> tuple[Manifest | None, dict[bytes, bytes]]:
         """Fence earlier owners, open a transaction, and return the last manifest and the newest block of every key.
+
+        Once it returns, earlier owners cannot write to ``lanes`` either, although outside of transactions: the end of a
+        transaction without records leaves the epoch of this claim there.
 
         Raises:
             KafkaUnavailableError: Kafka did not answer in time. A retry is safe.
@@ -105,6 +116,10 @@ class StateLog:
         try:
             async with asyncio.timeout(self.timeout_s):
                 await self.producer.start()
+                if lanes:
+                    await self._end_empty_transaction(lanes)
+                    # It is answered before its end is written everywhere; the next one is not begun before that.
+                    await self._end_empty_transaction([self._tp])
                 blocks = await self._read()
                 await self.producer.begin_transaction()
         except (TimeoutError, KafkaError) as error:
@@ -138,6 +153,12 @@ class StateLog:
             raise KafkaUnavailableError(
                 f"checkpoint of {self.ticks.topic}-{self.ticks.partition} failed: {error!r}"
             ) from error
+
+    async def _end_empty_transaction(self, partitions: Sequence[TopicPartition]) -> None:
+        await self.producer.begin_transaction()
+        for tp in partitions:
+            self.producer._txn_manager.maybe_add_partition_to_txn(tp)
+        await self.producer.commit_transaction()
 
     async def close(self) -> None:
         """Disconnect without committing anything."""

@@ -20,7 +20,8 @@ from streams import metrics
 from streams.transport import connection, packed_batch
 from streams.transport.batch_channel import Batch, BatchChannel, Round
 from streams.transport.batch_sender import BatchSender
-from streams.transport.partition import Partition, Phase, Shared
+from streams.transport.partition import Partition, Phase
+from streams.transport.shared import Shared
 from streams.transport.tick_fetcher import TickFetcher
 
 log = structlog.get_logger()
@@ -80,6 +81,7 @@ class TickSource(mode.Service, ConsumerRebalanceListener):  # type: ignore[misc]
         self.pumped_s = time.monotonic()  # when the pump last came round
         self._attempts: dict[int, tuple[int, int]] = {}  # partition -> (position, takeovers that got no further)
         self._claims: dict[int, asyncio.Task[None]] = {}
+        self.troubles: dict[int, str] = {}  # partition -> why it has to be taken over once more
         self.has_joined = False
         self.busy_since: float | None = None  # when the batch at the agents was handed out
         self._idle = asyncio.Event()
@@ -172,6 +174,7 @@ class TickSource(mode.Service, ConsumerRebalanceListener):  # type: ignore[misc]
                 beginnings = await self.consumer.beginning_offsets([tp])
             await partition.open(beginnings[tp])
             self.fetcher.seek(tp, partition.position)
+            self.troubles.pop(partition.number, None)
         except SetupError as error:
             self.give_up(error)
         except Exception as error:  # noqa: BLE001 - whatever stopped a takeover, the way out is the same
@@ -197,6 +200,7 @@ class TickSource(mode.Service, ConsumerRebalanceListener):  # type: ignore[misc]
         position, attempts = self._attempts.get(number, (-1, 0))
         attempts = attempts + 1 if partition.position == position else 1
         self._attempts[number] = (partition.position, attempts)
+        self.troubles[number] = str(error) or repr(error)
         log.error(
             "partition failed, taking it over again",
             action="start-over",
@@ -219,6 +223,7 @@ class TickSource(mode.Service, ConsumerRebalanceListener):  # type: ignore[misc]
     async def _close_all(self, *, checkpoint: bool) -> None:
         partitions, self.partitions = list(self.partitions.values()), {}
         self.has_joined = False
+        self.troubles.clear()
         metrics.LAG.clear()
         for partition in partitions:
             self.fetcher.forget(partition.tp)

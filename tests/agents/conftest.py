@@ -8,6 +8,7 @@ from ml_core.data_processor import features
 from ml_core.data_processor.features import FeaturePlan
 from ml_core.spec import PipelineSpec, parse
 from streams.partition_state import PartitionState
+from streams.transport.tails import Tails
 from tests.agents.in_memory import TOPIC, Recorded
 
 
@@ -30,4 +31,4 @@ def partition_of(spec: PipelineSpec) -> SimpleNamespace:
     state = PartitionState({spec.feature_set: (FeaturePlan.from_spec(spec), [spec])}, {})
     shared = SimpleNamespace(topic=TOPIC, topic_id="Topic-id", lateness_ns=spec.source.lateness)
     at = {"number": 2, "position": 0, "publish_from": 0}
-    return SimpleNamespace(shared=shared, **at, state=state, serving={}, outputs=Recorded())
+    return SimpleNamespace(shared=shared, **at, tails=Tails(), state=state, serving={}, outputs=Recorded())

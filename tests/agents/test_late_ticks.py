@@ -12,6 +12,7 @@ from streams import metrics
 from streams.agents import windowing
 from streams.partition_state import PartitionState
 from streams.transport.batch_channel import Batch
+from streams.transport.tails import Tails
 from tests.agents.conftest import partition_of
 from tests.agents.in_memory import ARROW, TOPIC, TRACE, arrow, fetch_of, quote
 
@@ -90,7 +91,7 @@ async def test_where_batches_are_cut_makes_no_difference(partition) -> None:
 
 
 async def test_what_is_out_already_is_not_copied_again(partition) -> None:
-    partition.publish_from = 3
+    partition.tails = Tails(3)
 
     await run(partition, fetch_of(at(60, 50, 61, 49)))
 

@@ -8,7 +8,7 @@ from ml_core.errors import JobStoreUnavailableError, NotFoundError
 from ml_core.spec import parse
 from ml_core.types import SECOND_NS, JobSpec, JobState
 from model_ops_manager.jobs.store import JobStore
-from streams.agents.retraining import Trigger, until_answered
+from streams.agents.retraining import Trigger, answer, until_answered
 
 PIPELINE = parse({"name": "demo", "retrain": {"when": ["rows 100"], "cooldown": "60s", "kind": "incremental"}})
 
@@ -81,15 +81,30 @@ def test_a_pipeline_that_this_worker_does_not_run_is_refused_by_name(trigger, st
     assert store.list() == []
 
 
+async def runs_elsewhere(pipeline: str) -> bool:
+    return pipeline == "theirs"
+
+
+async def test_a_request_for_a_pipeline_of_another_group_is_left_to_it(trigger, store) -> None:
+    await answer(b'{"pipeline":"theirs"}', "request:0:1", trigger, runs_elsewhere)
+    assert store.list() == []
+
+    with pytest.raises(NotFoundError, match="'nobodys'"):
+        await answer(b'{"pipeline":"nobodys"}', "request:0:2", trigger, runs_elsewhere)
+
+    await answer(b'{"pipeline":"demo"}', "request:0:3", trigger, runs_elsewhere)
+    assert [(job.spec.pipeline, job.spec.trigger) for job in store.list()] == [("demo", "request")]
+
+
 async def test_a_request_waits_while_the_job_store_is_away(monkeypatch) -> None:
     answers = iter([JobStoreUnavailableError("away"), JobStoreUnavailableError("away"), "train-1"])
     pauses: list[float] = []
 
-    def submit() -> str:
-        answer = next(answers)
-        if isinstance(answer, Exception):
-            raise answer
-        return answer
+    async def submit() -> str:
+        found = next(answers)
+        if isinstance(found, Exception):
+            raise found
+        return found
 
     async def pause(seconds: float) -> None:
         pauses.append(seconds)

@@ -19,8 +19,9 @@ from model_ops_manager.champion import Serving
 from streams import metrics
 from streams.agents import windowing
 from streams.transport.batch_channel import Batch, Round
+from streams.transport.tails import Tails
 from tests.agents.conftest import partition_of
-from tests.agents.in_memory import TOPIC, fetch_of, quote, quotes
+from tests.agents.in_memory import ARROW, TOPIC, arrow, fetch_of, quote, quotes
 
 LETTERS = dead_letters.name(TOPIC)
 
@@ -74,8 +75,8 @@ async def test_what_is_refused_becomes_dead_letters_in_order_and_byte_for_byte(p
     assert offsets(partition, spec) == [7, 10]
 
 
-async def test_below_publish_from_ticks_move_state_and_nothing_goes_out(partition, spec) -> None:
-    partition.publish_from = 5
+async def test_below_the_checkpoint_ticks_move_state_and_nothing_goes_out(partition, spec) -> None:
+    partition.tails = Tails(5)
 
     await run(partition, fetch_of([*quotes(3), b"{", *quotes(4, start_s=1_700_000_100), b"{"]))
 
@@ -84,7 +85,7 @@ async def test_below_publish_from_ticks_move_state_and_nothing_goes_out(partitio
 
 
 async def test_rows_whose_label_was_counted_before_a_rebuild_are_not_counted_again(partition, spec) -> None:
-    partition.publish_from = 30
+    partition.tails = Tails(30)
     partition.state.labelled[spec.name].matured = 29
 
     await run(partition, fetch_of(quotes(40)))
@@ -272,7 +273,7 @@ async def test_a_wrong_stamp_ends_no_bar_and_is_counted(barred) -> None:
 
 async def test_bars_that_are_out_are_not_written_again_while_state_is_rebuilt(barred) -> None:
     partition = partition_of(barred)
-    partition.publish_from = 20
+    partition.tails = Tails(20)
 
     await run(partition, fetch_of(quotes(35)))
 
@@ -293,3 +294,53 @@ async def test_ticks_that_are_in_no_bar_are_counted_once_though_state_is_rebuilt
     partition.position = len(wrong)
     await run(partition, fetch_of(wrong, first_offset=len(wrong)))
     assert [counter._value.get() - count for counter, count in zip(counters, before, strict=True)] == [1, 15 + 1]
+
+
+async def test_each_topic_goes_on_behind_its_own_end_where_tails_stay(barred, scorer) -> None:
+    barred = barred.model_copy(update={"predictions": Predictions(format="json")})
+    partition = partition_of(barred)
+    partition.serving = {"demo": Serving(SimpleNamespace(version=2), scorer)}
+    ends = {rows.name("demo"): (12, 0), predictions.name("demo"): (20, 0), bars.name("demo"): (9, 0), LETTERS: (25, 0)}
+    partition.tails = Tails(8, ends, stays=ends)
+    values = quotes(35)
+    values[25] = values[30] = b"{"
+
+    for start in range(0, 35, 6):
+        await run(partition, fetch_of(values[start : start + 6], first_offset=start))
+
+    good = [offset for offset in range(35) if offset not in {25, 30}]
+    ids = [json.loads(value)["id"] for _, value, _ in partition.outputs.of(predictions.name("demo"))]
+    scored = [int(each.split("-")[-2]) for each in ids]
+    assert offsets(partition, barred) == [offset for offset in good if offset > 12]
+    assert scored == [offset for offset in good if offset > 20]
+    assert bar_offsets(partition) == [10, 20, 31]
+    assert [dict(headers)["tickwise.dlq.offset"] for *_, headers in partition.outputs.of(LETTERS)] == [b"30"]
+
+
+async def test_a_record_of_many_ticks_goes_on_in_its_middle(partition, spec) -> None:
+    partition.tails = Tails(1, {rows.name("demo"): (2, 1)}, stays=[rows.name("demo")])
+
+    records = [arrow(*quotes(4, start_s=1_700_000_000 + 4 * n)) for n in range(4)]
+
+    await run(partition, fetch_of(records, headers=[ARROW]))
+
+    made = [rows.decode(value).rows for _, value, _ in partition.outputs.of(rows.name("demo"))]
+    places = [place for each in made for place in zip(each.offset_N.tolist(), each.index_N.tolist(), strict=True)]
+    assert places == [(2, 2), (2, 3), (3, 0), (3, 1), (3, 2), (3, 3)]
+
+
+@pytest.mark.parametrize("size", [35, 6])
+async def test_bars_of_other_rules_take_no_name_that_is_out(barred, size) -> None:
+    partition = partition_of(barred)
+    partition.tails = Tails(0, {bars.name("demo"): (20, 0)}, [bars.name("demo")], {"demo": 17})
+    # the last one is late for [10, 20), of which revision 0 is out
+    values = [*quotes(25), *quotes(1, start_s=1_700_000_019), *quotes(32)[25:]]
+
+    for start in range(0, len(values), size):
+        await run(partition, fetch_of(values[start : start + size], first_offset=start))
+
+    made = [bars.decode(value) for _, value, _ in partition.outputs.of(bars.name("demo"))]
+    assert [(bar.number - made[0].number, bar.revision, bar.status) for bar in made] == [
+        (0, 17, "final"),
+        (1, 17, "final"),
+    ]

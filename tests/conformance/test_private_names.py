@@ -53,6 +53,11 @@ async def test_the_identity_of_a_claim_is_that_of_the_transactions() -> None:
     transactions.set_pid_and_epoch(41, 3)
     log = SimpleNamespace(producer=SimpleNamespace(_txn_manager=transactions))
     assert StateLog.identity.fget(log) == (41, 3)
+    transactions.begin_transaction()
+    transactions.maybe_add_partition_to_txn(TP)
+    assert transactions.partitions_to_add() == {TP}
+    transactions.partition_added(TP)
+    assert not transactions.is_empty_transaction()  # else its end would not be written anywhere
 
 
 async def test_a_packed_batch_takes_its_turn_in_the_accumulator_and_gets_the_producers_numbers() -> None:

@@ -34,7 +34,7 @@ from model_ops_manager.registration import register
 from model_ops_manager.shed import Shed
 from streams.local_kafka import node
 from streams.transport import state_log
-from streams.transport.published import last_published
+from streams.transport.published import of_predictions, published
 from tests.faults.bar_oracle import Made, highest
 from tests.integration.worker_lab import PARTITIONS, WorkerLab
 
@@ -189,12 +189,11 @@ class Scene:
 
     async def reached(self) -> dict[int, int]:
         """Return up to which tick, exclusive, each partition has predictions."""
-        info = await admin.describe(self.lab.kafka, self.lab.topic)
         topic = predictions.name(self.spec.name)
-        return {
-            number: 1 + await last_published(self.lab.kafka, [topic], info.topic_id, number)
-            for number in range(self.lab.partitions)
-        }
+        found = [
+            await published(self.lab.kafka, {topic: of_predictions}, number) for number in range(self.lab.partitions)
+        ]
+        return {number: out[topic].place[0] + 1 if out[topic].place else 0 for number, out in enumerate(found)}
 
     async def consumes(self, timeout_s: float) -> float:
         """Wait until each partition has a prediction of a tick that was not there before; return how long it took."""

@@ -10,7 +10,7 @@ from aiokafka.errors import InvalidProducerEpoch
 from data_io.topics import admin
 from data_io.topics.admin import TopicSpec
 from data_io.topics.record_batch import pack
-from streams.transport import connection
+from streams.transport import connection, state_log
 from streams.transport.batch_sender import BatchSender, Lane
 from streams.transport.state_log import StateLog
 
@@ -47,7 +47,7 @@ async def values(kafka: str, tp: TopicPartition) -> list[int]:
         end = (await consumer.end_offsets([tp]))[tp]
         found: list[int] = []
         async with asyncio.timeout(30):
-            while len(found) < end:
+            while await consumer.position(tp) < end:
                 records = (await consumer.getmany(tp, timeout_ms=200)).get(tp, ())
                 found += [int(record.value) for record in records]
         return found
@@ -93,6 +93,28 @@ async def test_once_a_later_claim_has_written_an_earlier_one_cannot(kafka, uniqu
     with pytest.raises(InvalidProducerEpoch):
         await sender.send(earlier, third)
     assert await values(kafka, tp) == [1, 2]
+
+
+async def test_a_claim_shuts_out_an_earlier_one_before_it_writes_itself(kafka, unique, topic, sender) -> None:
+    await admin.ensure_topics(kafka, [state_log.topic_spec(unique, 1)])
+    await sender.find([topic])
+    written, unused = (TopicPartition(topic, number) for number in (0, 1))
+    identity = await claim(kafka, unique)
+    earlier, quiet = Lane(written, *identity), Lane(unused, *identity)
+    [first], [second], [third], [fourth] = (batches([number]) for number in range(1, 5))
+    await sender.send(earlier, first)
+
+    log = StateLog(kafka, unique, TopicPartition("ticks", 0))
+    try:
+        await log.claim([written, unused])
+        for lane, batch in ((earlier, second), (quiet, third)):
+            with pytest.raises(InvalidProducerEpoch):
+                await sender.send(lane, batch)
+        await sender.send(Lane(written, *log.identity), fourth)
+    finally:
+        await log.close()
+
+    assert (await values(kafka, written), await values(kafka, unused)) == ([1, 4], [])
 
 
 async def test_outputs_and_a_transaction_of_one_claim_do_not_disturb_each_other(kafka, unique, topic, sender) -> None:

@@ -6,7 +6,7 @@ import json
 import pytest
 from aiokafka import AIOKafkaProducer
 
-from streams.transport.published import last_published
+from streams.transport.published import of_predictions, published
 from tests.integration.worker_lab import stop
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(180)]
@@ -83,8 +83,10 @@ async def test_the_end_of_a_topic_is_found_behind_aborted_records_and_the_ends_o
     finally:
         await producer.stop()
 
-    assert await last_published(lab.kafka, [lab.topic], "a-b", 0) == 7
-    assert await last_published(lab.kafka, [lab.topic], "a-b", 1) == -1
+    topics = {lab.topic: of_predictions}
+    assert await published(lab.kafka, topics, 0) == {lab.topic: ((7, 0), 4)}
+    assert await published(lab.kafka, topics, 0, begins={lab.topic: 1}) == {lab.topic: (None, 4)}
+    assert await published(lab.kafka, topics, 1) == {lab.topic: (None, 0)}
 
 
 async def _more_committed(lab, spec, count):

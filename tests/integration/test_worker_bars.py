@@ -82,5 +82,31 @@ async def test_a_worker_killed_in_the_middle_leaves_the_bars_of_an_undisturbed_r
     assert (found.bars.conflicting, found.rows.is_equal, found.is_equal) == (1, True, False)
 
 
+async def test_after_a_kill_and_a_change_of_features_and_lateness_no_name_has_two_values_and_none_is_missing(
+    lab,
+) -> None:
+    rules = {"by": ["time:1s", "ticks:50"]}
+    spec = lab.pipeline("changed", bars=rules)
+    await lab.publish(SOURCE.format(seed=3))
+    process = lab.start(spec, instance="a", checkpoint_s="60")  # all that is out is a tail
+    await lab.until(lambda: _some(lab, spec))
+    process.kill()
+    process.wait(10)
+    before = await live_bars(lab, spec)
+    await lab.publish(SOURCE.format(seed=4))
+    parts = {"features": {"use": ["return:1s"]}, "source": {"topic": lab.topic, "lateness": "1s"}}
+    changed = lab.pipeline("changed", bars=rules, **parts)
+
+    process = lab.start(changed, instance="a")
+    found = await lab.until_rows(changed, 20_000)  # which have one value each
+    assert stop(process) == 0
+
+    assert found.keys() == (await lab.expected_rows(changed)).keys()
+    ended, _ = await live_bars(lab, changed)
+    assert before[0].items() <= ended.items()
+    fresh = [bars.decode(value).revision for name, value in ended.items() if name not in before[0]]
+    assert min(fresh) >= 1
+
+
 async def _some(lab, spec) -> bool:
     return bool((await live_bars(lab, spec))[0])

@@ -3,14 +3,14 @@
 import pytest
 
 from data_io.data_fetcher.sources import open_source
-from data_io.topics import admin, arrow_records
+from data_io.topics import arrow_records
 from data_io.topics import predictions as predictions_topic
 from ml_core import fit as learning
 from ml_core.model.export import restated
 from ml_core.spec import PipelineSpec
 from model_ops_manager.mlflow_agent import MlflowAgent
 from model_ops_manager.registration import register
-from streams.transport.published import last_published
+from streams.transport.published import of_predictions, published
 from tests.integration.worker_lab import stop
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(240)]
@@ -66,12 +66,12 @@ async def test_predictions_as_arrow_equal_those_as_json_also_after_a_kill(lab, s
 
     assert len(found) == len(expected)
     assert found == by_name(await lab.predictions(plain))
-    topics = [predictions_topic.name(arrow.name)]
-    records = [record async for record in lab.records(topics[0], 0)]
+    topic = predictions_topic.name(arrow.name)
+    records = [record async for record in lab.records(topic, 0)]
     assert {dict(record.headers)["content-type"] for record in records} == {arrow_records.CONTENT_TYPE}
     newest = [max(offset for number, offset, _ in expected if number == partition) for partition in (0, 1)]
-    topic_id = (await admin.describe(lab.kafka, lab.topic)).topic_id
-    assert [await last_published(lab.kafka, topics, topic_id, partition) for partition in (0, 1)] == newest
+    reached = [(await published(lab.kafka, {topic: of_predictions}, partition))[topic] for partition in (0, 1)]
+    assert [each.place for each in reached] == [(offset, 0) for offset in newest]
 
 
 async def test_a_moved_alias_is_followed_without_restart_and_no_row_is_scored_twice(lab, store, fitted) -> None:

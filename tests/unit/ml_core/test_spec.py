@@ -31,9 +31,21 @@ MAP = {"ts": "$.T:ms", "symbol": "$.s", "price": "$.p", "size": "$.q"}
             {"name": "x", "predictions": {"format": "arow"}},
             "predictions.format: 'arow' is not known; did you mean 'arrow'?",
         ),
-        ({"name": "x", "retrain": {"when": ["evry 6h"]}}, "'rows <count>', 'drift' or 'decay'; did you mean 'every'?"),
         ({"name": "x", "features": {"gap": "3651d"}}, "features.gap: '3651d' is longer than 3650d"),
         ({"name": "x", "bars": {"by": ["time:1000000d"]}}, "bars.by.0: '1000000d' is longer than 3650d"),
+        ({"name": "x", "retrain": {"when": ["evry 6h"]}}, "'rows <count>'; did you mean 'every'?"),
+        ({"name": "x", "retrain": {"when": ["drift"]}}, "retrain.when.0: not yet supported: 'drift'"),
+        ({"name": "x", "retrain": {"when": ["decay"]}}, "retrain.when.0: not yet supported: 'decay'"),
+        (
+            {"name": "x", "retrain": {"when": ["every 6h", "rows 9", "every 1h"]}},
+            "retrain: not yet supported: 'every 6h' and 'every 1h' together",
+        ),
+        (
+            {"name": "x", "label": {"kind": "return"}, "gate": {"loss": "log_loss"}},
+            "gate.loss: not yet supported: 'log_loss' for label.kind = 'return', which is judged by squared_error",
+        ),
+        ({"name": "x", "gate": {"loss": "squared_error"}}, "for label.kind = 'direction', which is judged by log_loss"),
+        ({"name": "x", "gate": {"loss": "logloss"}}, "gate.loss: 'logloss' is not known; did you mean 'log_loss'?"),
         ({"name": "x", "retrain": {"when": ["every 6x"]}}, "retrain.when.0: '6x' is not a duration"),
         ({"name": "x", "retrain": {"when": ["rows 0"]}}, "retrain.when.0: 'rows 0' is not"),
         ({"name": "x", "features": 3}, "features: Input should be"),
@@ -62,8 +74,15 @@ def test_what_is_wrong_is_told_with_its_place_and_what_would_be_right(data, word
     assert str(caught.value).startswith("file.toml:")
 
 
+@pytest.mark.parametrize(("kind", "loss"), [("direction", "log_loss"), ("return", "squared_error")])
+def test_the_loss_that_judges_may_be_named_and_need_not(kind, loss) -> None:
+    for gate in ({}, {"loss": loss}):
+        spec = parse({"name": "x", "label": {"kind": kind}, "gate": gate})
+        assert parse(spec.model_dump(mode="json")) == spec
+
+
 def test_a_trigger_is_read_as_period_and_count() -> None:
-    retrain = parse({"name": "x", "retrain": {"when": ["every 6h", "rows 200000", "drift"]}}).retrain
+    retrain = parse({"name": "x", "retrain": {"when": ["every 6h", "rows 200000"]}}).retrain
 
     assert (retrain.every_ns, retrain.rows) == (6 * 3600 * 10**9, 200_000)
 

@@ -10,7 +10,8 @@ from ml_core.spec import PipelineSpec
 from streams.agents import windowing
 from streams.transport.batch_channel import Batch
 from streams.transport.batch_sender import BatchSender
-from streams.transport.partition import Partition, Phase, Shared
+from streams.transport.partition import Partition, Phase
+from streams.transport.shared import Shared
 from tests.agents.in_memory import Recorded, fetch_of
 
 

@@ -7,13 +7,16 @@ from types import SimpleNamespace
 import pytest
 
 from ml_core.data_processor import bars
+from ml_core.data_processor.bars import BarPlan
 from ml_core.data_processor.features import FeaturePlan
 from ml_core.errors import ModelRefusedError
 from ml_core.spec import parse
 from model_ops_manager.shed import Shed
 from streams.partition_state import PartitionState
 from streams.transport.partition import Phase
+from streams.transport.published import Out
 from streams.transport.state_log import Manifest
+from streams.transport.tails import Tails
 from tests.unit.ml_core.data_processor.market import batch, trade
 from tests.unit.streams.partition_lab import built, keep_commits
 
@@ -48,13 +51,20 @@ def manifest(**changes) -> Manifest:
     return Manifest(**{**known, **changes})
 
 
+ROWS, SCORES, BARS, LETTERS = "features.demo.v1", "predictions.demo.v1", "bars.demo.v1", "ticks.dlq"
+# What stands at the end of each output topic. Somebody else's letter is further on than anything of ours.
+OUT = {ROWS: Out((524, 0), 90), SCORES: Out((519, 3), 80), LETTERS: Out((900, 0), 7), "ticks.late": Out(None, 0)}
+OUT |= {BARS: Out((511, 0), 40)}
+
+
 @pytest.fixture
 async def partition(monkeypatch):
-    async def published(*_, **__) -> int:
-        return 519
+    async def published(_bootstrap, topics, *_) -> dict[str, Out]:
+        return {topic: OUT[topic] for topic in topics}
 
-    monkeypatch.setattr("streams.transport.partition.last_published", published)
+    monkeypatch.setattr("streams.transport.partition.published", published)
     partition = built(SPEC, Models(), on_checkpoint=reported)
+    keep_commits(partition)
     yield partition
     partition.phase = Phase.CLOSED
     await partition.close(checkpoint=False)
@@ -67,6 +77,7 @@ BLOCKS = {f"{SPEC.feature_set}/features/{block}".encode(): b"of another kernel" 
 async def test_blocks_of_a_state_that_was_given_up_are_deleted_with_the_next_checkpoint(partition, changes) -> None:
     kept = keep_commits(partition)
     await partition._restore(manifest(**changes), BLOCKS, first_offset=0)
+    kept.clear()
     await partition._commit(*partition._snapshot({}))
     await partition._commit(*partition._snapshot({}))
 
@@ -77,19 +88,96 @@ async def test_blocks_of_a_state_that_was_given_up_are_deleted_with_the_next_che
 async def test_while_state_is_rebuilt_no_checkpoint_is_written_and_what_is_out_is_not_written_again(partition) -> None:
     kept = keep_commits(partition)
     await partition._restore(manifest(kernels={SPEC.feature_set: "another"}), {}, first_offset=0)
+    kept.clear()
     partition.phase = Phase.OPEN
     partition.advance(300, 300)
     partition.look_around()
     await partition.close(checkpoint=True)
 
-    assert (partition.position, partition.publish_from) == (300, 520)
+    assert (partition.position, partition.publish_from) == (300, 525)
+    assert [partition.tails.last(topic) for topic in (ROWS, SCORES, LETTERS)] == [(524, 0), (519, 3), (900, 0)]
+    assert partition.tails.last("ticks.late")[0] == 499
     assert kept == []
+
+
+async def test_a_tail_that_was_repeated_only_in_part_is_remembered_as_far_as_it_ever_was(partition) -> None:
+    kept = keep_commits(partition)
+    before = manifest(out={SCORES: (530, 0), ROWS: (510, 0)}, models={})
+    await partition._restore(Manifest.model_validate_json(before.text), {}, first_offset=0)
+
+    [(written, blocks)] = kept
+    assert written == before.model_copy(update={"out": {SCORES: (530, 0), ROWS: (524, 0), LETTERS: (900, 0)}})
+    assert blocks == []
+    assert partition.tails.last(SCORES)[0] == 499  # it is repeated as a whole
+    partition.position = 525
+    assert partition._manifest({}).out == {SCORES: (530, 0), LETTERS: (900, 0)}
+    assert partition._wanted() is None
+    partition.position = 531
+    assert partition._wanted() == {"demo": CHAMPION}
+
+
+async def test_outputs_of_a_topic_that_is_no_more_are_not_taken_for_those_of_its_successor(partition) -> None:
+    await partition._restore(manifest(topic_id="older"), {}, first_offset=0)
+
+    assert partition._manifest({}).begins == {ROWS: 90, SCORES: 80, LETTERS: 7}
+    assert (partition.position, partition.publish_from) == (0, 0)
+    assert "begins" not in manifest().text
 
 
 async def test_a_version_that_cannot_serve_any_more_gives_way_to_the_champion_behind_what_is_out(partition) -> None:
     await partition._restore(manifest(models={"demo": 1}), {}, first_offset=0)
 
     assert (partition.serving, partition.position, partition.publish_from) == ({"demo": CHAMPION}, 500, 520)
+    assert partition.tails.last(SCORES) == (519, 3)
+    assert partition.tails.last(ROWS)[0] == 499  # rows are what they were
+
+
+@pytest.fixture
+def heard(partition) -> list[tuple[int, int]]:
+    """Position and labelled rows of every manifest that was reported."""
+    found: list[tuple[int, int]] = []
+
+    async def hear(_number, written) -> None:
+        found.append((written.position, written.labelled["demo"]))
+
+    async def connect(_topics) -> None:
+        pass
+
+    partition.shared = dataclasses.replace(partition.shared, on_checkpoint=hear)
+    partition.outputs.start = connect
+    return found
+
+
+def claims(partition, found: Manifest | None) -> list:
+    """Have ``found`` be the manifest of the last owner; what is claimed is kept."""
+    lanes: list = []
+
+    async def claim(asked):
+        lanes.extend(asked)
+        return found, {}
+
+    partition._log.claim = claim
+    return lanes
+
+
+async def test_who_takes_over_reports_the_labelled_rows_at_once(partition, heard) -> None:
+    lanes = claims(partition, manifest(labelled={"demo": 41}))
+
+    await partition.open(0)
+
+    assert heard == [(500, 41)]
+    assert {tp.topic for tp in lanes} == {ROWS, SCORES, LETTERS, "ticks.late"}
+    assert {tp.partition for tp in lanes} == {0}
+
+
+async def test_who_comes_first_writes_a_manifest_before_it_reads_a_tick(partition, heard) -> None:
+    kept, partition.shared.models.current = keep_commits(partition), lambda _pipeline: None
+    claims(partition, None)
+
+    await partition.open(7)
+
+    assert [(written.position, written.kernels) for written, _ in kept] == [(7, {SPEC.feature_set: PLAN.hash})]
+    assert heard == [(7, 0)]
 
 
 async def test_a_checkpoint_stands_although_its_report_fails(partition) -> None:
@@ -105,7 +193,7 @@ async def test_a_checkpoint_stands_although_its_report_fails(partition) -> None:
 
 
 async def test_the_tail_that_is_out_is_scored_again_by_the_version_that_scored_it(partition) -> None:
-    partition.serving, partition._published_to = {"demo": OLD}, 519
+    partition.serving, partition._scored_to = {"demo": OLD}, 519
     partition.position = partition.publish_from = 500
     assert partition._wanted() is None
 
@@ -142,6 +230,37 @@ async def test_ticks_are_fetched_for_what_can_be_handed_out_soon(
 
 
 BARRED = parse({"name": "demo", "bars": {"by": ["time:1s"]}})
+BARS_HASH = BarPlan.from_spec(BARRED).hash
+
+
+@pytest.mark.parametrize(
+    ("bars_hash", "first_offset", "expected"),
+    [(BARS_HASH, 0, {}), ("another lateness", 0, {"demo": 40}), (BARS_HASH, 7, {"demo": 40})],
+)
+async def test_bars_that_may_not_be_those_that_are_out_begin_behind_all_their_revisions(
+    partition, bars_hash, first_offset, expected
+) -> None:
+    partition.shared = dataclasses.replace(partition.shared, sets={SPEC.feature_set: (PLAN, [BARRED])})
+    changed = manifest(kernels={SPEC.feature_set: "another", "demo/bars": bars_hash})
+
+    await partition._restore(changed, {}, first_offset=first_offset)
+
+    assert partition.tails.revisions == expected
+    assert partition.tails.last(BARS) == (511, 0)
+
+
+async def test_revisions_move_on_although_no_tick_follows_the_tail(partition) -> None:
+    partition.shared = dataclasses.replace(partition.shared, sets={SPEC.feature_set: (PLAN, [BARRED])})
+    partition.state = PartitionState(partition.shared.sets, {})
+    state = partition.state.sets[SPEC.feature_set].bars
+    bars.step(batch([trade(0.1, 10)], state.symbols), state)
+    partition.tails = Tails(500, {BARS: (511, 0)}, [BARS], {"demo": 40})
+
+    partition.advance(511, 1)
+    assert bars.step(batch([trade(1.1, 10)], state.symbols), state).revision_B.tolist() == [0]
+    partition.advance(512, 1)
+
+    assert bars.step(batch([trade(2.1, 10)], state.symbols), state).revision_B.tolist() == [40]
 
 
 @pytest.fixture

@@ -121,7 +121,7 @@ async def test_who_takes_over_skips_the_same_and_adds_to_it(late) -> None:
     late._skip_to(900)
     await late._task
 
-    assert kept[0][0].shed == Shed(((30, 900),), 870), "nothing lies between them"
+    assert kept[-1][0].shed == Shed(((30, 900),), 870), "nothing lies between them"
 
 
 async def test_features_that_changed_are_computed_from_behind_what_was_skipped(late) -> None:

@@ -8,10 +8,11 @@ import pytest
 from aiokafka import TopicPartition
 
 from data_io.topics.raw_records import RawFetch
+from ml_core.errors import ModelStoreUnavailableError
 from streams.transport import tick_source
 from streams.transport.partition import Phase
 from streams.transport.tick_fetcher import TickFetcher
-from streams.transport.tick_source import POLL_S, ROUND_BYTES, TickSource
+from streams.transport.tick_source import MAX_ATTEMPTS, POLL_S, ROUND_BYTES, TickSource
 
 
 def partition(*sizes: int, takes: bool = True, lingers_s: float = 0.0):
@@ -57,6 +58,51 @@ async def test_a_partition_that_failed_gets_nothing_of_what_was_fetched_before_i
     await asyncio.gather(*source._claims.values())
     assert await source.fetcher.arrived(0) == []
     assert failed.phase is Phase.CLOSED
+
+
+async def test_a_worker_that_starts_while_the_model_store_is_away_tries_for_a_while_and_ends_with_its_error(
+    monkeypatch,
+) -> None:
+    tp, pauses, closed, tries = TopicPartition("ticks", 0), [], [], []
+
+    class Claimed:
+        """Knows its position from the checkpoint, and the version there cannot be loaded."""
+
+        phase = Phase.CLAIMING
+
+        def __init__(self, *_) -> None:
+            self.number, self.tp, self.position = 0, tp, 0
+
+        async def open(self, _first_offset) -> None:
+            tries.append(dict(source.troubles))
+            self.position = 500
+            raise ModelStoreUnavailableError("the model store is away")
+
+        async def close(self, *, checkpoint: bool) -> None:
+            closed.append(checkpoint)
+
+    async def beginning_offsets(tps):
+        return dict.fromkeys(tps, 0)
+
+    async def pause(seconds: float) -> None:
+        pauses.append(seconds)
+
+    async def is_there() -> None:
+        pass
+
+    source = TickSource(SimpleNamespace(topic="ticks"), SimpleNamespace(), tick_source.Membership())
+    source.consumer = SimpleNamespace(beginning_offsets=beginning_offsets, assignment=lambda: {tp})
+    source.sender, source._check_topic = None, is_there
+    monkeypatch.setattr(tick_source, "Partition", Claimed)
+    monkeypatch.setattr(tick_source.asyncio, "sleep", pause)
+    source._claim(0)
+    async with asyncio.timeout(5):
+        error = await source.fatal
+
+    assert isinstance(error, ModelStoreUnavailableError)
+    assert tries == [{}, *[{0: "the model store is away"}] * (MAX_ATTEMPTS - 1)]
+    assert closed == [False] * MAX_ATTEMPTS
+    assert 20 < sum(pauses) < 30
 
 
 async def test_a_batch_that_fails_while_its_partition_is_revoked_lets_no_checkpoint_trust_the_state() -> None:

@@ -59,6 +59,7 @@ def test_a_worker_imports_nothing_that_only_its_children_need() -> None:
 
 def problems(stalled_s: float = 0.0, **changes) -> list[str]:
     known = {"fatal": SimpleNamespace(done=lambda: False), "all_open": True, "busy_since": None, "silent_s": 0.0}
+    known["troubles"] = {}
     source, watchdog = SimpleNamespace(**{**known, **changes}), SimpleNamespace(stalled_s=stalled_s)
     return HealthServer(WorkerSettings(), source, watchdog).problems()
 
@@ -86,6 +87,15 @@ def test_a_worker_is_not_ready_when_a_batch_hangs_kafka_is_silent_or_ticks_wait(
     assert "at the agents" in problems(busy_since=time.monotonic() - 100)[0]
     assert "Kafka has not answered for 100 s" in problems(silent_s=100.0)
     assert "ticks wait and nothing has moved for 61 s" in problems(stalled_s=61.0)
+
+
+def test_a_worker_that_cannot_take_over_says_who_does_not_answer() -> None:
+    away = "the model store http://mlflow:5000 did not do as asked: no route to host"
+
+    assert problems(all_open=False, troubles={3: away}) == [
+        "not every assigned partition is open",
+        f"partition 3: {away}",
+    ]
 
 
 def test_the_last_resort_ends_a_process_that_hangs_with_the_status_given_first() -> None:
