@@ -5,8 +5,10 @@ Shapes: N rows, F features.
 
 from collections.abc import Iterator, Sequence
 from itertools import groupby
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import structlog
 from aiokafka import ConsumerRecord
@@ -57,7 +59,7 @@ def _batch(record: ConsumerRecord, found: DecodedRows) -> pa.RecordBatch:
     about = {"tickwise.schema-hash": found.hash, "tickwise.kernel-version": str(found.kernel_version)}
     schema = pa.schema([*_FIELDS, *((feature, pa.float32()) for feature in found.names)], metadata=about)
     symbols = bytes_or_none([symbol.encode() for symbol in made.symbols], pa.string())
-    known = {
+    known: dict[str, npt.NDArray[Any]] = {
         "record_offset": np.full(n, record.offset, np.int64),
         "timestamp": np.full(n, record.timestamp, np.int64),
         "offset": made.offset_N,
@@ -66,7 +68,8 @@ def _batch(record: ConsumerRecord, found: DecodedRows) -> pa.RecordBatch:
         "mid": made.mid_N,
         "spread": made.spread_N,
         "flags": made.flags_N,
-    } | dict(zip(found.names, made.x_NF.T, strict=True))
+    }
+    known |= zip(found.names, made.x_NF.T, strict=True)
     columns = {field.name: numbers(known[field.name], field.type) for field in schema if field.name != "symbol"}
     columns["symbol"] = pa.DictionaryArray.from_arrays(numbers(made.symbol_N, pa.int32()), symbols).cast(pa.string())
     return pa.RecordBatch.from_arrays([columns[field.name] for field in schema], schema=schema)

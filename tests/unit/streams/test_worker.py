@@ -57,11 +57,15 @@ def test_a_worker_imports_nothing_that_only_its_children_need() -> None:
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "set()\n"
 
 
-def problems(stalled_s: float = 0.0, **changes) -> list[str]:
+def health(stalled_s: float = 0.0, notes=(), **changes) -> HealthServer:
     known = {"fatal": SimpleNamespace(done=lambda: False), "all_open": True, "busy_since": None, "silent_s": 0.0}
     known["troubles"] = {}
     source, watchdog = SimpleNamespace(**{**known, **changes}), SimpleNamespace(stalled_s=stalled_s)
-    return HealthServer(WorkerSettings(), source, watchdog).problems()
+    return HealthServer(WorkerSettings(), source, watchdog, lambda: list(notes))
+
+
+def problems(stalled_s: float = 0.0, **changes) -> list[str]:
+    return health(stalled_s, **changes).problems()
 
 
 def test_a_calendar_that_ends_in_less_than_90_days_is_noted_and_leaves_the_worker_ready(monkeypatch) -> None:
@@ -71,8 +75,7 @@ def test_a_calendar_that_ends_in_less_than_90_days_is_noted_and_leaves_the_worke
     [note] = calendar_end.notes(["XSHG", "24x7", "XSHG"], now_ns=10 * day_ns + 1)
     assert "XSHG knows no session behind 1970-04-11T00:00:00Z" in note
 
-    source = SimpleNamespace(fatal=SimpleNamespace(done=lambda: False), all_open=True, busy_since=None, silent_s=0.0)
-    server = HealthServer(WorkerSettings(), source, SimpleNamespace(stalled_s=0.0), lambda: [note])
+    server = health(notes=[note])
     said: list[str] = []
     [body] = server._answer({"PATH_INFO": "/readyz"}, lambda status, _: said.append(status))
     assert (said, body.decode()) == (["200 OK"], f"ok\nnote: {note}\n")
