@@ -123,7 +123,7 @@ class Stuck:
     async def stop(self) -> None:
         self._stopped.append(self)
         with contextlib.suppress(asyncio.CancelledError):
-            await asyncio.Event().wait()
+            await self.released.wait()
         await self.released.wait()
 
 
@@ -142,14 +142,16 @@ async def test_parts_that_do_not_stop_are_left_after_their_time_and_the_others_a
     stopped: list[Stuck] = []
     source, app = Stuck(stopped), Stuck(stopped)
 
-    async with asyncio.timeout(20):
-        await made._stop(source, app)
+    stopping = asyncio.create_task(made._stop(source, app))
+    await asyncio.wait([stopping], timeout=20)
 
+    has_ended = stopping.done()
+    for part in (source, app):
+        part.released.set()
+    await stopping
+    assert has_ended
     assert stopped == [source, app]
     assert capsys.readouterr().out.count("did not stop in time") == 2
-    for part in stopped:
-        part.released.set()
-    await asyncio.sleep(0)
 
 
 def test_all_parts_together_have_less_time_than_docker_gives() -> None:
