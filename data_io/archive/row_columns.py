@@ -5,8 +5,10 @@ Shapes: N rows, F features.
 
 from collections.abc import Iterator, Sequence
 from itertools import groupby
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import structlog
 from aiokafka import ConsumerRecord
@@ -34,7 +36,7 @@ _FIELDS = [
 
 def encode(records: Sequence[ConsumerRecord]) -> Iterator[Chunk]:
     """Yield a chunk for each run of records of one schema; what holds no rows is counted, logged and left out."""
-    chunks = groupby(_each(records), key=lambda chunk: chunk.batch.schema.metadata)
+    chunks = groupby(_each(records), key=lambda chunk: (chunk.batch.schema.names, chunk.batch.schema.metadata))
     for _, run in chunks:
         first, *more = run
         yield Chunk(first.first, pa.concat_batches([first.batch, *(chunk.batch for chunk in more)]))
@@ -57,7 +59,7 @@ def _batch(record: ConsumerRecord, found: DecodedRows) -> pa.RecordBatch:
     about = {"tickwise.schema-hash": found.hash, "tickwise.kernel-version": str(found.kernel_version)}
     schema = pa.schema([*_FIELDS, *((feature, pa.float32()) for feature in found.names)], metadata=about)
     symbols = bytes_or_none([symbol.encode() for symbol in made.symbols], pa.string())
-    known = {
+    known: dict[str, npt.NDArray[Any]] = {
         "record_offset": np.full(n, record.offset, np.int64),
         "timestamp": np.full(n, record.timestamp, np.int64),
         "offset": made.offset_N,
