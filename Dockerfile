@@ -1,5 +1,5 @@
 # syntax=docker/dockerfile:1
-# Two images from one set of locks: `serve` (worker, server, model store; no torch) and `train` (runner).
+# Two images from one set of locks: `serve` (worker, server, archiver, model store; no torch) and `train` (runner).
 #   docker build --target serve -t tickwise-serve .
 ARG PYTHON=python:3.11.14-slim-bookworm
 
@@ -50,7 +50,8 @@ ENV PATH=/opt/tickwise/bin:$PATH \
     TICKWISE_PIPELINES=/etc/tickwise/pipelines
 RUN groupadd --system --gid 10001 tickwise \
     && useradd --system --uid 10001 --gid tickwise --no-create-home --shell /usr/sbin/nologin tickwise \
-    && install --directory --owner=tickwise --group=tickwise /var/lib/tickwise /etc/tickwise/pipelines
+    && install --directory --owner=tickwise --group=tickwise \
+        /var/lib/tickwise /var/lib/tickwise-archive /etc/tickwise/pipelines
 WORKDIR /var/lib/tickwise
 USER 10001:10001
 CMD ["tickwise", "--help"]

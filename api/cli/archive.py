@@ -46,5 +46,5 @@ def status(archive: Folder = None, kafka: Kafka = None, as_json: AsJson = False)
     if as_json:
         dump([each._asdict() for each in found])
         return
-    shown = [{**each._asdict(), "gaps": " ".join(f"{a}-{b - 1}" for a, b in each.gaps)} for each in found]
+    shown = [{**each._asdict(), "holes": " ".join(f"{a}-{b - 1}" for a, b in each.holes)} for each in found]
     table(shown, report.PartitionStatus._fields, empty="nothing is archived")

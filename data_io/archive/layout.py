@@ -1,7 +1,7 @@
 """Where archived records lie: ``<root>/<topic>/<topic id>/<partition>/<first>-<last>.parquet``.
 
-A file covers every offset from first to last, also those without a record (transaction markers, aborted records). So a
-hole between two files is a gap: offsets that were deleted before they were archived. Position is what the names say.
+A file covers every offset from first to last, also those without a record (transaction markers, aborted records). So
+what lies between two files is a hole: it was deleted before it was archived. Position is what the names say.
 """
 
 import re
@@ -75,10 +75,10 @@ def listed(folder: Path) -> list[ArchiveFile]:
     return files
 
 
-def gaps(files: Sequence[ArchiveFile]) -> list[tuple[int, int]]:
-    """Return the holes between ``files`` as first and last offset (exclusive).
+def holes(files: Sequence[ArchiveFile]) -> list[tuple[int, int]]:
+    """Return what lies between ``files``, as first and last offset (exclusive).
 
-    >>> gaps([ArchiveFile(Path(), 0, 10), ArchiveFile(Path(), 10, 20), ArchiveFile(Path(), 25, 30)])
+    >>> holes([ArchiveFile(Path(), 0, 10), ArchiveFile(Path(), 10, 20), ArchiveFile(Path(), 25, 30)])
     [(20, 25)]
     """
     return [(a.end, b.start) for a, b in pairwise(files) if a.end < b.start]

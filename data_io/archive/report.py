@@ -14,7 +14,7 @@ from ml_core.errors import KafkaUnavailableError, NotFoundError
 
 
 class PartitionStatus(NamedTuple):
-    """What is archived of one partition: ``[start, end)`` but for ``gaps``."""
+    """What is archived of one partition: ``[start, end)`` but for ``holes``."""
 
     topic: str
     topic_id: str
@@ -23,7 +23,7 @@ class PartitionStatus(NamedTuple):
     end: int | None
     files: int
     bytes: int
-    gaps: list[tuple[int, int]]  # first offset, and the one after the last
+    holes: list[tuple[int, int]]  # first offset, and the one after the last
     lag: int | None  # offsets in the topic that are not archived; None: no such topic any more, or Kafka is away
 
 
@@ -47,7 +47,7 @@ def _found(root: Path) -> list[PartitionStatus]:
         files = layout.listed(place.folder(root))
         start, end = (files[0].start, files[-1].end) if files else (None, None)
         size = sum(file.path.stat().st_size for file in files)
-        found.append(PartitionStatus(*place, start, end, len(files), size, layout.gaps(files), None))
+        found.append(PartitionStatus(*place, start, end, len(files), size, layout.holes(files), None))
     return found
 
 

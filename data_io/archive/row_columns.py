@@ -36,7 +36,7 @@ _FIELDS = [
 
 def encode(records: Sequence[ConsumerRecord]) -> Iterator[Chunk]:
     """Yield a chunk for each run of records of one schema; what holds no rows is counted, logged and left out."""
-    chunks = groupby(_each(records), key=lambda chunk: chunk.batch.schema.metadata)
+    chunks = groupby(_each(records), key=lambda chunk: (chunk.batch.schema.names, chunk.batch.schema.metadata))
     for _, run in chunks:
         first, *more = run
         yield Chunk(first.first, pa.concat_batches([first.batch, *(chunk.batch for chunk in more)]))

@@ -98,6 +98,8 @@ class PartitionWriter:
         Raises:
             ArchiveUnavailableError: The disk is full or broken; ``abandon`` has been called. A retry is safe.
         """
+        if self._since_s is None:
+            self._since_s = time.monotonic()
         with self._explained():
             for first, batch in self._columns.encode(records):
                 if self._has_other_schema(batch.schema):
@@ -109,8 +111,6 @@ class PartitionWriter:
             if len(self._batches) > _MANY_BATCHES:
                 self._batches = [pa.concat_batches(self._batches)]
             self._end = end
-            if self._since_s is None:
-                self._since_s = time.monotonic()
             if self._open is not None and self._open.file.tell() >= self._file_bytes:
                 self._seal(end)
 
@@ -188,7 +188,7 @@ class PartitionWriter:
 
     def _opened(self, schema: pa.Schema) -> _Open:
         if self._open is None:
-            path = self._folder / f"{self._start:020}.tmp"
+            path = self._folder / f".{self._start:020}.tmp"  # hidden from those who open the folder
             file = path.open("xb")
             parquet = pq.ParquetWriter(
                 file,

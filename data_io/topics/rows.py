@@ -156,22 +156,27 @@ def to_frame(rows: RowBatch, names: Sequence[str]) -> "pd.DataFrame":
 
 def _rows(batch: pa.RecordBatch, features: int) -> RowBatch:
     def column(name: str, kind: pa.DataType) -> Any:
-        # to_numpy refuses nulls, which the cast lets through
-        return batch.column(name).cast(kind).to_numpy(zero_copy_only=True)
+        return _numbers(batch.column(name).cast(kind))
 
     symbol = batch.column("symbol").dictionary_encode()
     return RowBatch(
         offset_N=column("offset", pa.int64()),
         index_N=column("index", pa.int32()),
-        symbol_N=symbol.indices.cast(pa.int32()).to_numpy(zero_copy_only=True),
+        symbol_N=_numbers(symbol.indices.cast(pa.int32())),
         ts_ns_N=column("ts", pa.int64()),
         mid_N=column("mid", pa.float64()),
         spread_N=column("spread", pa.float64()),
-        x_NF=batch.column("x")
-        .flatten()
-        .cast(pa.float32())
-        .to_numpy(zero_copy_only=True)
-        .reshape(batch.num_rows, features),
+        x_NF=_numbers(batch.column("x").flatten().cast(pa.float32())).reshape(batch.num_rows, features),
         flags_N=column("flags", pa.uint8()),
         symbols=symbol.dictionary.to_pylist(),
     )
+
+
+def _numbers(column: pa.Array) -> Any:
+    """Return ``column`` as it lies in memory; its own ``to_numpy`` imports pandas."""
+    if column.null_count:  # which a cast lets through
+        raise ValueError("a column holds nulls")
+    name = {"float": "float32", "double": "float64"}.get(str(column.type), str(column.type))
+    whole = np.frombuffer(column.buffers()[1] or b"", np.uint8)
+    size = np.dtype(name).itemsize
+    return whole[column.offset * size : (column.offset + len(column)) * size].view(name)

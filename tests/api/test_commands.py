@@ -173,3 +173,28 @@ def test_pipelines_are_shown_with_their_defaults(settings, tickwise):
 
     assert json.loads(out)[0]["spec"]["train"]["batch_size"] == 1024
     assert text.count("feature_set") == 3
+
+
+def test_the_archive_is_shown_also_while_kafka_is_away(settings, tickwise, monkeypatch, tmp_path):
+    monkeypatch.setenv("TICKWISE_KAFKA", settings.kafka)
+    assert tickwise("archive", "status", "--archive", tmp_path / "none")[:2] == (0, "nothing is archived\n")
+    folder = tmp_path / "kept" / "ticks" / "an-id" / "0"
+    folder.mkdir(parents=True)
+    for start, end in ((0, 10), (10, 25), (30, 40)):
+        (folder / f"{start:020}-{end - 1:020}.parquet").write_bytes(b"12345")
+    (folder / ".00000000000000000040.tmp").touch()
+
+    _, out, told = tickwise("archive", "status", "--archive", tmp_path / "kept", "--json")
+    _, table, _ = tickwise("archive", "status", "--archive", tmp_path / "kept")
+
+    assert json.loads(out) == [
+        {"topic": "ticks", "topic_id": "an-id", "partition": 0, "start": 0, "end": 40, "files": 3, "bytes": 15}
+        | {"holes": [[25, 30]], "lag": None}
+    ]
+    assert "lag is not known: Kafka at 127.0.0.1:1" in told
+    assert " 25-29 " in table
+
+
+def test_an_archive_without_a_folder_says_which_setting_is_missing(settings, tickwise):
+    code, _, told = tickwise("archive", "status")
+    assert (code, "TICKWISE_ARCHIVE is not set" in told) == (2, True)

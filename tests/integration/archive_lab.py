@@ -25,13 +25,13 @@ async def in_the_topic(kafka: str, topic: str, partitions: int = 2) -> Held:
 
 
 async def in_the_archive(kafka: str, root: Path, topic: str, partitions: int = 2) -> Held:
-    """Every record of the archive, which must have no gap."""
+    """Every record of the archive, which must have no hole."""
     topic_id = (await admin.describe(kafka, topic)).topic_id
     found: Held = {}
     for number in range(partitions):
         place = Place(topic, topic_id, number)
         files = layout.listed(place.folder(root))
-        assert layout.gaps(files) == []
+        assert layout.holes(files) == []
         records = [each for file in files for each in reader.read(place, file, 0, 1 << 60)]
         found[number] = [record for each in records for record in zip(*each, strict=True)]
     return found

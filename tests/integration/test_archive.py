@@ -136,7 +136,7 @@ async def delete(kafka, topic, before):
         await client.close()
 
 
-async def test_a_range_that_retention_has_deleted_is_read_as_before_and_a_gap_is_named(kafka, topic, tmp_path):
+async def test_a_range_that_retention_has_deleted_is_read_as_before_and_a_hole_is_named(kafka, topic, tmp_path):
     decoder = TickDecoder()
     await publish(open_source("synthetic:symbols=5,ticks=6000,rate=500,seed=1"), bootstrap=kafka, topic=topic)
     await archive_all(kafka, tmp_path, topic)
@@ -157,16 +157,16 @@ async def test_a_range_that_retention_has_deleted_is_read_as_before_and_a_gap_is
     assert await newest_ranges(kafka, topic, 100_000, tmp_path) == newest
     assert await newest_ranges(kafka, topic, 100_000) != newest
 
-    gap = {number: (archived[number], archived[number] + 7) for number in archived}
-    await delete(kafka, topic, {number: end for number, (_, end) in gap.items()})
+    holes = {number: (archived[number], archived[number] + 7) for number in archived}
+    await delete(kafka, topic, {number: end for number, (_, end) in holes.items()})
     await archive_all(kafka, tmp_path, topic)
 
-    assert {each.partition: each.gaps for each in (await report.status(tmp_path, kafka))[0]} == {
-        number: [hole] for number, hole in gap.items()
+    assert {each.partition: each.holes for each in (await report.status(tmp_path, kafka))[0]} == {
+        number: [hole] for number, hole in holes.items()
     }
-    for number, (first, end) in gap.items():
+    for number, (first, end) in holes.items():
         whole = OffsetRange(partition=number, start=0, end=end + 1)
         with pytest.raises(InputError, match=rf"offsets {first} to {end - 1} of partition {number} .* are lost"):
             await fetch_ranges(kafka, topic, [whole], decoder, archive=tmp_path)
     behind = await newest_ranges(kafka, topic, 100_000, tmp_path)
-    assert {each.partition: each.start for each in behind} == {number: end for number, (_, end) in gap.items()}
+    assert {each.partition: each.start for each in behind} == {number: end for number, (_, end) in holes.items()}

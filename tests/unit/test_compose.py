@@ -14,6 +14,7 @@ import yaml
 
 from api.cli import COMMANDS
 from api.settings import ServerSettings
+from data_io.archive.settings import ArchiveSettings
 from data_io.settings import CommonSettings, check_names
 from ml_core.spec import load_all
 from model_ops_manager.jobs.settings import RunnerSettings
@@ -24,9 +25,9 @@ COMPOSE = yaml.safe_load((ROOT / "docker-compose.yml").read_text(encoding="utf-8
 SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
 DOCKERFILE = (ROOT / "Dockerfile").read_text(encoding="utf-8")
 VERSION = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["version"]
-OURS = {"worker": WorkerSettings, "runner": RunnerSettings, "server": ServerSettings}
+OURS = {"worker": WorkerSettings, "runner": RunnerSettings, "server": ServerSettings, "archiver": ArchiveSettings}
 SECRETS = {"POSTGRES_PASSWORD": "letters0and0digits", "TICKWISE_API_TOKEN": "0123456789abcdef"}
-PARTS = {"kafka", "postgres", "mlflow", "worker", "runner", "server"}
+PARTS = {"kafka", "postgres", "mlflow", "worker", "runner", "server", "archiver"}
 
 every_service = pytest.mark.parametrize("name", SERVICES)
 each_of_ours = pytest.mark.parametrize("name", OURS)
@@ -83,9 +84,8 @@ def test_the_service_says_whether_it_is_healthy_within_bounds(name: str) -> None
 def test_a_service_starts_after_what_it_needs_is_healthy(name: str) -> None:
     needed = SERVICES[name].get("depends_on", {})
 
-    assert set(needed) == {"mlflow": {"postgres"}, "kafka": set(), "postgres": set()}.get(
-        name, {"kafka", "postgres", "mlflow"}
-    )
+    few = {"mlflow": {"postgres"}, "archiver": {"kafka"}, "kafka": set(), "postgres": set()}
+    assert set(needed) == few.get(name, {"kafka", "postgres", "mlflow"})
     assert {how["condition"] for how in needed.values()} <= {"service_healthy"}
 
 
@@ -131,6 +131,9 @@ def test_the_variables_of_a_service_are_settings_of_its_process(name: str, monke
 
     check_names(OURS[name])
     assert settings.kafka == "kafka:9092"
+    assert (settings.archive is not None) == (name in ("archiver", "runner"))
+    if name == "archiver":
+        return  # it knows no other store
     assert (
         settings.job_store_url == f"postgresql+psycopg://tickwise:{SECRETS['POSTGRES_PASSWORD']}@postgres:5432/tickwise"
     )
@@ -156,7 +159,9 @@ def test_the_model_store_takes_the_options_it_is_given() -> None:
 def test_the_hosts_that_the_model_store_answers_are_those_it_is_called_by() -> None:
     allowed = next(option for option in SERVICES["mlflow"]["command"] if option.startswith("--allowed-hosts="))
     called = {
-        CommonSettings(mlflow_tracking_uri=environment_of(name)["MLFLOW_TRACKING_URI"]).tracking_uri for name in OURS
+        CommonSettings(mlflow_tracking_uri=environment_of(name)["MLFLOW_TRACKING_URI"]).tracking_uri
+        for name in OURS
+        if name != "archiver"
     }
 
     assert {address.removeprefix("http://") for address in called} <= set(allowed.partition("=")[2].split(","))

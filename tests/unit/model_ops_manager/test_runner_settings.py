@@ -16,6 +16,7 @@ def test_a_child_reads_the_settings_of_its_runner(monkeypatch, tmp_path):
 
     read = RunnerSettings.read()
 
+    assert read.archive is None
     assert read.job_store_url == given.job_store_url == "postgresql://u:p@h/d"
     assert (read.kafka, read.home, read.max_parallel, read.job_memory_mb) == ("127.0.0.1:7", tmp_path / "home", 3, 99)
     assert read.tracking_uri == given.tracking_uri
@@ -23,7 +24,8 @@ def test_a_child_reads_the_settings_of_its_runner(monkeypatch, tmp_path):
 
 def test_a_relative_home_is_the_same_folder_for_a_child(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
-    environment = RunnerSettings.read(home=Path("here")).environment()
+    environment = RunnerSettings.read(home=Path("here"), archive=Path("kept")).environment()
+    assert environment["TICKWISE_ARCHIVE"] == str(tmp_path / "kept")
     assert environment["TICKWISE_HOME"] == str(tmp_path / "here")
     assert environment["TICKWISE_MLFLOW_TRACKING_URI"] == f"sqlite:///{tmp_path / 'here' / 'mlflow.db'}"
 

@@ -149,7 +149,7 @@ async def test_offsets_deleted_before_they_were_archived_are_counted_and_named_a
         broker.log[ZERO] = [record(100), record(101)]
         await until(lambda: archived(tmp_path)[0][5:] == [b"100", b"101"])
 
-    assert layout.gaps(layout.listed(Place(TOPIC, "id-1", 0).folder(tmp_path))) == [(5, 100)]
+    assert layout.holes(layout.listed(Place(TOPIC, "id-1", 0).folder(tmp_path))) == [(5, 100)]
     assert metrics.LOST.labels(TOPIC, 0)._value.get() - before == 95
     said = capsys.readouterr().out
     assert "offsets were deleted before they were archived" in said
@@ -183,7 +183,23 @@ async def test_a_disk_that_is_full_is_told_of_and_archiving_goes_on_when_it_is_n
         assert archived(tmp_path) == values(broker)
 
 
-async def test_records_of_a_topic_made_anew_are_not_taken_for_those_of_the_old_one(broker, tmp_path):
+async def test_what_failed_becomes_a_file_as_soon_as_the_disk_takes_it(broker, tmp_path, monkeypatch):
+    monkeypatch.setattr("data_io.archive.writer.GROUP_BYTES", 1)
+
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    broker.add(ZERO, 5)
+    async with archiving(tmp_path, flush_s=1000) as archiver:
+        with monkeypatch.context() as patch:
+            patch.setattr("pyarrow.parquet.ParquetWriter.write_table", full)
+            await until(lambda: "No space" in "".join(archiver.problems()))
+        await until(lambda: not archiver.problems())
+        assert archived(tmp_path) == values(broker)
+
+
+async def test_records_of_a_topic_made_anew_are_not_taken_for_those_of_the_old_one(broker, tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "LOOK_S", 1e9)  # only the look before files get their names is left
     broker.add(ZERO, 3)
     async with archiving(tmp_path, flush_s=0.3) as archiver:
         await until(lambda: broker.positions == broker.ends and not archiver.problems())

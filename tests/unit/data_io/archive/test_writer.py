@@ -49,7 +49,7 @@ def test_a_file_covers_offsets_without_records_and_the_next_begins_behind_them(t
     made.add(records(9), 10)
     assert written(made) == [(9, 10)]
 
-    assert (offsets(tmp_path), layout.gaps(layout.listed(PLACE.folder(tmp_path)))) == ([0, 1, 5, 9], [])
+    assert (offsets(tmp_path), layout.holes(layout.listed(PLACE.folder(tmp_path)))) == ([0, 1, 5, 9], [])
     made.close()
 
 
@@ -95,7 +95,7 @@ def test_what_is_read_behind_a_hole_goes_to_a_file_of_its_own(tmp_path):
     made.add(records(50), 51)
 
     assert written(made) == [(0, 2), (50, 51)]
-    assert layout.gaps(layout.listed(PLACE.folder(tmp_path))) == [(2, 50)]
+    assert layout.holes(layout.listed(PLACE.folder(tmp_path))) == [(2, 50)]
     made.close()
 
 
