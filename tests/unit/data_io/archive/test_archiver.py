@@ -177,6 +177,7 @@ async def test_a_disk_that_is_full_is_told_of_and_archiving_goes_on_when_it_is_n
         assert problem.startswith("offsets from 5 on of partition 1 of 'ticks' are not archived: [Errno 28] No space")
         await until(lambda: len(archived(tmp_path)[0]) == 10)
         assert len(archived(tmp_path)[1]) == 5
+        await until(lambda: broker.paused == {ONE})  # nothing more of it is held in memory
 
         monkeypatch.setattr(os, "fsync", sync)
         await until(lambda: not archiver.problems())
