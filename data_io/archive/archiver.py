@@ -82,13 +82,13 @@ class Archiver:
             try:
                 await self._session(stop)
             except (DependencyError, TimeoutError) as error:
+                if self._away is None:  # all was well until now
+                    pause_s = FIRST_PAUSE_S
                 if self._away != str(error):
                     log.warning("nothing is archived for a while", action="archive", error=str(error))
                 self._away = str(error)
                 await _pause(stop, pause_s)
                 pause_s = min(2 * pause_s, MAX_PAUSE_S)
-            else:
-                pause_s = FIRST_PAUSE_S
         for writer in self._writers.values():
             writer.close()
 

@@ -69,7 +69,7 @@ def _batch(record: ConsumerRecord, found: DecodedRows) -> pa.RecordBatch:
         "spread": made.spread_N,
         "flags": made.flags_N,
     }
-    known |= zip(found.names, made.x_NF.T, strict=True)
+    known.update(zip(found.names, made.x_NF.T, strict=True))
     columns = {field.name: numbers(known[field.name], field.type) for field in schema if field.name != "symbol"}
     columns["symbol"] = pa.DictionaryArray.from_arrays(numbers(made.symbol_N, pa.int32()), symbols).cast(pa.string())
     return pa.RecordBatch.from_arrays([columns[field.name] for field in schema], schema=schema)

@@ -17,7 +17,13 @@ from data_io.archive.archiver import Archiver, topics_of
 from data_io.archive.layout import Place
 from data_io.archive.settings import ArchiveSettings
 from data_io.topics.admin import TopicInfo
-from ml_core.errors import ArchiveUnavailableError, KafkaUnavailableError, NotFoundError
+from ml_core.errors import (
+    ArchiveUnavailableError,
+    InvalidSettingsError,
+    KafkaUnavailableError,
+    NotFoundError,
+    SetupError,
+)
 from ml_core.spec import parse
 from tests.unit.data_io.archive.archive_lab import record
 
@@ -177,6 +183,7 @@ async def test_a_disk_that_is_full_is_told_of_and_archiving_goes_on_when_it_is_n
         assert problem.startswith("offsets from 5 on of partition 1 of 'ticks' are not archived: [Errno 28] No space")
         await until(lambda: len(archived(tmp_path)[0]) == 10)
         assert len(archived(tmp_path)[1]) == 5
+        await until(lambda: broker.paused == {ONE})  # nothing more of it is held in memory
 
         monkeypatch.setattr(os, "fsync", sync)
         await until(lambda: not archiver.problems())
@@ -266,6 +273,14 @@ async def test_a_folder_that_cannot_be_made_is_a_problem_and_tried_again(broker,
             await until(lambda: archiver.problems() == ["no space"])
             patch.undo()
             await until(lambda: archived(tmp_path) == values(broker))
+
+
+def test_an_archiver_without_a_folder_to_write_to_ends_at_once(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(InvalidSettingsError, match="TICKWISE_ARCHIVE is not set"):
+        module.run(ArchiveSettings(archive=None))
+    with pytest.raises(SetupError, match="cannot be made"):
+        module.run(ArchiveSettings(archive=tmp_path / "file"))
 
 
 def test_ticks_and_rows_of_all_pipelines_are_archived():

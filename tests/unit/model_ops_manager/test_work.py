@@ -1,0 +1,37 @@
+"""Where a job has its ticks from."""
+
+from types import SimpleNamespace
+
+import pytest
+
+from data_io.data_fetcher.kafka_range import Fetched
+from ml_core import frames
+from ml_core.spec import parse
+from ml_core.types import JobSpec, OffsetRange
+from model_ops_manager.jobs import work
+from model_ops_manager.jobs.settings import RunnerSettings
+
+RANGE = OffsetRange(partition=0, start=0, end=9)
+
+
+@pytest.mark.parametrize("asked", [(RANGE,), None])
+def test_a_job_reads_the_archive_of_its_runner(monkeypatch, tmp_path, asked):
+    given = []
+
+    async def newest_ranges(*_args):
+        given.append(_args[3])
+        return (RANGE,)
+
+    async def fetch_ranges(*_args, archive, **_):
+        given.append(archive)
+        return Fetched(frames.empty(), (RANGE,), {})
+
+    monkeypatch.setattr(work, "newest_ranges", newest_ranges)
+    monkeypatch.setattr(work, "fetch_ranges", fetch_ranges)
+    monkeypatch.setattr(work, "within_span", lambda fetched, _: fetched)
+    spec = parse({"name": "demo"})
+    job = SimpleNamespace(pipeline_spec=lambda: spec, spec=JobSpec(pipeline="demo", ranges=asked))
+
+    work.Work(job, None, None, RunnerSettings(archive=tmp_path))._fetch()
+
+    assert set(given) == {tmp_path}
