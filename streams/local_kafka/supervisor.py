@@ -3,13 +3,15 @@
 A program of its own, run as a plain file by an isolated interpreter: only the standard library is at hand. It lives in
 a session of its own, so Ctrl-C in a terminal reaches the parent alone. It stops when a byte or the end comes on its
 standard input, when the parent is gone (a forked child may hold the pipe open), on SIGTERM, or when the broker ends by
-itself; then it kills the broker, whose data nobody will want, and removes the folder.
+itself; then it kills the broker, whose data nobody will want, and removes the folder. Where it is killed itself, the
+broker dies with it, and the folder, whose lock nobody holds any more, is removed by whoever starts one next.
 
 Arguments: the parent's process id and a plan in JSON.
 """
 
 import contextlib
 import ctypes
+import fcntl
 import json
 import os
 import select
@@ -22,6 +24,7 @@ from typing import Any
 
 EVERY_S = 0.1
 TAIL = 20
+LOCK = "held.lock"  # in the folder; locked by supervisor and broker for as long as one of them lives
 
 
 def main(parent: int, plan: dict[str, Any]) -> int:
@@ -33,27 +36,36 @@ def main(parent: int, plan: dict[str, Any]) -> int:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     folder = Path(plan["folder"])
     folder.mkdir(mode=0o700)
+    lock = hold(folder)
     try:
         for name, text in plan["files"].items():
             (folder / name).write_text(text)
         *first, last = plan["commands"]
         for command in first:
-            code = run(command, folder, parent)
+            code = run(command, folder, parent, lock)
             if code is None:
                 return 0
             if code != 0:
                 return report(folder, code)
-        code = run(last, folder, parent)
+        code = run(last, folder, parent, lock)
         return 0 if code is None else report(folder, code)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def run(command: list[str], folder: Path, parent: int) -> int | None:
+def hold(folder: Path) -> int:
+    """Return a file of ``folder`` that is locked; it gets its name only then, so that nobody finds it unlocked."""
+    lock = os.open(folder / "new.lock", os.O_CREAT | os.O_WRONLY, 0o600)
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    (folder / "new.lock").rename(folder / LOCK)
+    return lock
+
+
+def run(command: list[str], folder: Path, parent: int, lock: int) -> int | None:
     """Run ``command`` in ``folder``; return its exit code, or None when it was stopped for the parent's sake."""
     with (folder / "console.log").open("ab") as console:
         child = subprocess.Popen(
-            command, cwd=folder, stdin=subprocess.DEVNULL, stdout=console, stderr=console,
+            command, cwd=folder, stdin=subprocess.DEVNULL, stdout=console, stderr=console, pass_fds=(lock,),
             preexec_fn=die_with_parent(),  # noqa: PLW1509  # safe: this process has one thread
         )  # fmt: skip
     try:

@@ -1,8 +1,10 @@
 """A Kafka for the length of a ``with`` block: the user's own, in a container, or from jars."""
 
+import fcntl
 import json
 import os
 import secrets
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -14,10 +16,11 @@ from typing import IO
 
 from ml_core.errors import KafkaUnavailableError, SetupError
 from streams.local_kafka import container, jars, node, probe
-from streams.local_kafka.supervisor import log_tail
+from streams.local_kafka.supervisor import LOCK, log_tail
 
 START_S = 90.0  # 4 s on an idle machine, 25 s on a crowded one
 STOP_S = 60.0  # what a long run has written takes a while to delete
+_FOLDER = "tickwise-kafka-"
 _ATTEMPTS = 3  # somebody may take a free port between its choice and the broker's start
 
 
@@ -60,9 +63,11 @@ def _of_settings() -> str | None:
 @contextmanager
 def _from_jars(port: int | None, timeout_s: float) -> Iterator[str]:
     kit = jars.find()
+    place = Path(tempfile.gettempdir()).resolve()
+    _sweep(place)
     attempts = 1 if port else _ATTEMPTS
     for attempt in range(1, attempts + 1):
-        folder = Path(tempfile.gettempdir()).resolve() / f"tickwise-kafka-{secrets.token_hex(6)}"
+        folder = place / f"{_FOLDER}{secrets.token_hex(6)}"
         at, controller = (port, *node.free_ports(1)) if port else node.free_ports(2)
         process = _supervised(kit, folder, at, controller)
         address = f"{node.HOST}:{at}"
@@ -75,6 +80,15 @@ def _from_jars(port: int | None, timeout_s: float) -> Iterator[str]:
             _stop(process)
         if "Address already in use" not in why or attempt == attempts:
             raise KafkaUnavailableError(why)
+
+
+def _sweep(place: Path) -> None:
+    """Remove the folders in ``place`` whose supervisor and broker are dead: supervisors that were killed left them."""
+    for folder in place.glob(f"{_FOLDER}*"):
+        with suppress(OSError), (folder / LOCK).open("rb") as lock:  # no lock, somebody else's, or held
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if not folder.is_symlink() and folder.stat().st_uid == os.getuid():
+                shutil.rmtree(folder, ignore_errors=True)
 
 
 def _supervised(kit: jars.Kit, folder: Path, port: int, controller: int) -> subprocess.Popen[bytes]:

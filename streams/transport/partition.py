@@ -109,7 +109,8 @@ class Partition:
         elif self._committed < 0:
             await self._commit(*self._snapshot(self.serving))  # what is out tomorrow is measured against it
         else:
-            await self._report(self._manifest(self.serving))  # who adds the counts up may have started too
+            # Who adds the counts up may have started too; nobody has to wait for it.
+            self._start(self._report(self._manifest(self.serving)), "report")
         # Not all at once: a transaction keeps the broker from everything else for a while.
         spread = (self.number + 1) / self.shared.partitions
         self._next_checkpoint = time.monotonic() + self.shared.checkpoint_s * spread

@@ -46,6 +46,7 @@ async def published(
         enable_auto_commit=False,
         auto_offset_reset="latest",
         isolation_level="read_committed",
+        fetch_max_wait_ms=10,  # behind the end of a transaction nothing follows, and that is waited for
     )
     tps = {topic: TopicPartition(topic, partition) for topic in topics}
     found: dict[str, Out] = {}
@@ -76,7 +77,7 @@ async def _last_place(
         consumer.seek(tp, start)
         records: list[ConsumerRecord] = []
         while await consumer.position(tp) < upper:
-            records += (await consumer.getmany(tp, timeout_ms=200)).get(tp, ())
+            records += (await consumer.getmany(tp, timeout_ms=20)).get(tp, ())
         for record in reversed(records):
             place = _place(record, place_of) if record.offset < upper else None
             if place is not None:

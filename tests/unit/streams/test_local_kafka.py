@@ -15,7 +15,7 @@ import pytest
 
 from ml_core.errors import KafkaUnavailableError, SetupError
 from streams import local_kafka
-from streams.local_kafka import background, container, jars, node, probe
+from streams.local_kafka import background, container, jars, node, probe, supervisor, temporary
 
 SUPERVISOR = Path(local_kafka.__file__).with_name("supervisor.py")
 
@@ -291,14 +291,38 @@ def test_a_forked_child_that_holds_the_pipe_open_does_not_keep_the_broker(tmp_pa
 @pytest.mark.parametrize("sign", [signal.SIGTERM, signal.SIGKILL])
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux ends a child with its parent")
 def test_the_broker_goes_with_its_supervisor(tmp_path: Path, sign: signal.Signals) -> None:
-    watched = Watched(tmp_path / "broker", FOREVER)
+    watched, other = (Watched(tmp_path / f"tickwise-kafka-{name}", FOREVER) for name in ("watched", "other"))
 
     os.kill(watched.pid, sign)
 
     until(lambda: not running(watched.broker))
-    if sign == signal.SIGTERM:
-        until(watched.gone)
-    watched.close()
+    if sign == signal.SIGKILL:
+        assert watched.folder.exists()
+        temporary._sweep(tmp_path)  # as the next start does
+    until(watched.gone)
+    assert running(other.broker)
+    assert (other.folder / "note").exists()
+    for each in (watched, other):
+        each.close()
+
+
+def test_a_folder_of_a_broker_that_lives_or_of_nobody_known_is_not_swept(tmp_path: Path) -> None:
+    unknown, orphan = tmp_path / "tickwise-kafka-unknown", tmp_path / "tickwise-kafka-orphan"
+    for folder in (unknown, orphan):
+        folder.mkdir()
+    lock = supervisor.hold(orphan)
+    broker = subprocess.Popen(["sleep", "1000"], pass_fds=(lock,))  # goes on without its supervisor
+    os.close(lock)
+
+    temporary._sweep(tmp_path)
+    assert unknown.exists()
+    assert orphan.exists()
+
+    broker.kill()
+    broker.wait()
+    temporary._sweep(tmp_path)
+    assert unknown.exists()
+    assert not orphan.exists()
 
 
 def test_a_parent_that_says_so_ends_it(tmp_path: Path) -> None:

@@ -164,6 +164,7 @@ async def test_who_takes_over_reports_the_labelled_rows_at_once(partition, heard
     lanes = claims(partition, manifest(labelled={"demo": 41}))
 
     await partition.open(0)
+    await partition._task
 
     assert heard == [(500, 41)]
     assert {tp.topic for tp in lanes} == {ROWS, SCORES, LETTERS, "ticks.late"}
