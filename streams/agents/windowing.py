@@ -1,6 +1,7 @@
 """From a round of fetched batches to bars, rows, predictions and letters: decode, features, scores, in order."""
 
 import time
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -118,13 +119,14 @@ def _score(waiting: Sequence[_Waiting]) -> None:
 
 def _publish_rejects(partition: Partition, decoded: Decoded) -> None:
     topic = partition.shared.topic
-    rejects = [r for r in decoded.rejects if decoded.reject_records.offset[r.position] >= partition.publish_from]
+    offsets, first = decoded.reject_records.offset, partition.publish_from
+    rejects = [reject for reject in decoded.rejects if offsets[reject.position] >= first]
     if not rejects:
         return
-    records = [dead_letters.encode(reject, decoded.reject_records, topic, partition.number) for reject in rejects]
-    partition.outputs.send(dead_letters.name(topic), record_batch.pack(records))
-    for reject in rejects:
-        metrics.REJECTS.labels(topic, reject.reason).inc()
+    packed = dead_letters.pack(rejects, decoded.reject_records, topic, partition.number)
+    partition.outputs.send(dead_letters.name(topic), packed)
+    for reason, count in Counter(reject.reason for reject in rejects).items():
+        metrics.REJECTS.labels(topic, reason).inc(count)
 
 
 def _publish_late(partition: Partition, decoded: Decoded, lags: Sequence[Int64]) -> None:

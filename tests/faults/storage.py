@@ -5,11 +5,9 @@ import os
 import sqlite3
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import Any
 
 from aiokafka import TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, RecordsToDelete
@@ -19,23 +17,25 @@ from ml_core.spec import PipelineSpec
 from ml_core.types import JobSpec, JobState
 from model_ops_manager.jobs.store import Job, JobStore
 from model_ops_manager.mlflow_agent import MlflowAgent
-from tests.faults.scene import PARTS, FellShortError, Scene
+from tests.faults.bench import Bench, Result
+from tests.faults.scene import PARTS, Scene
+from tests.faults.waiting import FellShortError, until
 from tests.integration.worker_lab import WorkerLab
 
 DISK_MB = 48
 JOB_S = 180.0
 
 
-async def disk_full(kafka: str, folder: Path) -> dict[str, Any]:
+async def disk_full(bench: Bench) -> Result:
     """The disk of job store and models is full: what is asked for fails clearly, the rest stays, and all goes on."""
-    with _small_disk(folder / "small") as disk:
-        lab = WorkerLab(kafka, os.urandom(4).hex(), disk)
+    with _small_disk(bench.folder / "small") as disk:
+        lab = WorkerLab(bench.kafka, os.urandom(4).hex(), disk)
         await lab.create_topic()
         await lab.publish("synthetic:symbols=4,ticks=8000,rate=100,seed=7,edge=3")
         spec = lab.pipeline("disk", **{**PARTS, "gate": {"margin": 0.0}})
         store = JobStore(f"sqlite:///{lab.home / 'jobs.db'}")
         agent = MlflowAgent(f"sqlite:///{lab.home / 'mlflow.db'}", lab.home)
-        runner = _runner(lab, folder / "runner.log")
+        runner = _runner(lab, bench.folder / "runner.log")
         try:
             await _ended(store, store.submit(JobSpec(pipeline=spec.name), spec), JobState.SUCCEEDED)
             agent.set_champion(spec.name, 1, reason="the only one")
@@ -59,32 +59,35 @@ async def disk_full(kafka: str, folder: Path) -> dict[str, Any]:
         return {"refused": said.replace(str(disk), "DISK"), "failed": failed.replace(str(disk), "DISK")}
 
 
-async def unread_ticks_deleted(scene: Scene) -> dict[str, Any]:
+async def unread_ticks_deleted(bench: Bench) -> Result:
     """Retention deletes ticks before they were read: the worker names them and ends; a new group goes on."""
-    scene.start("a")
-    async with scene.load():
-        await scene.consumes(60.0)
-        await scene.terminate("a")
-        position = await scene.ends()
-        await scene.grows(position)
-    ends = await scene.ends()
-    doomed = {TopicPartition(scene.lab.topic, n): RecordsToDelete(before_offset=end - 10) for n, end in ends.items()}
-    client = AIOKafkaAdminClient(bootstrap_servers=scene.lab.kafka)
-    await client.start()
-    try:
-        await client.delete_records(doomed)
-    finally:
-        await client.close()
-    scene.start("a")
-    code = await asyncio.to_thread(scene.workers.pop("a").wait, 60)
-    said = scene.lab.log()
-    first = min(end - 11 for end in ends.values()), max(end - 11 for end in ends.values())
-    if code != 2 or "were deleted by retention" not in said or not any(f" to {last} of" in said for last in first):
-        raise FellShortError(f"ended with {code}: {said[-500:]}")
-    scene.start("b", group=f"{scene.spec.name}-2")
-    await scene.lab.until(lambda: scene.lab.log().count("partition taken over") == scene.lab.partitions)
-    await scene.terminate("b")
-    return {"lost": 0, "conflicting": 0, "repeats": 0}
+    async with Scene.opened(bench.kafka, bench.folder, bench.model) as scene:
+        scene.start("a")
+        async with scene.load():
+            await scene.consumes(60.0)
+            await scene.terminate("a")
+            position = await scene.ends()
+            await scene.grows(position)
+        ends = await scene.ends()
+        doomed = {
+            TopicPartition(scene.lab.topic, n): RecordsToDelete(before_offset=end - 10) for n, end in ends.items()
+        }
+        client = AIOKafkaAdminClient(bootstrap_servers=scene.lab.kafka)
+        await client.start()
+        try:
+            await client.delete_records(doomed)
+        finally:
+            await client.close()
+        scene.start("a")
+        code = await asyncio.to_thread(scene.workers.pop("a").wait, 60)
+        said = scene.lab.log()
+        first = min(end - 11 for end in ends.values()), max(end - 11 for end in ends.values())
+        if code != 2 or "were deleted by retention" not in said or not any(f" to {last} of" in said for last in first):
+            raise FellShortError(f"ended with {code}: {said[-500:]}")
+        scene.start("b", group=f"{scene.spec.name}-2")
+        await scene.lab.until(lambda: scene.lab.log().count("partition taken over") == scene.lab.partitions)
+        await scene.terminate("b")
+        return {"lost": 0, "conflicting": 0, "repeats": 0}
 
 
 async def _refused(store: JobStore, spec: PipelineSpec, disk: Path) -> str:
@@ -110,11 +113,8 @@ async def _failed_for_space(store: JobStore, spec: PipelineSpec, disk: Path) -> 
 
 
 async def _ended(store: JobStore, job: Job, state: JobState) -> Job:
-    deadline = time.monotonic() + JOB_S
-    while not (now := store.get(job.id)).state.is_final:
-        if time.monotonic() > deadline:
-            raise FellShortError(f"the job is {now.state} after {JOB_S:.0f} s: {now.progress}")
-        await asyncio.sleep(0.2)
+    await until(lambda: store.get(job.id).state.is_final, JOB_S, f"the job has not ended in {JOB_S:.0f} s")
+    now = store.get(job.id)
     if now.state is not state:
         raise FellShortError(f"the job {now.state} instead of {state}: {now.error}")
     return now
