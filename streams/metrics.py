@@ -29,6 +29,7 @@ RESTORE_SECONDS = Gauge("tickwise_restore_seconds", "Duration of the last takeov
 SWAPS = Counter("tickwise_model_swaps_total", "Model swaps, one a partition")
 TAKEOVER_FAILURES = Counter("tickwise_takeover_failures_total", "Takeovers that failed and were tried again")
 STALLED_SECONDS = Gauge("tickwise_stalled_seconds", "For how long ticks have waited and nothing has moved")
+TASKS = Gauge("tickwise_event_loop_tasks", "Tasks of the event loop; about the same whenever the load is")
 LAG = Gauge("tickwise_consumer_lag_ticks", "Ticks in the topic that were not processed yet", ["topic", "partition"])
 PARITY_ROWS = Counter("tickwise_parity_rows_total", "Rows of parity samples, computed again and compared", ["result"])
 PARITY_PREDICTIONS = Counter(

@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from data_io.topics import arrow_kernel as kernel
 from data_io.topics.arrow_kernel import Fill
-from data_io.topics.record_batch import BATCH_BYTES, HEADER_BYTES, RecordBatch, sized, varint
+from data_io.topics.record_batch import BATCH_BYTES, HEADER_BYTES, VARINTS, RecordBatch, sized
 from data_io.topics.records import Header
 
 CONTENT_TYPE = b"application/vnd.apache.arrow.stream"
@@ -133,7 +133,7 @@ def _plan(example: pa.RecordBatch, parts: Sequence[Part], headers: Sequence[Head
     head = sink.getvalue().to_pybytes()[: -len(batch) - kernel.END_BYTES]
     message, places = _message(batch)
     all_headers = [("content-type", CONTENT_TYPE), *headers]
-    front = varint(len(all_headers) + 2)
+    front = VARINTS[len(all_headers) + 2]
     front += b"".join(part for name, content in all_headers for part in (*sized(name.encode()), *sized(content)))
     front += b"".join(sized(FROM_HEADER.encode()))
     pieces = [head, message, front, b"".join(sized(TO_HEADER.encode()))]

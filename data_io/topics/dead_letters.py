@@ -1,11 +1,12 @@
 """The topic ``<topic>.dlq``: records that were refused, byte for byte, with the reason and the place they came from."""
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import NamedTuple
 
-from data_io.topics import letters
+from data_io.topics import letters, record_batch
 from data_io.topics.admin import TopicSpec
-from data_io.topics.record_batch import Record
+from data_io.topics.record_batch import VARINTS, Record, RecordBatch, sized
 from data_io.topics.records import Header, Records, Reject
 from ml_core.errors import InputError
 
@@ -53,6 +54,46 @@ def encode(reject: Reject, records: Records, topic: str, partition: int) -> Reco
     at = reject.position
     added = headers(reject.reason, reject.detail, topic, partition, records.offset[at], reject.index)
     return letters.encode(records, at, _PREFIX, added)
+
+
+def pack(rejects: Sequence[Reject], records: Records, topic: str, partition: int) -> list[RecordBatch]:
+    """Return record batches of the dead letters of ``rejects``, in order, as ``encode`` returns each of them.
+
+    A topic may hold many records that cannot be read, and the ticks between them have a microsecond each: so what
+    all letters of a reason have in common is made once.
+    """
+    return record_batch.join([_content(reject, records, topic, partition) for reject in rejects])
+
+
+def _content(reject: Reject, records: Records, topic: str, partition: int) -> bytes:
+    at, index, reason, detail = reject
+    key, value, kept = records.key[at], records.value[at], records.headers[at]
+    if key is None or value is None or len(value) > letters.MAX_VALUE_BYTES:
+        return record_batch.content(*encode(reject, records, topic, partition))
+    front, middle, behind, added = _common(reason, topic, partition, index)
+    about, offset = detail.encode(errors="backslashreplace"), b"%d" % records.offset[at]
+    before = record_batch.headers(kept) if kept else b""
+    parts = (
+        VARINTS[len(key)], key, VARINTS[len(value)], value, VARINTS[len(kept) + added], before,
+        front, VARINTS[len(about)], about, middle, VARINTS[len(offset)], offset, behind,
+    )  # fmt: skip
+    return b"".join(parts)
+
+
+@lru_cache(256)
+def _common(reason: str, topic: str, partition: int, index: int) -> tuple[bytes, bytes, bytes, int]:
+    """Return the headers that are added, cut where detail and offset belong, and how many they are."""
+    added = headers(reason, "", topic, partition, 0, index)
+    pieces, piece = [], b""
+    for name, text in added:
+        piece += b"".join(sized(name.encode()))
+        if name in (f"{_PREFIX}detail", f"{_PREFIX}offset"):
+            pieces.append(piece)
+            piece = b""
+        else:
+            piece += b"".join(sized(text))
+    front, middle = pieces
+    return front, middle, piece, len(added)
 
 
 class Letter(NamedTuple):

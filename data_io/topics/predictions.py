@@ -14,7 +14,7 @@ from data_io.topics import prediction_kernel as kernel
 from data_io.topics.admin import TopicSpec, log_topic
 from data_io.topics.prediction_arrow import ArrowPredictionEncoder
 from data_io.topics.prediction_batch import NO_SCORE, STATE_OF_FLAGS, STATES, WINDOW, PredictionBatch, row_id
-from data_io.topics.record_batch import BATCH_BYTES, HEADER_BYTES, RecordBatch, varint
+from data_io.topics.record_batch import BATCH_BYTES, HEADER_BYTES, VARINTS, RecordBatch
 from data_io.topics.records import Header
 from ml_core.errors import SchemaMismatchError
 from ml_core.spec import format_duration
@@ -143,7 +143,7 @@ class _SymbolTexts:
         new = []
         for symbol in symbols[known:]:
             key, text = symbol.encode(), json.dumps(symbol, ensure_ascii=False)
-            new += [varint(len(key)) + key, f'","symbol":{text},"ts":'.encode()]
+            new += [VARINTS[len(key)] + key, f'","symbol":{text},"ts":'.encode()]
         added = _pieces(new)
         bound_P = np.concatenate([old.bound_P, added.bound_P[1:] + old.bound_P[-1]])
         self._pieces = kernel.Pieces(np.concatenate([old.text[: -kernel.SLACK], added.text]), bound_P)

@@ -12,7 +12,7 @@ from aiokafka import codec
 
 from data_io.topics.crc32c import crc32c
 from data_io.topics.record_walk import MIN_RECORD_BYTES, Batches, Places, find_records, read_headers
-from data_io.topics.records import Records
+from data_io.topics.records import Header, Records
 from ml_core.errors import CorruptRecordError
 
 # base offset, length, leader epoch, magic, CRC, attributes, last offset delta, first and last time, producer id, its
@@ -49,18 +49,19 @@ class FoundRecords(NamedTuple):
     def take(self, positions: Iterable[int]) -> Records:
         """Return the records at ``positions`` as Python values, in that order."""
         data, where = self.data, self.places
-        ends = (where.key_at_N + where.key_len_N, where.value_at_N + where.value_len_N)
-        columns = (where.key_at_N, ends[0], where.value_at_N, ends[1], where.headers_at_N, where.header_count_N)
+        columns = (where.key_at_N, where.key_len_N, where.value_at_N, where.value_len_N)
         at = np.fromiter(positions, np.int64)
-        records = Records(where.offset_N[at].tolist(), [], [], [])
-        for key_at, key_end, value_at, value_end, headers_at, headers in zip(
-            *(c[at].tolist() for c in columns), strict=True
-        ):
+        key_at, key_len, value_at, value_len = (column[at].tolist() for column in columns)
+
+        def texts(places: list[int], lengths: list[int]) -> list[bytes | None]:
             # A length of -1 means null.
-            records.key.append(None if key_end < key_at else bytes(data[key_at:key_end]))
-            records.value.append(None if value_end < value_at else bytes(data[value_at:value_end]))
-            records.headers.append(read_headers(data, headers_at, headers) if headers else ())
-        return records
+            return [None if n < 0 else bytes(data[start : start + n]) for start, n in zip(places, lengths, strict=True)]
+
+        headers: list[tuple[Header, ...]] = [()] * len(at)
+        count = where.header_count_N[at]
+        for n in np.flatnonzero(count).tolist():
+            headers[n] = read_headers(data, int(where.headers_at_N[at[n]]), int(count[n]))
+        return Records(where.offset_N[at].tolist(), texts(key_at, key_len), texts(value_at, value_len), headers)
 
 
 class _Batch(NamedTuple):

@@ -19,7 +19,7 @@ Record = tuple[bytes | None, bytes | None, Sequence[Header]]  # key, value, head
 HEADER_BYTES = 61
 # Below the broker's default message.max.bytes of 1,048,588, so that a full batch is never refused.
 BATCH_BYTES = 1_000_000
-_FRAME_BYTES = 24  # lengths and deltas of a record, or of a header, at most
+_FRAME_BYTES = 24  # length, attributes and deltas of a record, at most
 _FROM_LENGTH = struct.Struct(">iib")  # length, partition leader epoch, magic
 _FROM_CRC = struct.Struct(
     ">Ihiqqqhii"
@@ -49,42 +49,57 @@ def seal(batch: RecordBatch, *, producer_id: int, epoch: int, sequence: int, tra
 
 def pack(records: Sequence[Record]) -> list[RecordBatch]:
     """Return batches of ``records``, in order, of at most BATCH_BYTES unless one record alone has more."""
+    return join([content(*record) for record in records])
+
+
+def content(key: bytes | None, value: bytes | None, added: Sequence[Header]) -> bytes:
+    """Return the bytes of a record but for its place in the batch: all from the length of the key on."""
+    return b"".join((*sized(key), *sized(value), VARINTS[len(added)], headers(added)))
+
+
+def headers(added: Sequence[Header]) -> bytes:
+    """Return the bytes of the headers of a record, without their number."""
+    return b"".join(part for name, text in added for part in (*sized(name.encode()), *sized(text)))
+
+
+def join(contents: Sequence[bytes]) -> list[RecordBatch]:
+    """Return batches of records, given as ``content`` returns them, in order and bounded as those of ``pack``."""
     made: list[RecordBatch] = []
-    group: list[Record] = []
-    size = 0
-    for record in records:
-        key, value, headers = record
-        more = _FRAME_BYTES + len(key or b"") + len(value or b"")
-        more += sum(_FRAME_BYTES + len(name) + len(content or b"") for name, content in headers)
-        if group and size + more > BATCH_BYTES:
-            made.append(_pack(group))
-            group, size = [], 0
-        group.append(record)
+    parts, delta, size = [bytes(HEADER_BYTES)], 0, 0
+    for each in contents:
+        more = _FRAME_BYTES + len(each)
+        if delta and size + more > BATCH_BYTES:
+            made.append(_batch(parts, delta))
+            parts, delta, size = [bytes(HEADER_BYTES)], 0, 0
+        front = _FRONTS[delta] if delta < len(_FRONTS) else b"\0\0" + VARINTS[delta]
+        parts += (VARINTS[len(front) + len(each)], front, each)
+        delta += 1
         size += more
-    return [*made, _pack(group)] if group else made
+    return [*made, _batch(parts, delta)] if delta else made
 
 
-def _pack(records: Sequence[Record]) -> RecordBatch:
-    parts = [bytes(HEADER_BYTES)]
-    for delta, (key, value, headers) in enumerate(records):
-        body = [b"\0\0", varint(delta), *sized(key), *sized(value), varint(len(headers))]
-        for name, content in headers:
-            body += [*sized(name.encode()), *sized(content)]
-        parts += [varint(sum(map(len, body))), *body]
-    return RecordBatch(np.frombuffer(bytearray().join(parts), np.uint8), len(records))
+def _batch(parts: Sequence[bytes], records: int) -> RecordBatch:
+    return RecordBatch(np.frombuffer(bytearray().join(parts), np.uint8), records)
 
 
 def sized(content: bytes | None) -> tuple[bytes, ...]:
     """Return the parts of ``content`` with its length in front."""
-    return (varint(-1),) if content is None else (varint(len(content)), content)
+    return (VARINTS[-1],) if content is None else (VARINTS[len(content)], content)
 
 
-def varint(value: int) -> bytes:
-    """Return a 64-bit number as a zigzag varint."""
-    value = value << 1 ^ value >> 63
-    written = bytearray()
-    while value > 127:
-        written.append(value & 127 | 128)
-        value >>= 7
-    written.append(value)
-    return bytes(written)
+class _Varints(dict[int, bytes]):
+    """64-bit numbers as zigzag varints: looked up where they are small, as nearly all lengths and places are."""
+
+    def __missing__(self, value: int) -> bytes:
+        value = value << 1 ^ value >> 63
+        written = bytearray()
+        while value > 127:
+            written.append(value & 127 | 128)
+            value >>= 7
+        written.append(value)
+        return bytes(written)
+
+
+VARINTS = _Varints()
+VARINTS.update({value: VARINTS[value] for value in range(-1, 1024)})
+_FRONTS = tuple(b"\0\0" + VARINTS[delta] for delta in range(1024))  # attributes, delta of time, place in the batch

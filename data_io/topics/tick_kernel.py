@@ -88,9 +88,10 @@ class Plan(NamedTuple):
 
 
 class Parsed(NamedTuple):
-    """Ticks as the kernel has read them."""
+    """Ticks as the kernel has read them: those it has taken fill the first places, in order."""
 
-    taken_N: Bool  # False: left to the exact decoder, and the values mean nothing
+    taken_N: Bool  # by record; False: left to the exact decoder
+    offset_N: Int64
     kind_N: Int8
     symbol_N: Int32
     ts_ns_N: Int64
@@ -108,7 +109,7 @@ class Layouts(NamedTuple):
     count_L: Int64  # pieces; 0: no layout
     seen_L: Int64  # a bit a field
     kind_L: Int64  # trade or quote
-    turn_2: Int64  # the layout that fitted last, and the one that the next new one replaces
+    turn_3: Int64  # layouts: of the last tick, of the last one written otherwise; and where to learn the next
 
 
 @inlined
@@ -352,6 +353,22 @@ def _note_kind(layouts: Any, layout: int, seen: int, tick_kind: int, plan: Any) 
     return tick_kind >= 0 and seen & needed == needed
 
 
+@kernel
+def _next_spare(spare: int, recent: int, other: int, layouts: Any) -> int:
+    """Return where to learn the next layout: a free place, or else that of one that is not in use now.
+
+    What cannot be read spoils the place where that was tried.
+    """
+    found = -1
+    for i in range(1, LAYOUTS):
+        layout = (spare + i) % LAYOUTS
+        if layouts.count_L[layout] == 0:
+            return layout
+        if found < 0 and layout not in (recent, other):
+            found = layout
+    return found
+
+
 @inlined
 def _take(n: int, layout: int, layouts: Any, value_F: Any, out: Any) -> Any:
     """Write the values of a tick as row ``n``; return whether they are valid."""
@@ -375,8 +392,8 @@ def _take(n: int, layout: int, layouts: Any, value_F: Any, out: Any) -> Any:
 @outermost
 def _parse(whole: Any, tail: Any, places: Any, plan: Any, symbols: Any, layouts: Any, value_F: Any, out: Any) -> None:
     address = numba.int64(whole.ctypes.data)
-    recent, spare = layouts.turn_2[0], layouts.turn_2[1]
-    total = left = places.value_at_N.shape[0]
+    recent, other, spare = layouts.turn_3[0], layouts.turn_3[1], layouts.turn_3[2]
+    total, row = places.value_at_N.shape[0], 0
     for n in range(total):
         out.taken_N[n] = False
         length = places.value_len_N[n]
@@ -386,8 +403,8 @@ def _parse(whole: Any, tail: Any, places: Any, plan: Any, symbols: Any, layouts:
             address = numba.int64(tail.ctypes.data) - (whole.shape[0] + SLACK - tail.shape[0])
         at = address + places.value_at_N[n]
         layout = -1
-        for i in range(LAYOUTS):
-            tried = (recent + i) % LAYOUTS
+        for i in range(-2, LAYOUTS):
+            tried = i if i >= 0 else (recent if i == -2 else other)
             if layouts.count_L[tried] and _follow(at, at + length, tried, layouts, plan, symbols, value_F):
                 layout = tried
                 break
@@ -397,17 +414,18 @@ def _parse(whole: Any, tail: Any, places: Any, plan: Any, symbols: Any, layouts:
                 continue
             layout = spare
             if layouts.count_L[spare]:
-                spare = (spare + 1) % LAYOUTS
-        recent = layout
+                spare = _next_spare(spare, recent, other, layouts)
         if plan.symbol_is_key:
             key_len = places.key_len_N[n]
             known = 0 < key_len <= MAX_SYMBOL_BYTES
             value_F[SYMBOL] = _find_symbol(address + places.key_at_N[n], key_len, symbols) if known else -1
-        is_taken = _take(n, layout, layouts, value_F, out)
-        out.taken_N[n] = is_taken
-        left -= is_taken
-    layouts.turn_2[0], layouts.turn_2[1] = recent, spare
-    out.left_1[0] = left
+        is_taken = _take(row, layout, layouts, value_F, out)
+        out.taken_N[n], out.offset_N[row] = is_taken, places.offset_N[n]
+        row += is_taken
+        if is_taken and layout != recent:
+            recent, other = layout, recent
+    layouts.turn_3[0], layouts.turn_3[1], layouts.turn_3[2] = recent, other, spare
+    out.left_1[0] = total - row
 
 
 def _with_slack(data: bytes | memoryview) -> UInt8:
@@ -418,7 +436,7 @@ def no_layouts() -> Layouts:
     """Return room for the layouts that are to be met."""
     return Layouts(
         np.empty((LAYOUTS, LAYOUT_BYTES), np.uint8), np.empty((LAYOUTS, LAYOUT_VALUES), np.int64),
-        np.zeros(LAYOUTS, np.int64), np.zeros(LAYOUTS, np.int64), np.zeros(LAYOUTS, np.int64), np.zeros(2, np.int64),
+        np.zeros(LAYOUTS, np.int64), np.zeros(LAYOUTS, np.int64), np.zeros(LAYOUTS, np.int64), np.zeros(3, np.int64),
     )  # fmt: skip
 
 
@@ -428,8 +446,9 @@ def parse(
     """Return the ticks in the values of the records at ``places`` of ``data``; ``layouts`` are those of ``plan``."""
     n = len(places.offset_N)
     out = Parsed(
-        np.empty(n, np.bool_), np.empty(n, np.int8), np.empty(n, np.int32), np.empty(n, np.int64),
-        np.empty(n, np.int8), np.empty(n, np.int64), np.empty((6, n), np.int64), np.empty(1, np.int64),
+        np.empty(n, np.bool_), np.empty(n, np.int64), np.empty(n, np.int8), np.empty(n, np.int32),
+        np.empty(n, np.int64), np.empty(n, np.int8), np.empty(n, np.int64), np.empty((6, n), np.int64),
+        np.empty(1, np.int64),
     )  # fmt: skip
     whole = np.frombuffer(data, np.uint8)
     # A load could reach past the end of the data only from the last record, which is copied: behind the value of any

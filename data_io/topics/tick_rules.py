@@ -41,9 +41,12 @@ class BadTickError(InputError):
     """A tick is refused; ``reason`` is the stable code, ``detail`` is for people."""
 
     def __init__(self, reason: str, detail: str) -> None:
-        """Keep both parts."""
-        super().__init__(f"{reason}: {detail}")
+        """Keep both parts, which become a text only where somebody asks for it: there may be very many."""
         self.reason, self.detail = reason, detail
+
+    def __str__(self) -> str:
+        """Return both."""
+        return f"{self.reason}: {self.detail}"
 
 
 def check(fields: Mapping[str, object], *, texts: bool = False, optional: frozenset[str] = frozenset()) -> Tick:
@@ -117,13 +120,15 @@ def shorten(value: object) -> str:
 
 def _kind(fields: Mapping[str, object]) -> int:
     kind = fields.get("type")
+    if kind == "trade":
+        return TRADE
+    if kind == "quote":
+        return QUOTE
     if kind is None:
         raise BadTickError("missing:type", "expected trade or quote")
     if not isinstance(kind, str):
         raise _bad_type("type", kind, "text")
-    if kind not in ("trade", "quote"):
-        raise BadTickError("unknown_type", f"type is {shorten(kind)}; expected trade or quote")
-    return TRADE if kind == "trade" else QUOTE
+    raise BadTickError("unknown_type", f"type is {shorten(kind)}; expected trade or quote")
 
 
 def _symbol(fields: Mapping[str, object]) -> str:
@@ -137,6 +142,8 @@ def _symbol(fields: Mapping[str, object]) -> str:
 
 def _positive(fields: Mapping[str, object], name: str, texts: bool, optional: frozenset[str]) -> float:
     value = fields.get(name)
+    if type(value) is float and 0 < value < math.inf:
+        return value
     if value is None:
         if name in optional:
             return NOT_APPLICABLE
@@ -160,6 +167,8 @@ def _positive(fields: Mapping[str, object], name: str, texts: bool, optional: fr
 
 def _integer(fields: Mapping[str, object], name: str, texts: bool) -> int:
     value = fields.get(name)
+    if type(value) is int and -MAX_INT64 <= value <= MAX_INT64:
+        return value
     if value is None:
         raise BadTickError(f"missing:{name}", f"there is no {name}")
     if texts and isinstance(value, str) and _INTEGER.fullmatch(value):

@@ -15,16 +15,18 @@ from data_io.topics.raw_records import FoundRecords, RawFetch, find
 from data_io.topics.records import Records, Reject, no_records
 from data_io.topics.symbol_index import SymbolIndex
 from data_io.topics.tick_columns import TickColumns
-from data_io.topics.tick_json import read_native
+from data_io.topics.tick_json import judge_native, read_native
 from data_io.topics.tick_kernel import Parsed, Plan, parse
 from data_io.topics.tick_plan import native_plan
 from data_io.topics.tick_rules import BadTickError, Tick, check
 from ml_core.spec import FieldMap
-from ml_core.types import Bool, SymbolTable, TickBatch, TickKind
+from ml_core.types import SymbolTable, TickBatch, TickKind
 
 NAME = "market.ticks.v1"
 MAX_REJECTS_A_RECORD = 8
 MORE_ROWS = "more_rows"  # the reason of the one that stands for all others
+
+_Reader = Callable[[bytes | None, bytes | None], Tick]
 
 
 def topic_spec(name: str, partitions: int) -> TopicSpec:
@@ -59,10 +61,11 @@ class TickDecoder:
         Raises:
             SpecError: A path of the map is not understood.
         """
-        self._read: Callable[[bytes | None, bytes | None], Tick] = _read_native
+        self._read: _Reader = _read_native
+        self._judge: _Reader = _judge_native  # the same, for records that are probably bad
         self._plan: Plan | None = native_plan()
         if field_map:
-            self._read = reader = MappedReader(field_map)
+            self._read = self._judge = reader = MappedReader(field_map)
             self._plan = reader.plan
         self._layouts = tick_kernel.no_layouts()
         self._indices: WeakKeyDictionary[SymbolTable, SymbolIndex] = WeakKeyDictionary()
@@ -81,28 +84,30 @@ class TickDecoder:
         if index is None:
             index = self._indices[symbols] = SymbolIndex()
         parsed = parse(found.data, found.places, self._plan, index.follow(symbols), self._layouts)
-        taken = _taken(found, parsed, symbols)
+        taken = _taken(parsed, symbols)
         left = int(parsed.left_1[0])
         if not left:
             return Decoded(taken, [], no_records(), found)
         records = found.take(np.flatnonzero(~parsed.taken_N))
         exact, rejects = self.decode(records, symbols)
-        ticks = _joined(taken, parsed.taken_N, exact) if left < len(parsed.taken_N) else exact
-        return Decoded(ticks, rejects, records, found)
+        return Decoded(_joined(taken, exact), rejects, records, found)
 
     def decode(self, records: Records, symbols: SymbolTable) -> tuple[TickBatch, list[Reject]]:
         """Return the ticks of ``records`` in order, and what was refused; new symbols are added to ``symbols``."""
         ticks = TickColumns(symbols)
         rejects: list[Reject] = []
+        read = self._read
         for position, (offset, key, value, headers) in enumerate(zip(*records, strict=True)):
             try:
                 if headers and tick_arrow.is_arrow(headers):
                     bad = _add_arrow(ticks, offset, tick_arrow.read(value))
                     rejects += _bounded([Reject(position, row, error.reason, error.detail) for row, error in bad])
                 else:
-                    ticks.add(offset, 0, self._read(key, value))
+                    ticks.add(offset, 0, read(key, value))
+                    read = self._read
             except BadTickError as error:
                 rejects.append(Reject(position, 0, error.reason, error.detail))
+                read = self._judge  # bad records seldom come alone
         return ticks.batch(), rejects
 
 
@@ -142,6 +147,10 @@ def _read_native(_key: bytes | None, value: bytes | None) -> Tick:
     return read_native(value)
 
 
+def _judge_native(_key: bytes | None, value: bytes | None) -> Tick:
+    return judge_native(value)
+
+
 def _add_arrow(
     ticks: TickColumns, offset: int, batches: list[tick_arrow.ArrowTicks | tick_arrow.Rows]
 ) -> list[tuple[int, BadTickError]]:
@@ -169,33 +178,36 @@ def _bounded(bad: list[Reject]) -> list[Reject]:
     return [*kept, more[0]._replace(reason=MORE_ROWS, detail=f"{len(more)} more rows of this record are refused")]
 
 
-def _taken(found: FoundRecords, parsed: Parsed, symbols: SymbolTable) -> TickBatch:
-    """Return what the kernel has read, with rows that mean nothing where it has left a record."""
-    number_FN = parsed.bits_FN.view(np.float64)
+def _taken(parsed: Parsed, symbols: SymbolTable) -> TickBatch:
+    """Return what the kernel has read."""
+    rows = len(parsed.taken_N) - int(parsed.left_1[0])
+    number_FN = parsed.bits_FN.view(np.float64)[:, :rows]
     return TickBatch(
-        offset_N=found.places.offset_N,
-        index_N=np.zeros(len(parsed.taken_N), np.int32),
-        kind_N=parsed.kind_N,
-        symbol_N=parsed.symbol_N,
-        ts_ns_N=parsed.ts_ns_N,
+        offset_N=parsed.offset_N[:rows],
+        index_N=np.zeros(rows, np.int32),
+        kind_N=parsed.kind_N[:rows],
+        symbol_N=parsed.symbol_N[:rows],
+        ts_ns_N=parsed.ts_ns_N[:rows],
         price_N=number_FN[tick_kernel.PRICE],
         size_N=number_FN[tick_kernel.SIZE],
-        side_N=parsed.side_N,
+        side_N=parsed.side_N[:rows],
         bid_N=number_FN[tick_kernel.BID],
         ask_N=number_FN[tick_kernel.ASK],
         bid_size_N=number_FN[tick_kernel.BID_SIZE],
         ask_size_N=number_FN[tick_kernel.ASK_SIZE],
-        seq_N=parsed.seq_N,
+        seq_N=parsed.seq_N[:rows],
         symbols=symbols.names,
     )
 
 
-def _joined(taken: TickBatch, is_taken_N: Bool, exact: TickBatch) -> TickBatch:
+def _joined(taken: TickBatch, exact: TickBatch) -> TickBatch:
     """Return the ticks of the kernel and those of the exact decoder in the order of the log."""
+    if not len(taken) or not len(exact):
+        return exact if len(exact) else taken
     *taken_columns, symbols = taken
     *exact_columns, _ = exact
     pairs: Any = zip(taken_columns, exact_columns, strict=True)
-    columns: list[Any] = [np.concatenate([a[is_taken_N], b]) for a, b in pairs]
+    columns: list[Any] = [np.concatenate(pair) for pair in pairs]
     order = np.argsort(columns[0], kind="stable")  # ticks of one record have one offset and stay in its order
     columns = [column[order] for column in columns]
     columns.append(symbols)

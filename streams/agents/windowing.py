@@ -1,6 +1,7 @@
 """From a round of fetched batches to bars, rows, predictions and letters: decode, features, scores, in order."""
 
 import time
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -125,10 +126,10 @@ def _publish_rejects(partition: Partition, decoded: Decoded) -> None:
     rejects = [r for r in decoded.rejects if (offsets[r.position], r.index) > last]
     if not rejects:
         return
-    records = [dead_letters.encode(reject, decoded.reject_records, topic, partition.number) for reject in rejects]
-    partition.outputs.send(dead_letters.name(topic), record_batch.pack(records))
-    for reject in rejects:
-        metrics.REJECTS.labels(topic, reject.reason).inc()
+    packed = dead_letters.pack(rejects, decoded.reject_records, topic, partition.number)
+    partition.outputs.send(dead_letters.name(topic), packed)
+    for reason, count in Counter(reject.reason for reject in rejects).items():
+        metrics.REJECTS.labels(topic, reason).inc(count)
 
 
 def _publish_late(partition: Partition, decoded: Decoded, lags: Sequence[Int64]) -> None:

@@ -287,7 +287,7 @@ class TickSource(mode.Service, ConsumerRebalanceListener):  # type: ignore[misc]
                 await self._hand_out(together)
             if time.monotonic() >= self._next_report:
                 self._next_report = time.monotonic() + REPORT_S
-                self._report_lag()
+                self._report()
 
     def _look_around(self) -> None:
         for partition in list(self.partitions.values()):
@@ -352,7 +352,8 @@ class TickSource(mode.Service, ConsumerRebalanceListener):  # type: ignore[misc]
         task = asyncio.create_task(self._start_over(partition, error), name=f"start-over-{partition.number}")
         self._claims[partition.number] = task
 
-    def _report_lag(self) -> None:
+    def _report(self) -> None:
+        metrics.TASKS.set(len(asyncio.all_tasks()))
         for partition in self.partitions.values():
             highwater = self.fetcher.highwater.get(partition.tp)
             if highwater is not None and partition.is_open:

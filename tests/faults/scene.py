@@ -4,6 +4,7 @@ import asyncio
 import bisect
 import itertools
 import json
+import os
 import re
 import secrets
 import signal
@@ -11,23 +12,21 @@ import subprocess
 import time
 import urllib.error
 import urllib.request
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
-import numpy as np
 from aiokafka import TopicPartition
 
-from data_io import log_reader, publisher
-from data_io.data_fetcher.port import TickStream
+from data_io import log_reader
 from data_io.data_fetcher.sources import open_source
 from data_io.topics import admin, bars, predictions, rows
 from ml_core import fit as learning
 from ml_core.errors import KafkaUnavailableError
 from ml_core.model.export import restated
 from ml_core.spec import PipelineSpec
-from ml_core.types import SECOND_NS, TickBatch
 from model_ops_manager import parity
 from model_ops_manager.mlflow_agent import MlflowAgent
 from model_ops_manager.registration import register
@@ -36,13 +35,17 @@ from streams.local_kafka import node
 from streams.transport import state_log
 from streams.transport.published import of_predictions, published
 from tests.faults.bar_oracle import Made, highest
+from tests.faults.load import Load
+from tests.faults.waiting import FellShortError, until
 from tests.integration.worker_lab import PARTITIONS, WorkerLab
 
 RATE = 2_000  # ticks a second
-SPEED = 40  # seconds of event time a second
 CHECKPOINT_S = 1.0
 CAUGHT_UP_S = 120.0
+BACK_S = 30.0
 DRAIN_S = 10.0
+PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
+Rowless = Mapping[int, Sequence[int]]  # offsets of records that make no row, ascending, by partition
 PARTS: dict[str, Any] = {
     "label": {"horizons": ["1s"]},
     "train": {"epochs": 2, "min_rows": 500},
@@ -51,26 +54,11 @@ PARTS: dict[str, Any] = {
 }
 
 
-class FellShortError(AssertionError):
-    """A fault was not survived as it must be; the text says how."""
-
-
-def fitted() -> learning.FittedModel:
-    """Return a model of the pipeline of every scene."""
+def fitted(**params: Any) -> learning.FittedModel:
+    """Return a model of the pipeline of every scene, an MLP of ``params``."""
     source = open_source("synthetic:symbols=6,ticks=8000,rate=50,seed=1")
-    return learning.fit(source.fetch(), PipelineSpec.model_validate({"name": "fitted", **PARTS})).model
-
-
-class _Unnumbered:
-    """Ticks some time later, without ``seq``: those of one source after another would be taken for repeated ones."""
-
-    def __init__(self, source: TickStream, later_ns: int) -> None:
-        self._source, self._later_ns = source, later_ns
-
-    def stream(self, batch_ticks: int) -> Iterator[TickBatch]:
-        for batch in self._source.stream(batch_ticks):
-            changed = {"seq_N": np.full(len(batch), -1, np.int64), "ts_ns_N": batch.ts_ns_N + self._later_ns}
-            yield TickBatch(**{**batch._asdict(), **changed})
+    parts = {**PARTS, "model": {"kind": "mlp", "params": params}}
+    return learning.fit(source.fetch(), PipelineSpec.model_validate({"name": "fitted", **parts})).model
 
 
 class Scene:
@@ -78,11 +66,11 @@ class Scene:
 
     def __init__(self, lab: WorkerLab, spec: PipelineSpec, store: MlflowAgent, settings: dict[str, str]) -> None:
         """Run workers of ``spec`` with ``settings``."""
-        self.lab, self.spec, self._store, self._settings = lab, spec, store, settings
+        self.lab, self.spec, self.store, self._settings = lab, spec, store, settings
         self.workers: dict[str, subprocess.Popen[bytes]] = {}
         self.ports: dict[str, int] = {}
         self._numbers: dict[str, int] = {}
-        self._seconds = 0  # of load, published so far
+        self._load: Load | None = None
 
     @classmethod
     @asynccontextmanager
@@ -118,6 +106,10 @@ class Scene:
         self.workers[name] = self.lab.start(self.spec, instance=name, **settings)
         self.ports[name] = port
 
+    def log_of(self, name: str) -> str:
+        """Return what the worker ``name`` has said since it was started the last time."""
+        return self.lab.log(self._numbers[name])
+
     async def kill(self, name: str) -> None:
         """SIGKILL the worker ``name``."""
         self.workers[name].kill()
@@ -130,7 +122,7 @@ class Scene:
             FellShortError: It took too long, or did not end with 0.
         """
         process = self.workers[name]
-        await self.lab.until(lambda: "worker starts" in self.lab.log(self._numbers[name]))  # before, nothing is there
+        await self.lab.until(lambda: "worker starts" in self.log_of(name))  # before, nothing is there
         began = time.monotonic()
         process.send_signal(signal.SIGTERM)
         try:
@@ -139,7 +131,7 @@ class Scene:
             raise FellShortError(f"a worker did not stop in {3 * DRAIN_S:.0f} s") from None
         took_s = time.monotonic() - began
         if code != 0 or took_s > DRAIN_S:
-            said = self.lab.log(self._numbers[name])[-2000:]
+            said = self.log_of(name)[-2000:]
             raise FellShortError(f"a worker stopped with {code} after {took_s:.1f} s: {said}")
         return took_s
 
@@ -147,31 +139,26 @@ class Scene:
         """Raise where a worker has ended by itself."""
         for name, process in self.workers.items():
             if (code := process.poll()) is not None:
-                raise FellShortError(f"worker {name} ended by itself with {code}: {self.lab.log()[-500:]}")
+                raise FellShortError(f"worker {name} ended by itself with {code}: {self.log_of(name)[-500:]}")
 
     @asynccontextmanager
-    async def load(self, rate: float = RATE) -> AsyncIterator[None]:
-        """Publish ticks at ``rate`` while the block lasts; what Kafka does not take is not counted."""
-        ended = asyncio.Event()
-
-        async def publish() -> None:
-            for seed in itertools.count(2):
-                if ended.is_set():
-                    return
-                try:
-                    ticks = open_source(f"synthetic:symbols=6,ticks={int(rate)},rate={rate / SPEED},seed={seed}")
-                    source = _Unnumbered(ticks, self._seconds * SPEED * SECOND_NS)
-                    self._seconds += 1
-                    await publisher.publish(source, bootstrap=self.lab.kafka, topic=self.lab.topic, rate=rate)
-                except KafkaUnavailableError:
-                    await asyncio.sleep(1.0)
-
-        publishing = asyncio.create_task(publish(), name="load")
+    async def load(self, rate: float = RATE) -> AsyncIterator[Load]:
+        """Publish ticks at ``rate`` while the block lasts; what Kafka has acknowledged by then must never be lost."""
+        assert self._load is None, "a scene has one market"
+        self._load = load = Load(self.lab.kafka, self.lab.topic, rate)
+        publishing = asyncio.create_task(load.run(), name="load")
         try:
-            yield
+            yield load
         finally:
-            ended.set()
+            load.end()
             await publishing
+
+    async def undisturbed(self) -> dict[str, int]:
+        """Return what ``judged`` does, of a worker that was never restarted."""
+        self.must_run()
+        await self.caught_up()
+        await self.terminate("a")
+        return await self.judged()
 
     async def ends(self) -> dict[int, int]:
         """Return where each partition of the ticks ends."""
@@ -181,11 +168,11 @@ class Scene:
 
     async def grows(self, before: dict[int, int]) -> None:
         """Wait until every partition has a hundred ticks more than ``before``."""
-        began = time.monotonic()
-        while not all(end > before[number] + 100 for number, end in (await self.ends()).items()):
-            if time.monotonic() - began > CAUGHT_UP_S:
-                raise FellShortError("no ticks are published")
-            await asyncio.sleep(0.2)
+
+        async def has_grown() -> bool:
+            return all(end > before[number] + 100 for number, end in (await self.ends()).items())
+
+        await until(has_grown, CAUGHT_UP_S, "no ticks are published")
 
     async def reached(self) -> dict[int, int]:
         """Return up to which tick, exclusive, each partition has predictions."""
@@ -197,18 +184,20 @@ class Scene:
 
     async def consumes(self, timeout_s: float) -> float:
         """Wait until each partition has a prediction of a tick that was not there before; return how long it took."""
-        began, ends = time.monotonic(), None
-        while time.monotonic() - began < timeout_s:
+        ends: dict[int, int] = {}
+
+        async def has_come() -> bool:
+            nonlocal ends
             try:
                 ends = ends if ends and all(ends.values()) else await self.ends()
                 reached = await self.reached()
             except KafkaUnavailableError:
-                await asyncio.sleep(0.2)
-                continue
-            if all(0 < end <= reached[number] for number, end in ends.items()):
-                return time.monotonic() - began
-            await asyncio.sleep(0.2)
-        raise FellShortError(f"not consuming again in {timeout_s:.0f} s: {self.lab.log()[-500:]}")
+                return False
+            return all(0 < end <= reached[number] for number, end in ends.items())
+
+        return await until(
+            has_come, timeout_s, lambda: f"not consuming again in {timeout_s:.0f} s: {self.lab.log()[-500:]}"
+        )
 
     async def caught_up(self) -> None:
         """Wait until every tick has its prediction."""
@@ -230,36 +219,30 @@ class Scene:
 
     async def told_of(self, word: str, within_s: float) -> float:
         """Wait until every worker's /readyz says ``word`` and return how long that took."""
-        began = time.monotonic()
-        while time.monotonic() - began < within_s:
+
+        async def is_told() -> bool:
             said = [await self.problems(name) or "" for name in self.workers]
-            if all(word in each for each in said):
-                return time.monotonic() - began
-            await asyncio.sleep(0.1)
-        raise FellShortError(f"/readyz said nothing of {word!r} in {within_s:.0f} s")
+            return all(word in each for each in said)
+
+        return await until(is_told, within_s, f"/readyz said nothing of {word!r} in {within_s:.0f} s", pause_s=0.1)
 
     async def late_ticks(self, name: str) -> dict[str, int]:
         """Return how many late ticks a worker has counted, by whether they were beyond lateness."""
-
-        def ask() -> str:
-            with urllib.request.urlopen(f"http://127.0.0.1:{self.ports[name]}/metrics", timeout=2) as answer:
-                return str(answer.read().decode())
-
-        lines = re.findall(r'tickwise_late_ticks_total\{beyond="(\w+)".*\} (\S+)', await asyncio.to_thread(ask))
+        lines = re.findall(r'tickwise_late_ticks_total\{beyond="(\w+)".*\} (\S+)', await self._metrics(name))
         return {beyond: int(float(count)) for beyond, count in lines}
 
-    async def judged(self, *, repeats: bool = True, rowless: Sequence[int] = ()) -> dict[str, int]:
+    async def judged(self, *, repeats: bool = True, rowless: Rowless = MappingProxyType({})) -> dict[str, int]:
         """Compare everything with the oracle and return the counts.
 
         Args:
             repeats: Rows may be there twice.
-            rowless: Offsets of ticks that make no row, ascending.
+            rowless: What makes no row.
 
         Raises:
             FellShortError: Something was lost, doubled with another value, out of order or, unless it may be, repeated.
         """
         shed = await self.shed()
-        found = await parity.verify(self.lab.kafka, self.spec, self._store, await self._all(), shed)
+        found = await parity.verify(self.lab.kafka, self.spec, self.store, await self._all(), shed)
         parts = found.outputs.values()
         counts = {
             "lost": sum(part.missing for part in parts),
@@ -274,8 +257,11 @@ class Scene:
         }
         if not counts.get("bars", 1):
             raise FellShortError("no bar was made")
+        if self._load is not None:
+            counts |= await self._load.acknowledged(self.lab.partitions)
         skipped = await self._skipped(rowless, shed)
-        if not found.is_equal or counts["unchecked"] or skipped or (counts["repeats"] and not repeats):
+        is_whole = found.is_equal and not counts.get("acknowledged_lost") and not skipped
+        if not is_whole or counts["unchecked"] or (counts["repeats"] and not repeats):
             firsts = [part.first for part in parts if part.first]
             raise FellShortError(f"{counts}, skipped {skipped}, first differences {firsts}")
         return counts
@@ -318,28 +304,43 @@ class Scene:
 
     async def metric(self, name: str, label: str = "", worker: str = "a") -> float:
         """Return the sum of a metric of a worker over its labels, or where one of them is ``label``."""
-
-        def ask() -> str:
-            with urllib.request.urlopen(f"http://127.0.0.1:{self.ports[worker]}/metrics", timeout=5) as answer:
-                text: str = answer.read().decode()
-            return text
-
-        lines = (await asyncio.to_thread(ask)).splitlines()
-        found = [line for line in lines if line.startswith((f"{name}{{", f"{name} "))]
+        found = await self.samples(name, worker)
         return sum(float(line.rsplit(" ", 1)[1]) for line in found if not label or f'"{label}"' in line)
 
-    async def _skipped(self, rowless: Sequence[int], shed: Mapping[int, Shed]) -> int:
+    async def samples(self, name: str, worker: str = "a") -> list[str]:
+        """Return the lines of a metric of a worker."""
+        lines = (await self._metrics(worker)).splitlines()
+        return [line for line in lines if line.startswith((f"{name}{{", f"{name} "))]
+
+    async def _metrics(self, worker: str) -> str:
+        def ask() -> str:
+            with urllib.request.urlopen(f"http://127.0.0.1:{self.ports[worker]}/metrics", timeout=5) as answer:
+                return str(answer.read().decode())
+
+        return await asyncio.to_thread(ask)
+
+    def rss_mb(self, worker: str = "a") -> float:
+        """Return the resident memory of a worker."""
+        pages = Path(f"/proc/{self.workers[worker].pid}/statm").read_text(encoding="ascii").split()[1]
+        return int(pages) * PAGE_BYTES / 1e6
+
+    def must_be_bounded(self, before_mb: float, after_mb: float) -> None:
+        """Raise where a worker has grown by half."""
+        if after_mb > 1.5 * before_mb:
+            raise FellShortError(f"the worker grew from {before_mb:.0f} to {after_mb:.0f} MB")
+
+    async def _skipped(self, rowless: Rowless, shed: Mapping[int, Shed]) -> int:
         """Return how often a row stands behind one that is not the one before it: only a whole tail may repeat.
 
         Or what lies between them gives no row, or is exactly what the worker has skipped.
         """
         skipped = 0
         for number in range(self.lab.partitions):
-            reached = -1
+            reached, known = -1, rowless.get(number, ())
             async for record in self.lab.records(rows.name(self.spec.feature_set), number, committed=True):
                 offsets: Sequence[int] = rows.decode(record.value).rows.offset_N.tolist()
                 for before, after in itertools.pairwise([reached, *offsets]):
-                    between = bisect.bisect_left(rowless, after) - bisect.bisect_right(rowless, before)
+                    between = bisect.bisect_left(known, after) - bisect.bisect_right(known, before)
                     is_shed = (before + 1, after) in shed.get(number, Shed()).ranges
                     skipped += after - before - 1 > between and not is_shed
                 reached = offsets[-1]

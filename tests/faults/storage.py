@@ -6,13 +6,11 @@ import socket
 import sqlite3
 import subprocess
 import sys
-import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import Any
 
 from aiokafka import TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, RecordsToDelete
@@ -23,7 +21,9 @@ from ml_core.spec import PipelineSpec
 from ml_core.types import JobSpec, JobState
 from model_ops_manager.jobs.store import Job, JobStore
 from model_ops_manager.mlflow_agent import MlflowAgent
-from tests.faults.scene import PARTS, FellShortError, Scene
+from tests.faults.bench import Bench, Result
+from tests.faults.scene import PARTS, Scene
+from tests.faults.waiting import FellShortError, until
 from tests.integration.archive_lab import in_the_archive, in_the_topic, no_lag
 from tests.integration.worker_lab import WorkerLab
 
@@ -31,16 +31,16 @@ DISK_MB = 48
 JOB_S = 180.0
 
 
-async def disk_full(kafka: str, folder: Path) -> dict[str, Any]:
+async def disk_full(bench: Bench) -> Result:
     """The disk of job store and models is full: what is asked for fails clearly, the rest stays, and all goes on."""
-    with _small_disk(folder / "small") as disk:
-        lab = WorkerLab(kafka, os.urandom(4).hex(), disk)
+    with _small_disk(bench.folder / "small") as disk:
+        lab = WorkerLab(bench.kafka, os.urandom(4).hex(), disk)
         await lab.create_topic()
         await lab.publish("synthetic:symbols=4,ticks=8000,rate=100,seed=7,edge=3")
         spec = lab.pipeline("disk", **{**PARTS, "gate": {"margin": 0.0}})
         store = JobStore(f"sqlite:///{lab.home / 'jobs.db'}")
         agent = MlflowAgent(f"sqlite:///{lab.home / 'mlflow.db'}", lab.home)
-        runner = _started(lab, folder / "runner.log", "runner")
+        runner = _started(lab, bench.folder / "runner.log", "runner")
         try:
             await _ended(store, store.submit(JobSpec(pipeline=spec.name), spec), JobState.SUCCEEDED)
             agent.set_champion(spec.name, 1, reason="the only one")
@@ -64,68 +64,71 @@ async def disk_full(kafka: str, folder: Path) -> dict[str, Any]:
         return {"refused": said.replace(str(disk), "DISK"), "failed": failed.replace(str(disk), "DISK")}
 
 
-async def archive_disk_full(kafka: str, folder: Path) -> dict[str, Any]:
+async def archive_disk_full(bench: Bench) -> Result:
     """The disk of the archive is full for a while: what waits is named, the rest stays, it goes on by itself."""
-    with _small_disk(folder / "small") as disk:
-        lab = WorkerLab(kafka, os.urandom(4).hex(), disk)
+    with _small_disk(bench.folder / "small") as disk:
+        lab = WorkerLab(bench.kafka, os.urandom(4).hex(), disk)
         await lab.create_topic()
         await lab.publish("synthetic:symbols=4,ticks=8000,rate=100,seed=7")
-        root, log_file, port = disk / "archive", folder / "archiver.log", _free_port()
-        file = folder / "archived.toml"
+        root, log_file, port = disk / "archive", bench.folder / "archiver.log", _free_port()
+        file = bench.folder / "archived.toml"
         file.write_text(f'name = "archived-{lab.unique}"\n[source]\ntopic = "{lab.topic}"\n', encoding="utf-8")
         archiver = _started(
             lab, log_file, "archive", "run", archive=root, archive_port=port, archive_flush_s=0.5, pipelines=file
         )
         try:
-            await lab.until(lambda: no_lag(kafka, root, lab.topic))
-            before = {each.partition: each.end for each in (await report.status(root, kafka))[0]}
+            await lab.until(lambda: no_lag(bench.kafka, root, lab.topic))
+            before = {each.partition: each.end for each in (await report.status(root, bench.kafka))[0]}
             with _filled(disk, leave=0):
                 await lab.publish("synthetic:symbols=4,ticks=60000,rate=100,seed=8")
                 said = await lab.until(lambda: _complaint(port, "No space left"), timeout_s=60.0)
                 for number, end in before.items():
                     words = f"offsets from {end} on of partition {number} of '{lab.topic}' are not archived"
                     await lab.until(lambda words=words: _complaint(port, words), timeout_s=60.0)
-                after = {each.partition: each.end for each in (await report.status(root, kafka))[0]}
+                after = {each.partition: each.end for each in (await report.status(root, bench.kafka))[0]}
                 if after != before or archiver.poll() is not None:
                     raise FellShortError(f"{before} became {after} on a full disk, or the archiver ended")
-            await lab.until(lambda: no_lag(kafka, root, lab.topic), timeout_s=60.0)
+            await lab.until(lambda: no_lag(bench.kafka, root, lab.topic), timeout_s=60.0)
             archiver.terminate()
             if code := await asyncio.to_thread(archiver.wait, 30):
                 raise FellShortError(f"the archiver ended with {code}: {log_file.read_text()[-500:]}")
         finally:
             archiver.kill()
-        held, there = await in_the_archive(kafka, root, lab.topic), await in_the_topic(kafka, lab.topic)
+        held, there = await in_the_archive(bench.kafka, root, lab.topic), await in_the_topic(bench.kafka, lab.topic)
         if held != there:
             raise FellShortError("the archive is not the topic")
         return {"compared": sum(map(len, held.values())), "lost": 0, "said": said.replace(str(disk), "DISK")[:300]}
 
 
-async def unread_ticks_deleted(scene: Scene) -> dict[str, Any]:
+async def unread_ticks_deleted(bench: Bench) -> Result:
     """Retention deletes ticks before they were read: the worker names them and ends; a new group goes on."""
-    scene.start("a")
-    async with scene.load():
-        await scene.consumes(60.0)
-        await scene.terminate("a")
-        position = await scene.ends()
-        await scene.grows(position)
-    ends = await scene.ends()
-    doomed = {TopicPartition(scene.lab.topic, n): RecordsToDelete(before_offset=end - 10) for n, end in ends.items()}
-    client = AIOKafkaAdminClient(bootstrap_servers=scene.lab.kafka)
-    await client.start()
-    try:
-        await client.delete_records(doomed)
-    finally:
-        await client.close()
-    scene.start("a")
-    code = await asyncio.to_thread(scene.workers.pop("a").wait, 60)
-    said = scene.lab.log()
-    first = min(end - 11 for end in ends.values()), max(end - 11 for end in ends.values())
-    if code != 2 or "were deleted by retention" not in said or not any(f" to {last} of" in said for last in first):
-        raise FellShortError(f"ended with {code}: {said[-500:]}")
-    scene.start("b", group=f"{scene.spec.name}-2")
-    await scene.lab.until(lambda: scene.lab.log().count("partition taken over") == scene.lab.partitions)
-    await scene.terminate("b")
-    return {"lost": 0, "conflicting": 0, "repeats": 0}
+    async with Scene.opened(bench.kafka, bench.folder, bench.model) as scene:
+        scene.start("a")
+        async with scene.load():
+            await scene.consumes(60.0)
+            await scene.terminate("a")
+            position = await scene.ends()
+            await scene.grows(position)
+        ends = await scene.ends()
+        doomed = {
+            TopicPartition(scene.lab.topic, n): RecordsToDelete(before_offset=end - 10) for n, end in ends.items()
+        }
+        client = AIOKafkaAdminClient(bootstrap_servers=scene.lab.kafka)
+        await client.start()
+        try:
+            await client.delete_records(doomed)
+        finally:
+            await client.close()
+        scene.start("a")
+        code = await asyncio.to_thread(scene.workers.pop("a").wait, 60)
+        said = scene.lab.log()
+        first = min(end - 11 for end in ends.values()), max(end - 11 for end in ends.values())
+        if code != 2 or "were deleted by retention" not in said or not any(f" to {last} of" in said for last in first):
+            raise FellShortError(f"ended with {code}: {said[-500:]}")
+        scene.start("b", group=f"{scene.spec.name}-2")
+        await scene.lab.until(lambda: scene.lab.log().count("partition taken over") == scene.lab.partitions)
+        await scene.terminate("b")
+        return {"lost": 0, "conflicting": 0, "repeats": 0}
 
 
 async def _refused(store: JobStore, spec: PipelineSpec, disk: Path) -> str:
@@ -151,11 +154,8 @@ async def _failed_for_space(store: JobStore, spec: PipelineSpec, disk: Path) -> 
 
 
 async def _ended(store: JobStore, job: Job, state: JobState) -> Job:
-    deadline = time.monotonic() + JOB_S
-    while not (now := store.get(job.id)).state.is_final:
-        if time.monotonic() > deadline:
-            raise FellShortError(f"the job is {now.state} after {JOB_S:.0f} s: {now.progress}")
-        await asyncio.sleep(0.2)
+    await until(lambda: store.get(job.id).state.is_final, JOB_S, f"the job has not ended in {JOB_S:.0f} s")
+    now = store.get(job.id)
     if now.state is not state:
         raise FellShortError(f"the job {now.state} instead of {state}: {now.error}")
     return now

@@ -86,14 +86,20 @@ class WorkerLab:
     async def publish(self, source: str, *, rate: float | None = None) -> int:
         return (await publish(open_source(source), bootstrap=self.kafka, topic=self.topic, rate=rate)).ticks
 
-    async def send(self, *records: tuple[bytes | None, bytes | None], partition: int = 0, headers=()) -> None:
+    async def send(self, *records: tuple[bytes | None, bytes | None], partition: int = 0, headers=()) -> list[int]:
+        """Publish records one after the other and return their offsets."""
+        offsets = []
         producer = AIOKafkaProducer(bootstrap_servers=self.kafka, max_request_size=2 << 20)
         await producer.start()
         try:
             for key, value in records:
-                await producer.send_and_wait(self.topic, value, key=key, partition=partition, headers=list(headers))
+                sent = await producer.send_and_wait(
+                    self.topic, value, key=key, partition=partition, headers=list(headers)
+                )
+                offsets.append(sent.offset)
         finally:
             await producer.stop()
+        return offsets
 
     async def expected_rows(self, spec: PipelineSpec) -> Names:
         """Rows computed offline, from the first tick of each partition on, by decoder and kernel alone."""

@@ -2,6 +2,8 @@ from importlib.metadata import version
 
 from data_io.topics import dead_letters
 from data_io.topics.letters import MAX_VALUE_BYTES
+from data_io.topics.raw_records import RawFetch, unpack
+from data_io.topics.record_batch import BATCH_BYTES, seal
 from data_io.topics.records import Records, Reject
 
 
@@ -44,3 +46,34 @@ def test_a_value_that_no_broker_would_take_is_cut_and_says_so() -> None:
 
     assert kept == value[:-1]
     assert dict(headers)["tickwise.dlq.cut-from"] == b"3500001"
+
+
+def test_packed_letters_are_the_encoded_ones_in_order() -> None:
+    traced = (("trace", b"\x00\xff"), ("empty", None), ("tickwise.dlq.reason", b"of an earlier time"))
+    of_each = [
+        (b"S0", b'{"price":0}', (), Reject(0, 0, "not_positive:price", "price is 0.0")),
+        (b"S1", b'{"price":0}', (), Reject(0, 0, "not_positive:price", "price is 0.0")),
+        (b"", b"", (), Reject(0, 0, "empty_value", "the value has no bytes")),
+        (None, b"{", traced, Reject(0, 70_000, "bad_json", "\ud800 is half of a pair, \u20ac is not")),
+        (b"\xff", None, traced, Reject(0, 3, "null_value", "x" * 5_000)),
+        (b"S2", b"y" * (MAX_VALUE_BYTES + 1), (), Reject(0, 0, "too_large", "too large")),
+        *((b"S%d" % n, b"z" * n, (), Reject(0, 0, f"reason:{n}", str(n))) for n in range(1_500)),
+    ]
+    keys, values, headers, rejects = zip(*of_each, strict=True)
+    offsets = [3 * n + 10**12 for n in range(len(keys))]
+    rejects = [reject._replace(position=n) for n, reject in enumerate(rejects)]
+    records = Records(offsets, list(keys), list(values), list(headers))
+
+    found = []
+    batches = dead_letters.pack(rejects, records, "md.ticks", 3)
+    for batch in batches:
+        seal(batch, producer_id=-1, epoch=-1, sequence=-1, transactional=False)
+        read, _ = unpack(RawFetch(batch.data.tobytes(), 0, []))
+        found += list(zip(read.key, read.value, map(list, read.headers), strict=True))
+
+    assert found == [dead_letters.encode(reject, records, "md.ticks", 3) for reject in rejects]
+    assert [batch.records for batch in batches if len(batch.data) > BATCH_BYTES] == [1]
+
+
+def test_no_letters_make_no_batch() -> None:
+    assert dead_letters.pack([], Records([], [], [], []), "t", 0) == []

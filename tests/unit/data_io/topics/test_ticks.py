@@ -47,6 +47,22 @@ def quote(**changes: object) -> bytes:
     return json.dumps({key: value for key, value in (QUOTE | changes).items() if value != "absent"}).encode()
 
 
+@pytest.mark.parametrize("value", [
+    trade(), quote(), trade(price=-1), trade(size=0), quote(bid=2.0), trade(price="ten"), trade(price=None),
+    trade(ts=0), trade(ts=2**70), trade(ts=-1.5), trade(symbol=7), trade(symbol="absent"), trade(type="swap"),
+    trade(type=None),
+    trade(seq=-1), trade(seq=True), trade(side="both"), trade(venue={"a": [1]}), trade(symbol="A\u0007B"), b"", b"[1]",
+    b"1", b"{", trade()[:-9], trade() + b"}", trade().replace(b"10.5", b"NaN"), trade().replace(b"10.5", b"1e309"),
+    trade().replace(b"10.5", b"-1e400"), trade().replace(b"10.5", b"1e-400"), trade().replace(b"10.5", b"1" * 5_000),
+    trade().replace(b"}", b',"x":1e999}'), trade().replace(b"}", b',"price":0}'), b"\xff", b'{"type":"trade"}',
+])  # fmt: skip
+def test_behind_a_bad_record_the_same_is_said_of_the_next(value: bytes) -> None:
+    alone, behind = decode(value), decode(b"{", value)
+
+    assert [column.tobytes() for column in alone[0][1:-1]] == [column.tobytes() for column in behind[0][1:-1]]
+    assert [reject[1:] for reject in alone[1]] == [reject[1:] for reject in behind[1][1:]]
+
+
 def test_a_trade_and_a_quote_become_columns() -> None:
     batch, rejects = decode(json.dumps(TRADE).encode(), json.dumps(QUOTE).encode())
     nan = math.nan

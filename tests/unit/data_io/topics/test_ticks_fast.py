@@ -229,6 +229,23 @@ def test_fetches_of_many_layouts_are_read_as_by_a_decoder_that_has_met_none(batc
         assert (kept.rejects, kept.reject_records) == (fresh.rejects, fresh.reject_records)
 
 
+def test_records_that_cannot_be_read_push_no_layout_out(batches) -> None:
+    bad = [TRADE.replace(b"0.25,", b'0,"x%d":1,' % i) for i in range(2 * LAYOUTS)]  # written like ticks
+    bad = [text for each in bad for text in (each, TRADE[:-9])]
+    decoder, symbols = TickDecoder(), SymbolTable(KNOWN)
+
+    def decode(*texts: bytes) -> None:
+        decoder.decode_fetch(RawFetch(batches.build(batches.values(*texts)), 0, []), symbols)
+
+    decode(TRADE, QUOTE)
+    kept, turn = decoder._layouts.text_LC[:2].copy(), decoder._layouts.turn_3[:2].copy()
+    decode(*bad, TRADE, QUOTE, *bad)
+
+    assert (decoder._layouts.count_L[:2] > 0).all()
+    assert (decoder._layouts.text_LC[:2] == kept).all()
+    assert (decoder._layouts.turn_3[:2] == turn).all()  # what is tried first
+
+
 def test_a_full_table_rejects_new_symbols_and_keeps_the_old(batches) -> None:
     symbols = SymbolTable(["ACME"], limit=1)
     fetch = RawFetch(batches.build(batches.values(TRADE.replace(b"ACME", b"NEW"), TRADE)), 0, [])
