@@ -48,11 +48,10 @@ async def run(bench: Bench, names: Sequence[str]) -> dict[str, dict[str, Any]]:
 def summary(found: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     """Return what the last line says."""
     restores = [each["restore_s"] for each in found.values() if "restore_s" in each]
+    counts = ("kills", "lost", "conflicting", "repeats", "acknowledged", "acknowledged_lost")
     return {
         "faults": {name: each.get("fell_short", "passed") for name, each in found.items()},
-        **{
-            key: sum(each.get(key, 0) for each in found.values()) for key in ("kills", "lost", "conflicting", "repeats")
-        },
+        **{key: sum(each.get(key, 0) for each in found.values()) for key in counts},
         "restore_s": max(restores, default=None),
     }
 
@@ -61,8 +60,10 @@ def page(found: Mapping[str, Mapping[str, Any]]) -> str:
     """Return the report as Markdown."""
     lines = [f"# Faults, {datetime.now(UTC):%Y-%m-%d}", "", "```\npython -m tests.faults NAME\n```", ""]
     lines += [
-        "Two partitions, 2,000 ticks/s, a checkpoint every second. Every row and prediction is compared, to the bit, "
-        "with what its tick gives in a single-threaded replay of the topic; rows may repeat only as a whole tail.",
+        "Two partitions, 2,000 ticks/s, a checkpoint every second, where nothing else is said. Every row and "
+        "prediction is compared, to the bit, with what its tick gives in a single-threaded replay of the topic; rows "
+        "may repeat only as a whole tail. `acknowledged` are ticks whose publisher was told that Kafka has them: each is "
+        "looked for in the log.",
         "",
         "| fault | | rows and predictions compared | lost | conflicting | repeats | besides |",
         "| --- | --- | --- | --- | --- | --- | --- |",
