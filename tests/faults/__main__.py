@@ -62,8 +62,8 @@ def page(found: Mapping[str, Mapping[str, Any]]) -> str:
     lines += [
         "Two partitions, 2,000 ticks/s, a checkpoint every second, where nothing else is said. Every row and "
         "prediction is compared, to the bit, with what its tick gives in a single-threaded replay of the topic; rows "
-        "may repeat only as a whole tail. `acknowledged` are ticks whose publisher was told that Kafka has them: each is "
-        "looked for in the log.",
+        "may repeat only as a whole tail. `acknowledged` are ticks whose publisher was told that Kafka has them: each "
+        "is looked for in the log.",
         "",
         "| fault | | rows and predictions compared | lost | conflicting | repeats | besides |",
         "| --- | --- | --- | --- | --- | --- | --- |",
