@@ -9,6 +9,7 @@ import json
 import logging
 import os
 import platform
+import subprocess
 import sys
 import tempfile
 import time
@@ -100,6 +101,8 @@ def main() -> None:
     logging.getLogger("aiokafka").setLevel(logging.CRITICAL)  # what the bench's own clients meet is meant
     names = given.names or (SHORT if given.short else tuple(scenarios()))
     minutes = given.soak_minutes or (2.0 if given.short else 30.0)
+    # A worker of a new installation compiles for longer than a fault may take.
+    subprocess.run([sys.executable, "-c", "from streams import kernels; kernels.load()"], check=True)
     with tempfile.TemporaryDirectory(prefix="tickwise-faults-") as folder, broker() as kafka:
         bench = Bench(Path(folder), fitted(), kafka, given.seed, given.short, minutes)
         found = asyncio.run(run(bench, names))
