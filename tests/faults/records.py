@@ -40,7 +40,7 @@ async def disorder(bench: Bench) -> Result:
             "rowless": len(log.repeated),
             "late": log.late,
             "too_late": len(kept),
-            "in_order": len(expected),
+            "final_bars": len(expected),
         }
 
 

@@ -1,7 +1,6 @@
 """The worker on a real Kafka: rows equal the offline kernel's, bad records stay alone, crashes change nothing."""
 
 import asyncio
-import json
 
 import pytest
 from aiokafka import AIOKafkaProducer
@@ -14,18 +13,6 @@ pytestmark = [pytest.mark.integration, pytest.mark.timeout(180)]
 SOURCE = "synthetic:symbols=12,ticks={ticks},rate=500,seed=3"
 
 
-def tick(symbol: str = "ACME", **changes) -> bytes:
-    fields = {
-        "type": "trade",
-        "symbol": symbol,
-        "ts": 1_700_000_000_000_000_000,
-        "price": 10.0,
-        "size": 1.0,
-        "side": "buy",
-    }
-    return json.dumps({**fields, **changes}).encode()
-
-
 async def test_live_rows_equal_rows_recomputed_from_the_topic_bit_for_bit(lab) -> None:
     spec = lab.pipeline("parity")
     count = await lab.publish(SOURCE.format(ticks=20_000))
@@ -34,22 +21,6 @@ async def test_live_rows_equal_rows_recomputed_from_the_topic_bit_for_bit(lab) -
     live = await lab.until_rows(spec, count)
 
     assert live == await lab.expected_rows(spec)
-    assert stop(process) == 0
-
-
-async def test_a_worker_killed_in_the_middle_leaves_the_rows_of_an_undisturbed_run(lab) -> None:
-    spec = lab.pipeline("killed")
-    await lab.publish(SOURCE.format(ticks=15_000))
-    process = lab.start(spec, instance="a")
-    await lab.until_rows(spec, 15_000)
-    process.kill()
-    process.wait(10)
-    await lab.publish(SOURCE.format(ticks=15_000).replace("seed=3", "seed=4"))
-
-    process = lab.start(spec, instance="a")
-    expected = await lab.expected_rows(spec)
-
-    assert await lab.until_rows(spec, len(expected)) == expected
     assert stop(process) == 0
 
 
@@ -92,38 +63,6 @@ async def test_the_end_of_a_topic_is_found_behind_aborted_records_and_the_ends_o
 async def _more_committed(lab, spec, count):
     found = await lab.committed_rows(spec)
     return found if len(found) > count else None
-
-
-async def test_bad_records_become_dead_letters_and_their_neighbours_go_through(lab) -> None:
-    spec = lab.pipeline("bad")
-    bad = {
-        b'{"type":"trade","symbol":"ACME","ts":17': "bad_json",
-        tick(price="ten"): "bad_type:price",
-        tick(price=-1.0): "not_positive:price",
-        tick(price=float("nan")): "bad_json",
-        tick(symbol="AC\u0007ME"): "bad_symbol",
-        b'{"type":"trade","symbol":"ACME","ts":1,"size":1.0}': "missing:price",
-        b"": "empty_value",
-    }
-    mixed = [record for value in bad for record in ((b"ACME", value), (b"", tick()))]
-    await lab.send(*mixed, headers=[("trace", b"\x00\xff")])
-
-    process = lab.start(spec)
-    live = await lab.until_rows(spec, len(bad))
-    letters = await lab.until(lambda: _when(lab, len(bad)))
-
-    assert set(live) == {(0, offset, 0) for offset in range(1, 2 * len(bad), 2)}
-    assert [(letter.key, letter.value) for letter in letters] == [(b"ACME", value) for value in bad]
-    found = [dict(letter.headers) for letter in letters]
-    assert [headers["tickwise.dlq.offset"] for headers in found] == [b"%d" % (2 * i) for i in range(len(bad))]
-    assert [headers["tickwise.dlq.reason"].decode() for headers in found] == list(bad.values())
-    assert all(headers["trace"] == b"\x00\xff" for headers in found)
-    assert stop(process) == 0
-
-
-async def _when(lab, count):
-    letters = await lab.dead_letters()
-    return letters if len(letters) >= count else None
 
 
 async def test_a_topic_with_other_field_names_is_read_through_a_map(lab) -> None:

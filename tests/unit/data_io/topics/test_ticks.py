@@ -50,8 +50,8 @@ def quote(**changes: object) -> bytes:
 @pytest.mark.parametrize("value", [
     trade(), quote(), trade(price=-1), trade(size=0), quote(bid=2.0), trade(price="ten"), trade(price=None),
     trade(ts=0), trade(ts=2**70), trade(ts=-1.5), trade(symbol=7), trade(symbol="absent"), trade(type="swap"),
-    trade(type=None),
-    trade(seq=-1), trade(seq=True), trade(side="both"), trade(venue={"a": [1]}), trade(symbol="A\u0007B"), b"", b"[1]",
+    trade(type=None), trade(seq=-1), trade(seq=True), trade(side="both"), trade(venue={"a": [1]}), b"", b"[1]",
+    trade(symbol="A\u0007B"),
     b"1", b"{", trade()[:-9], trade() + b"}", trade().replace(b"10.5", b"NaN"), trade().replace(b"10.5", b"1e309"),
     trade().replace(b"10.5", b"-1e400"), trade().replace(b"10.5", b"1e-400"), trade().replace(b"10.5", b"1" * 5_000),
     trade().replace(b"}", b',"x":1e999}'), trade().replace(b"}", b',"price":0}'), b"\xff", b'{"type":"trade"}',
