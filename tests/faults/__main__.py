@@ -62,9 +62,9 @@ def page(found: Mapping[str, Mapping[str, Any]]) -> str:
     lines = [f"# Faults, {datetime.now(UTC):%Y-%m-%d}", "", "```\npython -m tests.faults NAME\n```", ""]
     lines += [
         "Two partitions, 2,000 ticks/s, a checkpoint every second, where nothing else is said. Every row, "
-        "prediction and bar is compared, to the bit, with what its tick gives in a single-threaded replay of the topic; they "
-        "may repeat only as a whole tail. `acknowledged` are ticks whose publisher was told that Kafka has them: each "
-        "is looked for in the log.",
+        "prediction and bar is compared, to the bit, with what its tick gives in a single-threaded replay of the "
+        "topic; they may repeat only as a whole tail. `acknowledged` are ticks whose publisher was told that Kafka "
+        "has them: each is looked for in the log.",
         "",
         "| fault | | outputs compared | lost | conflicting | repeats | besides |",
         "| --- | --- | --- | --- | --- | --- | --- |",
