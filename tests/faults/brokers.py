@@ -6,7 +6,7 @@ import time
 
 from tests.faults.bench import Bench, Result
 from tests.faults.cluster import cluster
-from tests.faults.scene import BACK_S, Scene
+from tests.faults.scene import BACK_S, START_S, Scene
 
 TOLD_S = 10.0
 
@@ -17,7 +17,7 @@ async def broker_paused(bench: Bench, seconds: float) -> Result:
         async with Scene.opened(broker.address, bench.folder, bench.model) as scene:
             scene.start("a")
             async with scene.load():
-                await scene.consumes(60.0)
+                await scene.consumes(START_S)
                 broker.signal(signal.SIGSTOP)
                 began, told_s = time.monotonic(), None
                 try:
@@ -36,7 +36,7 @@ async def broker_killed(bench: Bench) -> Result:
         async with Scene.opened(broker.address, bench.folder, bench.model) as scene:
             scene.start("a")
             async with scene.load():
-                await scene.consumes(60.0)
+                await scene.consumes(START_S)
                 broker.kill()
                 told_s = await scene.told_of("Kafka has not answered", TOLD_S)
                 broker.start()
@@ -52,7 +52,7 @@ async def one_of_three_killed(bench: Bench) -> Result:
         async with Scene.opened(addresses, bench.folder, bench.model) as scene:
             scene.start("a")
             async with scene.load():
-                await scene.consumes(60.0)
+                await scene.consumes(START_S)
                 brokers[bench.random.randrange(3)].kill()
                 back_s = await scene.consumes(BACK_S)
             return {**await scene.undisturbed(), "back_s": back_s}

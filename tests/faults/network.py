@@ -7,7 +7,7 @@ from contextlib import AsyncExitStack
 from tests.faults.bench import Bench, Result
 from tests.faults.cluster import cluster
 from tests.faults.proxy import END_TXN, Proxy
-from tests.faults.scene import BACK_S, Scene
+from tests.faults.scene import BACK_S, START_S, Scene
 from tests.faults.waiting import until
 
 
@@ -19,7 +19,7 @@ async def proxied(bench: Bench, fault: Callable[[Proxy, Scene], Awaitable[None]]
         scene = await stack.enter_async_context(Scene.opened(broker.address, bench.folder, bench.model))
         scene.start("a")
         async with scene.load():
-            await scene.consumes(60.0)
+            await scene.consumes(START_S)
             before_mb = scene.rss_mb()
             await fault(proxy, scene)
             back_s = await scene.consumes(BACK_S)

@@ -11,7 +11,7 @@ from ml_core.model.export import restated
 from ml_core.model.fitted import FittedModel
 from model_ops_manager.registration import register
 from tests.faults.bench import Bench, Result
-from tests.faults.scene import BACK_S, RATE, Scene, fitted
+from tests.faults.scene import BACK_S, RATE, START_S, Scene, fitted
 from tests.faults.waiting import FellShortError, until
 
 BURST = 20  # times the usual load
@@ -27,7 +27,7 @@ async def burst(bench: Bench, **settings: str) -> Result:
         await scene.lab.until(lambda: _is_ready(scene))
         lags = [0.0]
         async with scene.load() as load:
-            await scene.consumes(60.0)
+            await scene.consumes(START_S)
             await scene.lab.until(lambda: _is_sampled(scene))
             before_mb = scene.rss_mb()
             load.rate = BURST * RATE
@@ -86,7 +86,7 @@ async def scorer_slow(bench: Bench) -> Result:
         scene.start("a")
         await scene.lab.until(lambda: _is_ready(scene))
         async with scene.load(rate):
-            await scene.consumes(60.0)
+            await scene.consumes(START_S)
             before_mb = scene.rss_mb()
             lags, rss_mb, problems = [0.0], [before_mb], set[str | None]()
 

@@ -24,7 +24,7 @@ from data_io import log_reader
 from data_io.data_fetcher.sources import open_source
 from data_io.topics import admin, bars, predictions, rows
 from ml_core import fit as learning
-from ml_core.errors import KafkaUnavailableError
+from ml_core.errors import KafkaUnavailableError, NotFoundError
 from ml_core.model.export import restated
 from ml_core.spec import PipelineSpec
 from model_ops_manager import parity
@@ -42,6 +42,7 @@ from tests.integration.worker_lab import PARTITIONS, WorkerLab
 RATE = 2_000  # ticks a second
 CHECKPOINT_S = 1.0
 CAUGHT_UP_S = 120.0
+START_S = 120.0  # of a worker, on a machine that does much else besides
 BACK_S = 30.0
 DRAIN_S = 10.0
 PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
@@ -177,6 +178,10 @@ class Scene:
     async def reached(self) -> dict[int, int]:
         """Return up to which tick, exclusive, each partition has predictions."""
         topic = predictions.name(self.spec.name)
+        try:
+            await admin.describe(self.lab.kafka, topic)
+        except NotFoundError:  # no worker has come so far
+            return dict.fromkeys(range(self.lab.partitions), 0)
         found = [
             await published(self.lab.kafka, {topic: of_predictions}, number) for number in range(self.lab.partitions)
         ]

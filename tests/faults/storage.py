@@ -22,7 +22,7 @@ from ml_core.types import JobSpec, JobState
 from model_ops_manager.jobs.store import Job, JobStore
 from model_ops_manager.mlflow_agent import MlflowAgent
 from tests.faults.bench import Bench, Result
-from tests.faults.scene import PARTS, Scene
+from tests.faults.scene import PARTS, START_S, Scene
 from tests.faults.waiting import FellShortError, until
 from tests.integration.archive_lab import in_the_archive, in_the_topic, no_lag
 from tests.integration.worker_lab import WorkerLab
@@ -105,7 +105,7 @@ async def unread_ticks_deleted(bench: Bench) -> Result:
     async with Scene.opened(bench.kafka, bench.folder, bench.model) as scene:
         scene.start("a")
         async with scene.load():
-            await scene.consumes(60.0)
+            await scene.consumes(START_S)
             await scene.terminate("a")
             position = await scene.ends()
             await scene.grows(position)

@@ -4,7 +4,7 @@ import asyncio
 import signal
 
 from tests.faults.bench import Bench, Result
-from tests.faults.scene import BACK_S, CHECKPOINT_S, RATE, Scene
+from tests.faults.scene import BACK_S, CHECKPOINT_S, RATE, START_S, Scene
 from tests.faults.waiting import FellShortError
 
 SESSION_S = 6.0
@@ -20,7 +20,7 @@ async def kills(bench: Bench, **settings: str) -> Result:
         for name in ("a", "b"):
             scene.start(name)
         async with scene.load():
-            await scene.consumes(60.0)
+            await scene.consumes(START_S)
             for pause_s in pauses:
                 await asyncio.sleep(pause_s)
                 victim = rng.choice(list(scene.workers))
@@ -48,11 +48,11 @@ async def rolling_restart(bench: Bench) -> Result:
             scene.start(name)
         stops_s = []
         async with scene.load():
-            await scene.consumes(60.0)
+            await scene.consumes(START_S)
             for name in ("a", "b"):
                 stops_s.append(await scene.terminate(name))
                 scene.start(name)
-                await scene.consumes(60.0)
+                await scene.consumes(START_S)
         await scene.caught_up()
         stops_s += [await scene.terminate(name) for name in scene.workers]
         return {**await scene.judged(repeats=False), "longest_stop_s": max(stops_s)}
@@ -63,15 +63,15 @@ async def zombie(bench: Bench) -> Result:
     async with Scene.opened(bench.kafka, bench.folder, bench.model, session_timeout_s=str(SESSION_S)) as scene:
         scene.start("a")
         async with scene.load():
-            await scene.consumes(60.0)
+            await scene.consumes(START_S)
             scene.start("b")
             scene.workers["a"].send_signal(signal.SIGSTOP)
             try:
-                taken_s = await scene.consumes(60.0)
+                taken_s = await scene.consumes(START_S)
             finally:
                 scene.workers["a"].send_signal(signal.SIGCONT)
             await asyncio.sleep(2 * CHECKPOINT_S)
-            await scene.consumes(60.0)
+            await scene.consumes(START_S)
         await scene.caught_up()
         for name, process in scene.workers.items():
             if process.poll() is None:
@@ -87,7 +87,7 @@ async def members_come_and_go(bench: Bench) -> Result:
         scene.start(names[0])
         pauses_s = []
         async with scene.load():
-            await scene.consumes(60.0)
+            await scene.consumes(START_S)
             for _ in range(40):
                 await asyncio.sleep(3.0)
                 name = rng.choice(names)

@@ -1,5 +1,7 @@
 """The fault bench in its short form: workers killed, records that cannot be read, a commit whose answer is lost."""
 
+import logging
+
 import pytest
 
 from tests.faults.bench import Bench
@@ -7,6 +9,11 @@ from tests.faults.scenarios import scenarios
 from tests.faults.scene import fitted
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
+
+
+@pytest.fixture(autouse=True)
+def _quiet(caplog) -> None:
+    caplog.set_level(logging.CRITICAL, logger="aiokafka")  # what the bench's own clients meet is meant
 
 
 @pytest.fixture(scope="module")
