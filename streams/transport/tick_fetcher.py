@@ -48,7 +48,7 @@ class TickFetcher:
         self.highwater: dict[TopicPartition, int] = {}  # the end of the partition, where one has been heard of
         self.readable: dict[TopicPartition, int] = {}  # as far as open transactions let it be read
         self.asked_s: float | None = None  # since when something is wanted and nobody has answered
-        self._client, self._partition_bytes, self._committed = client, partition_bytes, committed
+        self._client, self.partition_bytes, self._committed = client, partition_bytes, committed
         self._next: dict[TopicPartition, int] = {}
         self._most: dict[TopicPartition, int] = {}  # bytes asked for, where batches are large
         self._asked: set[int] = set()  # brokers that owe an answer
@@ -132,7 +132,7 @@ class TickFetcher:
         await asyncio.gather(*self._finding.values(), return_exceptions=True)
 
     def _ask(self, to: connection.Connection, leader: int, wanted: Sequence[tuple[TopicPartition, int]]) -> None:
-        sized = [(tp, offset, self._most.get(tp, self._partition_bytes)) for tp, offset in wanted]
+        sized = [(tp, offset, self._most.get(tp, self.partition_bytes)) for tp, offset in wanted]
         request = wire.fetch(sized, wait_ms=WAIT_MS, most_bytes=ANSWER_BYTES, committed=self._committed)
         try:
             answer = to.ask(wire.FETCH, wire.FETCH_VERSION, [request], ANSWER_S)
@@ -184,7 +184,7 @@ class TickFetcher:
 
     def _size_next(self, tp: TopicPartition, cut: memoryview) -> None:
         """Ask for a whole number of batches as large as the one that was cut: what is cut is sent twice."""
-        usual = self._partition_bytes
+        usual = self.partition_bytes
         if len(cut) >= _BASE_AND_LENGTH.size:
             batch = _BASE_AND_LENGTH.size + _BASE_AND_LENGTH.unpack_from(cut)[1]
             if not _LEAST_BYTES <= batch <= ANSWER_BYTES:

@@ -32,6 +32,10 @@ POLL_S = 0.05
 REPORT_S = 0.25
 # Batches of partitions are handed out together up to this size.
 ROUND_BYTES = 1 << 18
+# While a round is scored the loop stands still, and the group takes a member for dead that has not been heard of in its
+# session time-out: where a model makes rounds longer than this, less is fetched.
+ROUND_S = 1.0
+LEAST_FETCH_BYTES = 1 << 14
 # An open partition is asked for ticks all the time, and an empty answer comes within milliseconds.
 SILENT_S = 5.0
 # Takeovers in a row without progress after which the worker gives up instead of spinning.
@@ -52,6 +56,19 @@ def _patience_s(partitions: Collection[Partition]) -> float:
     if any(p.fetched and p.takes_batches for p in partitions):
         return 0.0
     return min([POLL_S, *(p.lingers_s for p in partitions if p.lingers_s > 0)])
+
+
+def next_fetch_bytes(fetch_bytes: int, round_bytes: int, took_s: float, most: int) -> int:
+    """Return how much of a partition to fetch at once, after a round of ``round_bytes`` that took ``took_s``.
+
+    >>> next_fetch_bytes(1_000_000, 1_000_000, 4.0, 1_000_000)
+    250000
+    >>> next_fetch_bytes(250_000, 250_000, 0.1, 1_000_000)
+    500000
+    """
+    if took_s > ROUND_S:
+        return max(min(fetch_bytes, int(round_bytes * ROUND_S / took_s)), LEAST_FETCH_BYTES)
+    return min(2 * fetch_bytes, most) if took_s < ROUND_S / 4 else fetch_bytes
 
 
 def _rounds(partitions: Sequence[Partition]) -> Iterator[list[Partition]]:
@@ -320,11 +337,14 @@ class TickSource(mode.Service, ConsumerRebalanceListener):  # type: ignore[misc]
         if not batches:
             return
         self._idle.clear()
-        self.busy_since = time.monotonic()
+        began = self.busy_since = time.monotonic()
         try:
             await self.channel.put(Round(batches))
             for batch in batches:
                 await self._ended(batch)
+            size, took_s = sum(len(batch.fetch.raw) for batch in batches), time.monotonic() - began
+            most = self.membership.max_fetch_bytes
+            self.fetcher.partition_bytes = next_fetch_bytes(self.fetcher.partition_bytes, size, took_s, most)
         finally:
             self.busy_since = None
             self._idle.set()

@@ -15,8 +15,9 @@ from tests.faults.scene import BACK_S, RATE, START_S, Scene, fitted
 from tests.faults.waiting import FellShortError, until
 
 BURST = 20  # times the usual load
-WIDTHS = 768, 2560  # of two hidden layers: the second takes ten times as many multiplications
-SWAPPED_S, DRAINED_S = 60.0, 300.0
+WIDTHS = 1024, 3400  # of two hidden layers: the second takes ten times as many multiplications
+SWAPPED_S, DRAINED_S = 120.0, 300.0
+MOST_RATE = 10_000.0  # more than two million ticks are not compared at once
 
 
 async def burst(bench: Bench, **settings: str) -> Result:
@@ -78,9 +79,9 @@ async def burst_skipped(bench: Bench) -> Result:
 
 async def scorer_slow(bench: Bench) -> Result:
     """A model that takes ten times as long is promoted, and later the fast one again: lag rises and drains."""
-    fast, slow = await asyncio.to_thread(lambda: [fitted(hidden=[width, width]) for width in WIDTHS])
+    fast, slow = await asyncio.to_thread(lambda: [fitted(3_000, hidden=[width, width]) for width in WIDTHS])
     fast_us, slow_us = _score_us(fast), _score_us(slow)
-    rate = 3e6 / slow_us  # a third of it can be scored slowly, and some three times of it fast
+    rate = min(3e6 / slow_us, MOST_RATE)  # at most a third of it can be scored slowly, and some three times of it fast
     async with Scene.opened(bench.kafka, bench.folder, fast) as scene:
         register(scene.store, restated(slow, pipeline=scene.spec.name), params={}, tags={})
         scene.start("a")
@@ -138,4 +139,4 @@ async def _promote(scene: Scene, version: int) -> None:
     async def is_swapped() -> bool:
         return await scene.metric("tickwise_model_swaps_total") >= swaps + scene.lab.partitions
 
-    await until(is_swapped, SWAPPED_S, f"version {version} was not swapped in")
+    await until(is_swapped, SWAPPED_S, lambda: f"version {version} was not swapped in: {scene.lab.log()[-1000:]}")

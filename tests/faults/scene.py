@@ -55,9 +55,9 @@ PARTS: dict[str, Any] = {
 }
 
 
-def fitted(**params: Any) -> learning.FittedModel:
+def fitted(ticks: int = 8_000, **params: Any) -> learning.FittedModel:
     """Return a model of the pipeline of every scene, an MLP of ``params``."""
-    source = open_source("synthetic:symbols=6,ticks=8000,rate=50,seed=1")
+    source = open_source(f"synthetic:symbols=6,ticks={ticks},rate=50,seed=1")
     parts = {**PARTS, "model": {"kind": "mlp", "params": params}}
     return learning.fit(source.fetch(), PipelineSpec.model_validate({"name": "fitted", **parts})).model
 

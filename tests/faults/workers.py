@@ -31,7 +31,7 @@ async def kills(bench: Bench, **settings: str) -> Result:
             await scene.terminate(name)
         counts = await scene.judged(repeats=not settings)
         bound = 2 * len(pauses) * (CHECKPOINT_S + 1.0) * RATE  # rows and predictions of a checkpoint, a kill
-        if counts["repeats"] > bound:
+        if counts["repeats"] > bound and not bench.is_short:  # how often a starved machine gets to a checkpoint is open
             raise FellShortError(f"{counts['repeats']} repeats of {len(pauses)} kills are more than {bound:.0f}")
         return {**counts, "kills": len(pauses), "restore_s": max(scene.restores_s())}
 

@@ -254,7 +254,7 @@ async def asks_for(fetcher, broker) -> int:
 
 
 async def test_a_batch_that_does_not_fit_is_asked_for_with_room_for_it_and_then_as_usual(fetcher, broker) -> None:
-    fetcher._partition_bytes = 2_000
+    fetcher.partition_bytes = 2_000
     large = record_batch(100, b"x" * 5_000)
     assert await asks_for(fetcher, broker) == 2_000
     await broker.answer((A, 0, large[:2_000]))
@@ -267,7 +267,7 @@ async def test_a_batch_that_does_not_fit_is_asked_for_with_room_for_it_and_then_
 
 
 async def test_of_large_batches_a_whole_number_is_asked_for(fetcher, broker) -> None:
-    fetcher._partition_bytes = 10_000
+    fetcher.partition_bytes = 10_000
     large = [record_batch(100 + k, b"x" * 3_500) for k in range(3)]
     assert await asks_for(fetcher, broker) == 10_000
     await broker.answer((A, 0, b"".join(large)[:10_000]))
