@@ -57,6 +57,12 @@ async def topic(kafka, unique):
     return name
 
 
+def started(code, *arguments, environment, log):
+    command = [sys.executable, "-c", code, *map(str, arguments)]
+    with log.open("wb") as out:
+        return subprocess.Popen(command, env=environment, stdout=out, stderr=out, start_new_session=True)
+
+
 async def until(condition):
     async with asyncio.timeout(WAIT_S):
         while not await condition():  # noqa: ASYNC110 - files tell nobody
@@ -80,9 +86,7 @@ async def test_an_archiver_that_is_killed_again_and_again_has_every_record_once(
     log, over = tmp_path / "log", tmp_path / "over"
     source = open_source("synthetic:symbols=4,ticks=400000,rate=5000,seed=1")
     load = asyncio.create_task(publish(source, bootstrap=kafka, topic=topic, rate=1000))
-    with log.open("wb") as out:
-        command = [sys.executable, "-c", KILLED, str(root), str(over)]
-        process = subprocess.Popen(command, env=environment, stdout=out, stderr=out, start_new_session=True)
+    process = started(KILLED, root, over, environment=environment, log=log)
 
     async def is_over():
         return over.exists() or process.poll() is not None
