@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 from ml_core.errors import ArchiveDamagedError, ArchiveUnavailableError
 
+ROWS = "tickwise.rows"
 _NAME = re.compile(r"(\d{20})-(\d{20})\.parquet")
 
 
@@ -45,7 +46,7 @@ def name(start: int, end: int) -> str:
 
 
 def about(place: Place, start: int, end: int) -> dict[str, str]:
-    """Return what the file of ``[start, end)`` says of itself in its metadata."""
+    """Return what the file of ``[start, end)`` says of itself in its metadata, beside how many ``ROWS`` it has."""
     return {
         "tickwise.topic": place.topic,
         "tickwise.topic-id": place.topic_id,

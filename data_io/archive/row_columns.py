@@ -57,7 +57,8 @@ def _each(records: Sequence[ConsumerRecord]) -> Iterator[Chunk]:
 def _batch(record: ConsumerRecord, found: DecodedRows) -> pa.RecordBatch:
     made, n = found.rows, len(found.rows)
     about = {"tickwise.schema-hash": found.hash, "tickwise.kernel-version": str(found.kernel_version)}
-    schema = pa.schema([*_FIELDS, *((feature, pa.float32()) for feature in found.names)], metadata=about)
+    names = _columns(found.names)
+    schema = pa.schema([*_FIELDS, *((name, pa.float32()) for name in names)], metadata=about)
     symbols = bytes_or_none([symbol.encode() for symbol in made.symbols], pa.string())
     known: dict[str, npt.NDArray[Any]] = {
         "record_offset": np.full(n, record.offset, np.int64),
@@ -69,10 +70,26 @@ def _batch(record: ConsumerRecord, found: DecodedRows) -> pa.RecordBatch:
         "spread": made.spread_N,
         "flags": made.flags_N,
     }
-    known.update(zip(found.names, made.x_NF.T, strict=True))
+    known.update(zip(names, made.x_NF.T, strict=True))
     columns = {field.name: numbers(known[field.name], field.type) for field in schema if field.name != "symbol"}
     columns["symbol"] = pa.DictionaryArray.from_arrays(numbers(made.symbol_N, pa.int32()), symbols).cast(pa.string())
     return pa.RecordBatch.from_arrays([columns[field.name] for field in schema], schema=schema)
+
+
+def _columns(features: Sequence[str]) -> list[str]:
+    """Return a name of a column for each feature: its own, with ``feature.`` before it where it is taken.
+
+    >>> _columns(["return:1s", "mid"])
+    ['return:1s', 'feature.mid']
+    """
+    taken, names = {name for name, _ in _FIELDS}, []
+    for feature in features:
+        name = feature
+        while name in taken:
+            name = f"feature.{name}"
+        taken.add(name)
+        names.append(name)
+    return names
 
 
 COLUMNS = Columns(encode, pa.schema(_FIELDS), dictionaries=("symbol",))

@@ -30,6 +30,7 @@ class _Open(NamedTuple):
     file: IO[bytes]
     parquet: Any
     schema: pa.Schema
+    rows: int
 
 
 class PartitionWriter:
@@ -98,10 +99,11 @@ class PartitionWriter:
         Raises:
             ArchiveUnavailableError: The disk is full or broken; ``abandon`` has been called. A retry is safe.
         """
+        chunks = list(self._columns.encode(records))  # a fault here is not the disk's: no retry mends it
         if self._since_s is None:
             self._since_s = time.monotonic()
         with self._explained():
-            for first, batch in self._columns.encode(records):
+            for first, batch in chunks:
                 if self._has_other_schema(batch.schema):
                     self._seal(first)
                 self._batches.append(batch)
@@ -184,12 +186,14 @@ class PartitionWriter:
             return
         table = pa.Table.from_batches(self._batches)
         self._batches, self.buffered_bytes = [], 0
-        self._opened(table.schema).parquet.write_table(table, row_group_size=max(len(table), 1))
+        opened = self._opened(table.schema)
+        opened.parquet.write_table(table, row_group_size=max(len(table), 1))
+        self._open = opened._replace(rows=opened.rows + len(table))
 
     def _opened(self, schema: pa.Schema) -> _Open:
         if self._open is None:
             path = self._folder / f".{self._start:020}.tmp"  # hidden from those who open the folder
-            file = path.open("xb")
+            file = path.open("wb")  # one that could not be removed may lie there; the lock keeps others away
             parquet = pq.ParquetWriter(
                 file,
                 schema,
@@ -199,7 +203,7 @@ class PartitionWriter:
                 write_statistics=[field.name for field in schema if pa.types.is_primitive(field.type)],
                 write_page_checksum=True,
             )
-            self._open = _Open(path, file, parquet, schema)
+            self._open = _Open(path, file, parquet, schema, rows=0)
         return self._open
 
     def _seal(self, end: int) -> None:
@@ -207,8 +211,8 @@ class PartitionWriter:
         if start is None or start == end:
             return
         self._write_group()
-        path, file, parquet, _ = self._opened(self._columns.schema)
-        parquet.add_key_value_metadata(layout.about(self.place, start, end))
+        path, file, parquet, _, rows = self._opened(self._columns.schema)
+        parquet.add_key_value_metadata(layout.about(self.place, start, end) | {layout.ROWS: str(rows)})
         parquet.close()
         file.flush()
         os.fsync(file.fileno())

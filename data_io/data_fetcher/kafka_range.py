@@ -6,6 +6,7 @@ Shapes: N ticks.
 """
 
 import asyncio
+import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -99,7 +100,7 @@ async def fetch_ranges(
         raise InputError(
             f"topic {topic!r} has partitions 0 to {info.partitions - 1}, so there is none of number {unknown[0]}"
         )
-    symbols, rejected = SymbolTable(), Counter[str]()
+    symbols, rejected = SymbolTable(limit=sys.maxsize), Counter[str]()  # what is read first decides nothing
 
     def decode(records: Records) -> TickBatch:
         batch, rejects = decoder.decode(records, symbols)
@@ -130,8 +131,14 @@ async def fetch_ranges(
     if not sum(counts):
         refused = ", ".join(f"{reason} {count}" for reason, count in rejected.most_common()) or "nothing"
         raise NotEnoughDataError(f"the ranges of {topic!r} hold no ticks; refused: {refused}")
-    frame = frames.to_frame(_joined([batch for found in batches for batch in found], symbols))
+    ticks = _joined([batch for found in batches for batch in found], symbols)
+    frame = frames.to_frame(ticks)
     frame["partition"] = np.repeat(np.array([tp.partition for tp in parts], dtype=np.int32), counts)
+    if len(ticks.symbols) > (most := SymbolTable().limit):
+        full_N = ticks.symbol_N >= most
+        rejected["symbols_full"] += int(full_N.sum())
+        frame = frame[~full_N].reset_index(drop=True)
+        frame["symbol"] = frame["symbol"].cat.remove_unused_categories()
     return Fetched(frame, tuple(ranges), dict(rejected))
 
 

@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+from contextlib import suppress
 
 import pandas as pd
 import pytest
@@ -17,7 +18,7 @@ from data_io.archive.settings import ArchiveSettings
 from data_io.data_fetcher.kafka_range import fetch_ranges, newest_ranges
 from data_io.data_fetcher.sources import open_source
 from data_io.publisher import publish
-from data_io.topics import admin, rows
+from data_io.topics import admin
 from data_io.topics.ticks import TickDecoder, topic_spec
 from ml_core.errors import InputError
 from ml_core.types import OffsetRange
@@ -26,7 +27,7 @@ from tests.integration.archive_lab import in_the_archive, in_the_topic, no_lag
 pytestmark = pytest.mark.integration
 
 WAIT_S = 120.0  # on a machine that does much else besides
-# Archivers of one parent that has imported all they need: they spend no time on imports.
+# Five archivers are killed and a sixth stays, all of one process that has imported what they need.
 KILLED = """
 import os, random, signal, sys, time
 from pathlib import Path
@@ -44,14 +45,22 @@ for _ in range(5):
     time.sleep(rng.uniform(0.0, 0.4))
     os.kill(child, signal.SIGKILL)
     os.waitpid(child, 0)
+Path(sys.argv[2]).touch()
+main(["archive", "run"])
 """
 
 
 @pytest.fixture
 async def topic(kafka, unique):
     name = f"ticks-{unique}"
-    await admin.ensure_topics(kafka, [topic_spec(name, 2), rows.topic_spec(f"set-{unique}", 1)])
+    await admin.ensure_topics(kafka, [topic_spec(name, 2)])
     return name
+
+
+def started(code, *arguments, environment, log):
+    command = [sys.executable, "-c", code, *map(str, arguments)]
+    with log.open("wb") as out:
+        return subprocess.Popen(command, env=environment, stdout=out, stderr=out, start_new_session=True)
 
 
 async def until(condition):
@@ -74,27 +83,27 @@ async def test_an_archiver_that_is_killed_again_and_again_has_every_record_once(
         "TICKWISE_ARCHIVE_FILE_MB": "0.05",
     }
 
-    def start(*command):
-        with (tmp_path / "log").open("ab") as log:
-            return subprocess.Popen([sys.executable, *command], env=environment, stdout=log, stderr=log)
-
+    log, over = tmp_path / "log", tmp_path / "over"
     source = open_source("synthetic:symbols=4,ticks=400000,rate=5000,seed=1")
-    load = asyncio.create_task(publish(source, bootstrap=kafka, topic=topic, rate=3000))
-    killed = last = start("-c", KILLED, str(root))
+    load = asyncio.create_task(publish(source, bootstrap=kafka, topic=topic, rate=1000))
+    process = started(KILLED, root, over, environment=environment, log=log)
+
+    async def is_over():
+        return over.exists() or process.poll() is not None
+
     try:
-        assert await asyncio.to_thread(killed.wait, WAIT_S) == 0, (tmp_path / "log").read_text()
+        await until(is_over)
         load.cancel()
         await asyncio.gather(load, return_exceptions=True)
         await abort_some(kafka, topic)
-        last = start("-m", "api.cli", "archive", "run")
         await until(lambda: no_lag(kafka, root, topic))
-        last.send_signal(signal.SIGTERM)
-        assert await asyncio.to_thread(last.wait, WAIT_S) == 0
+        process.send_signal(signal.SIGTERM)
+        assert await asyncio.to_thread(process.wait, WAIT_S) == 0, log.read_text()
     finally:
         load.cancel()
-        for process in (killed, last):
-            process.kill()
-            process.wait()
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
     assert await in_the_archive(kafka, root, topic) == await in_the_topic(kafka, topic)
     assert list(root.rglob("*.tmp")) == []
 
@@ -138,13 +147,13 @@ async def delete(kafka, topic, before):
 
 async def test_a_range_that_retention_has_deleted_is_read_as_before_and_a_hole_is_named(kafka, topic, tmp_path):
     decoder = TickDecoder()
-    await publish(open_source("synthetic:symbols=5,ticks=6000,rate=500,seed=1"), bootstrap=kafka, topic=topic)
+    await publish(open_source("synthetic:symbols=5,ticks=1500,rate=500,seed=1"), bootstrap=kafka, topic=topic)
     await archive_all(kafka, tmp_path, topic)
-    await publish(open_source("synthetic:symbols=9,ticks=4000,rate=500,seed=2"), bootstrap=kafka, topic=topic)
+    await publish(open_source("synthetic:symbols=9,ticks=1000,rate=500,seed=2"), bootstrap=kafka, topic=topic)
     newest = await newest_ranges(kafka, topic, 100_000)
     before = await fetch_ranges(kafka, topic, newest, decoder)
     archived = {each.partition: each.end for each in (await report.status(tmp_path, kafka))[0]}
-    deleted = {each.partition: each.start for each in await newest_ranges(kafka, topic, 5000)}
+    deleted = {each.partition: each.start for each in await newest_ranges(kafka, topic, 1250)}
     assert all(0 < deleted[number] < archived[number] for number in archived)
 
     await delete(kafka, topic, deleted)

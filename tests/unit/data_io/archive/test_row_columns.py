@@ -79,6 +79,24 @@ def test_a_file_ends_where_features_change_and_what_holds_no_rows_is_covered_and
     made.close()
 
 
+def test_features_named_as_what_a_row_has_already_are_archived_beside_it(tmp_path):
+    names = ["mid", "flags", "feature.mid", "a"]
+    made = writer(tmp_path, columns=row_columns.COLUMNS)
+    made.begin(0)
+    made.add([row_record(0, batch(7, 8, features=4), names)], 1)
+    made.seal()
+    [file] = made.publish()
+    made.close()
+
+    found = pd.read_parquet(file.path)
+
+    given = batch(7, 8, features=4)
+    assert found["mid"].tolist() == given.mid_N.tolist()
+    assert found["flags"].tolist() == given.flags_N.tolist()
+    columns = ["feature.mid", "feature.flags", "feature.feature.mid", "a"]
+    assert found[columns].to_numpy().tolist() == given.x_NF.tolist()
+
+
 WITHOUT_PANDAS = """
 import sys
 from pathlib import Path

@@ -7,9 +7,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 
-from data_io.archive import layout, reader
+from data_io.archive import layout, raw_columns, reader
 from data_io.topics.records import Records
 from ml_core.errors import ArchiveDamagedError, ArchiveUnavailableError, SetupError
 from tests.unit.data_io.archive.archive_lab import PLACE, covered, offsets, record, records, writer, written
@@ -145,6 +146,38 @@ def test_a_disk_that_fails_at_any_step_leaves_whole_files_and_the_same_records_c
     made.close()
 
 
+def test_what_a_disk_did_not_let_us_remove_is_written_over(tmp_path, monkeypatch):
+    def broken(*_, **__):
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    made = writer(tmp_path)
+    made.begin(0)
+    made.add(records(0, 1), 2)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", broken)
+        patch.setattr(Path, "unlink", broken)
+        with pytest.raises(ArchiveUnavailableError, match="Read-only"):
+            made.seal()
+    made.begin(0)
+    made.add(records(0, 1), 2)
+
+    assert (written(made), offsets(tmp_path)) == ([(0, 2)], [0, 1])
+    assert list(PLACE.folder(tmp_path).glob("*.tmp")) == []
+    made.close()
+
+
+def test_what_fails_in_encoding_is_not_taken_for_a_failing_disk(tmp_path):
+    def encode(_):
+        raise pa.ArrowInvalid("two columns of one name")
+        yield
+
+    made = writer(tmp_path, columns=raw_columns.COLUMNS._replace(encode=encode))
+    made.begin(0)
+    with pytest.raises(pa.ArrowInvalid, match="two columns"):
+        made.add(records(0), 1)
+    made.close()
+
+
 FORKED = """
 import os, random, signal, sys, time
 from pathlib import Path
@@ -193,6 +226,32 @@ def test_bytes_that_have_changed_and_files_that_were_moved_are_named(tmp_path):
         list(reader.read(PLACE, file, 0, 1))
     with pytest.raises(ArchiveDamagedError, match="was moved or renamed"):
         list(reader.read(PLACE._replace(partition=1), file, 0, 1))
+
+
+def test_a_footer_that_has_changed_loses_no_record_silently(tmp_path, monkeypatch):
+    """Checksums of pages leave the footer out."""
+    monkeypatch.setattr("data_io.archive.writer.GROUP_BYTES", 1)
+    made = writer(tmp_path)
+    made.begin(0)
+    for offset in range(3):
+        made.add(records(offset), offset + 1)
+    written(made)
+    made.close()
+    [file] = layout.listed(PLACE.folder(tmp_path))
+    data = file.path.read_bytes()
+    footer = int.from_bytes(data[-8:-4], "little")
+    damaged = 0
+    for position in range(len(data) - 8 - footer, len(data), 11):
+        changed = bytearray(data)
+        changed[position] ^= 1 << position % 8
+        file.path.write_bytes(changed)
+        try:
+            whole, part = (list(reader.read(PLACE, file, *bounds)) for bounds in ((0, 3), (1, 2)))
+            assert [value for found in whole for value in found.value] == [b"0", b"1", b"2"]
+            assert [value for found in part for value in found.value] == [b"1"]
+        except ArchiveDamagedError:
+            damaged += 1
+    assert damaged > 10
 
 
 def test_two_files_of_one_offset_are_an_error(tmp_path):
