@@ -4,6 +4,9 @@ A range judges the bars that a tick in it had written, whenever they began: stat
 older ticks are gone (``is_cut``), bars by ticks, volume and value cannot be known, because their numbers count from the
 oldest tick, nor can those by time that may hold ticks that are gone. Nor is anything judged before ticks that were
 skipped: a worker that makes bars skips none. Provisional bars have no name and are passed over.
+
+Behind a rebuild of state bars go on with higher revisions than their ticks give alone, and what older ticks had used of
+them is not known where these are gone. Such bars are found by number and tick, and count as renumbered.
 """
 
 from typing import Any, NamedTuple
@@ -14,9 +17,12 @@ from data_io.topics import bars as bars_topic
 from data_io.topics.bars import Bar
 from ml_core.data_processor import bars
 from ml_core.data_processor.bars import BarPlan, BarState
+from ml_core.data_processor.kernels import RESYNC_TICKS
 from ml_core.types import TickBatch
 from model_ops_manager.compared import Compared, Difference
 from model_ops_manager.subject import Subject
+
+_OF_REVISION = {"id", "revision", "status"}
 
 
 class _Out(NamedTuple):
@@ -47,33 +53,37 @@ class BarCheck:
         self._out: dict[str, _Out] = {}
         self._first: dict[str, int] = {}  # kind -> the first tick that had a bar of it written
         self._last = self._reached = -1  # place of the bar read, and of the one compared, before
-        self._begun_ns: dict[str, int] = {}  # symbol -> time of its first tick, where older ones are gone
-        self._restarted: set[tuple[str, str]] = set()  # symbols and kinds whose clock was set back, maybe before that
+        self._newest = -1  # the newest tick that had a bar written
+        self._is_open = False  # what is behind that one may be under way
+        # Symbol -> how many of its first ticks were seen, and the newest time among them, where older ones are gone. By
+        # then a clock that began with a wrong time is set back.
+        self._begun: dict[str, tuple[int, int]] = {}
+        self._of_tick: dict[tuple[str, int], list[str]] | None = None  # names by what stays of them, and by the tick
 
     def add(self, value: bytes | None) -> None:
         """Take a record of bars, as far as it lies in the range.
 
-        It may stand behind the bar that came before it at first, or begin a tail that repeats; else it is misplaced.
+        It may be new, stand behind the bar that came before it at first, or begin a tail that repeats; else it is
+        misplaced. A new one may break off such a tail: where features changed, bars are not repeated.
         """
         bar = bars_topic.decode(value)
         if bar.id is None or bar.offset is None or not bar.id.startswith(self._prefix):
             return
         self._first[bar.kind] = min(bar.offset, self._first.get(bar.kind, bar.offset))
+        self._newest = max(self._newest, bar.offset)
         if not self._asked.start <= bar.offset < self._asked.end:
             return
         if bar.kind not in self._kinds or bar.offset < self._known_from:
             why = "before ticks that were skipped" if bar.kind in self._kinds else "bars of another kind"
             self._compared.unchecked[why] += 1
             return
-        if bar.status == "final" and bar.revision > 0:
-            self._restarted.add((bar.symbol, bar.kind))
         found = _Out(len(self._out), bar.offset, value or b"")
         before = self._out.setdefault(bar.id, found)
-        if before.place > self._last + 1:
-            self._misplaced(bar)
-        self._last = before.place
+        last, self._last = self._last, before.place
         if before is found:
             return
+        if before.place > last + 1:
+            self._misplaced(bar)
         if before.value == found.value:
             self._compared.repeated += 1
         else:
@@ -81,7 +91,8 @@ class BarCheck:
             self._note(bar, ("conflicting", found.value.decode(), before.value.decode()))
 
     def end_at(self, end: int) -> None:
-        """End the range before ``end``."""
+        """End the range before ``end``, up to which not all bars may be out: none was lost behind the newest one."""
+        self._is_open = True
         self._asked = self._asked.model_copy(update={"end": end})
         self._out = {name: out for name, out in self._out.items() if out.offset < end}
 
@@ -89,7 +100,9 @@ class BarCheck:
         """Move ``state`` over ``ticks`` and compare the bars they give, as far as they lie in the range."""
         if self._is_cut:
             for symbol, ts_ns in zip(ticks.symbol_N.tolist(), ticks.ts_ns_N.tolist(), strict=True):
-                self._begun_ns.setdefault(ticks.symbols[symbol], ts_ns)
+                count, newest_ns = self._begun.get(ticks.symbols[symbol], (0, ts_ns))
+                if count <= RESYNC_TICKS:
+                    self._begun[ticks.symbols[symbol]] = count + 1, max(newest_ns, ts_ns)
         made = bars.step(ticks, state)
         made = made.select(made.offset_B >= max(self._asked.start, self._known_from))
         for _, value, _ in bars_topic.encode(made, topic_id=self._topic_id, partition=self._asked.partition):
@@ -106,23 +119,45 @@ class BarCheck:
                 self._note(bar, ("unexpected", "there", "nothing"))
 
     def _compare(self, expected: Bar, value: bytes) -> None:
-        compared, found = self._compared, self._out.get(expected.id or "")
+        compared = self._compared
         if self._unknown(expected):
             return  # `end` counts what is out
+        name = self._name_of(expected)
+        found = self._out.pop(name, None)
         if found is None:
-            if (expected.offset or 0) < self._first.get(expected.kind, self._asked.end):
+            offset = expected.offset or 0
+            if self._first and offset < self._first.get(expected.kind, self._asked.end):
                 compared.unchecked["before the first bar of its kind"] += 1
-            else:
+            elif self._is_open and 0 <= self._newest <= offset:
+                compared.unchecked["may be under way"] += 1
+            else:  # also where no bar is out at all
                 compared.missing += 1
                 self._note(expected, ("missing", "nothing", "a bar"))
             return
-        del self._out[expected.id or ""]
         compared.compared += 1
         if found.place < self._reached:
             self._misplaced(expected)
         self._reached = max(self._reached, found.place)
-        if found.value != value and (different := differences(bars_topic.decode(found.value), expected)):
-            compared.differs(self._asked.partition, _place(expected), different, of=expected.id)
+        different = [] if found.value == value else differences(bars_topic.decode(found.value), expected)
+        if name != expected.id:
+            compared.renumbered += 1
+            different = [each for each in different if each[0] not in _OF_REVISION]
+        if different:
+            compared.differs(self._asked.partition, _place(expected), different, of=name)
+
+    def _name_of(self, expected: Bar) -> str:
+        """Return the name of a bar, or of the next one with its number and tick that may be the same, renumbered."""
+        name, offset = expected.id or "", expected.offset or 0
+        if name in self._out and self._out[name].offset == offset:
+            return name
+        if self._of_tick is None:
+            self._of_tick = {}
+            for each, out in self._out.items():
+                self._of_tick.setdefault((each.rpartition("-")[0], out.offset), []).append(each)
+        for other in self._of_tick.get((name.rpartition("-")[0], offset), ()):
+            if other in self._out and (self._is_cut or int(other.rpartition("-")[2]) > expected.revision):
+                return other
+        return name
 
     def _unknown(self, bar: Bar) -> str | None:
         """Return why a bar cannot be known; None where it can."""
@@ -130,10 +165,8 @@ class BarCheck:
             return None
         if not bar.kind.startswith("time:"):
             return "numbered from ticks that are gone"
-        begun_ns = self._begun_ns.get(bar.symbol)
-        if begun_ns is None or bar.start_ns <= begun_ns + self._doubt_ns:
-            return "may hold ticks that are gone"
-        return "revisions that may go on from before" if (bar.symbol, bar.kind) in self._restarted else None
+        _, newest_ns = self._begun.get(bar.symbol, (0, bar.start_ns))
+        return "may hold ticks that are gone" if bar.start_ns <= newest_ns + self._doubt_ns else None
 
     def _misplaced(self, bar: Bar) -> None:
         self._compared.misplaced += 1

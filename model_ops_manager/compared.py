@@ -29,6 +29,7 @@ class Compared:
     unexpected: int = 0  # in the topic, and not recomputed
     repeated: int = 0  # names that stand in the topic more than once, with equal values
     conflicting: int = 0  # and with other values
+    renumbered: int = 0  # bars compared that are out with another revision, because state was rebuilt
     misplaced: int = 0  # bars that neither follow the one before them nor begin a tail that repeats
     shed: int = 0  # not there because the worker skipped the tick
     unchecked: Counter[str] = field(default_factory=Counter)  # and why

@@ -108,7 +108,7 @@ class Check:
             self._bars.add(value)
 
     def leave_what_is_under_way(self) -> None:
-        """End the range where the shorter of rows and predictions ends: bars are out before the row of their tick."""
+        """End the range where the shorter of rows and predictions ends; bars go out beside them, and may end before."""
         ends = [max(offset for offset, _ in known) + 1 for known in (self._rows, self._predictions) if known]
         end = max(min(ends, default=self.asked.start), self.asked.start)
         self.asked = self.asked.model_copy(update={"end": end})

@@ -173,6 +173,7 @@ def _words(compared: Compared) -> str:
         "conflicting": compared.conflicting,
         "misplaced": compared.misplaced,
         "repeated": compared.repeated,
+        "renumbered": compared.renumbered,
         "shed": compared.shed,
     }
     words = [f"{compared.compared} compared", *(f"{count} {what}" for what, count in counts.items() if count)]

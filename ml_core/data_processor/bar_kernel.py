@@ -19,12 +19,12 @@ import numpy as np
 
 from ml_core.compiled import njit
 from ml_core.data_processor.kernel_tables import Memory
-from ml_core.data_processor.kernels import RESYNC_TICKS, is_repeat, seen_before
+from ml_core.data_processor.kernels import RESYNC_TICKS, seen_before
 from ml_core.types import BarStatus, Bool, Float64, Int8, Int32, Int64, TickKind
 
 # Integers of state every symbol has; after SEQ_HIGH: + kind of tick, then the numbers seen. Ticks before COUNTS_FROM,
 # to which a wrong clock was set back, are in no bar: one that had ended would begin anew with them. TICKS has none
-# that is parked or was dropped. IS_PARKED is 1 + the kind of the tick, 0 for none.
+# that is parked or was dropped.
 (TICKS, CLOCK, BEHIND, WHOLE_FROM, COUNTS_FROM, IS_PARKED, PARKED_TS, PARKED_SEQ, SEQ_HIGH) = range(9)
 SYMBOL_INTS = 12
 (PARKED_PRICE, PARKED_SIZE, PARKED_BOUGHT) = range(3)  # of floats; no price where the tick moves only the clock
@@ -125,27 +125,20 @@ def _run(  # noqa: PLR0913, PLR0917 - see `run`
         if symbol < 0 or not wanted_S[symbol]:
             continue
         f, j = float_SK[symbol], int_SJ[symbol]
-        ts = ts_ns_N[i]
-        is_parked = seq >= 0 and j[IS_PARKED] == 1 + kind and seq == j[PARKED_SEQ]
-        if is_repeat(j, SEQ_HIGH + kind, seq) or (is_parked and ts == j[PARKED_TS]):
+        if seen_before(j, SEQ_HIGH + kind, seq):
             continue
         dirty_B[symbol >> 6] = True
-        if is_parked:  # it comes again with another time, which says nothing of the first one
-            j[IS_PARKED] = 0
-            misdated += not np.isnan(f[PARKED_PRICE])
+        ts = ts_ns_N[i]
         price, size, bought = _price_of(of_mids, kind, price_N[i], size_N[i], side_N[i], bid_N[i], ask_N[i])
         if j[IS_PARKED] and ts >= j[CLOCK]:  # a straggler says nothing of the time that is parked
-            parked_kind = j[IS_PARKED] - 1
             j[IS_PARKED] = 0
             if ts >= j[PARKED_TS] - doubt_ns and ts - j[CLOCK] > doubt_ns:
-                seen_before(j, SEQ_HIGH + parked_kind, j[PARKED_SEQ])
                 made = _count_parked(f, j, rule_RQ, limit_Q, gap_ns, lateness_ns, i, symbol, int_BI, float_BO, made)
             else:
                 misdated += not np.isnan(f[PARKED_PRICE])
         if ts - j[CLOCK] > doubt_ns and j[TICKS] > 0:
-            _park(f, j, kind, ts, seq, price, size, bought)
+            _park(f, j, ts, seq, price, size, bought)
             continue
-        seen_before(j, SEQ_HIGH + kind, seq)
         made, is_late = _count(
             f, j, rule_RQ, limit_Q, gap_ns, lateness_ns, ts, seq, price, size, bought, i, symbol, int_BI, float_BO, made
         )
@@ -174,9 +167,8 @@ def _count_parked(  # noqa: PLR0913, PLR0917 - see `run`
 
 
 @njit(**_INLINED)
-def _park(f: Float64, j: Int64, kind: int, ts: int, seq: int, price: float, size: float, bought: float) -> None:
-    """Keep a tick until the next one; its number is remembered once it counts, so that it may come again mended."""
-    j[IS_PARKED], j[PARKED_TS], j[PARKED_SEQ] = 1 + kind, ts, seq
+def _park(f: Float64, j: Int64, ts: int, seq: int, price: float, size: float, bought: float) -> None:
+    j[IS_PARKED], j[PARKED_TS], j[PARKED_SEQ] = 1, ts, seq
     f[PARKED_PRICE], f[PARKED_SIZE], f[PARKED_BOUGHT] = price, size, bought
 
 

@@ -167,13 +167,6 @@ def seen_before(j: Int64, at: int, seq: int) -> bool:
 
 
 @njit(**_INLINED)
-def is_repeat(j: Int64, at: int, seq: int) -> bool:
-    """Return whether ``seq`` is among the last numbers that `seen_before` remembers."""
-    back = j[at] - seq
-    return bool(seq >= 0 and 0 <= back < SEQ_MEMORY and (j[at + 2] >> back) & 1)
-
-
-@njit(**_INLINED)
 def _advance_clock(
     f: Float64,
     j: Int64,

@@ -14,7 +14,7 @@ from ml_core.types import SymbolTable
 from tests.faults import bar_oracle, disorder
 
 
-@pytest.mark.parametrize("seed", [1, 2, 3])
+@pytest.mark.parametrize("seed", [1, 2, 60, 72])  # in 60 and 72 misdated ticks come again behind others
 def test_final_bars_of_a_log_in_disorder_are_those_of_the_ticks_that_count(seed) -> None:
     spec = parse({"name": "demo", "bars": {"by": disorder.BARS}})
     gap_ns, lateness_ns = spec.features.gap, spec.source.lateness

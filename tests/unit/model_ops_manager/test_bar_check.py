@@ -33,8 +33,12 @@ def _market() -> list[SimpleNamespace]:
     for n in range(COUNT):
         late_ns = rng.choice([0, 0, 0, rng.randrange(3 * SECOND_NS)])
         value = quote(START_NS + n * SECOND_NS // 8 - late_ns, rng.choice("AB"), bid=rng.randrange(900, 1100) / 100)
-        records.append(SimpleNamespace(offset=n, key=None, value=value, headers=()))
+        records.append(record(n, value))
     return records
+
+
+def record(offset: int, value: bytes) -> SimpleNamespace:
+    return SimpleNamespace(offset=offset, key=None, value=value, headers=())
 
 
 TICKS = _market()
@@ -45,11 +49,16 @@ def _compiled():
     features.warm_up()
 
 
-def published(first: int = 0, spec=SPEC) -> list[bytes]:
-    """All bars of the ticks from ``first`` on, from a state of their own."""
-    state = BarState(BarPlan.from_spec(spec), SymbolTable())
-    ticks, _ = TickDecoder().decode(log_reader.columns(TICKS[first:]), state.symbols)
-    return [value for _, value, _ in topic.encode(bars.step(ticks, state), topic_id="id", partition=0)]
+def published(first: int = 0, *, renumber: tuple[int, int] = (COUNT, 0)) -> list[bytes]:
+    """All bars of the ticks from ``first`` on, from a state of their own; from a tick on with a revision of its own."""
+    state, decoder, (at, revision) = BarState(BarPlan.from_spec(SPEC), SymbolTable()), TickDecoder(), renumber
+    before, _ = decoder.decode(log_reader.columns(TICKS[first:at]), state.symbols)
+    found = topic.encode(bars.step(before, state), topic_id="id", partition=0)
+    if TICKS[at:]:
+        state.renumber(revision)
+        behind, _ = decoder.decode(log_reader.columns(TICKS[at:]), state.symbols)
+        found += topic.encode(bars.step(behind, state), topic_id="id", partition=0)
+    return [value for _, value, _ in found]
 
 
 ALL = published()
@@ -59,13 +68,15 @@ def changed(record: bytes, **fields) -> bytes:
     return msgspec.json.encode(msgspec.structs.replace(topic.decode(record), **fields))
 
 
-def compared(values: list[bytes], *, start=0, end=COUNT, cut=0, shed=NOTHING, spec=SPEC) -> Compared:
-    """What is found of ``[start, end)`` where ticks before ``cut`` are gone."""
+def compared(values: list[bytes], *, start=0, end=COUNT, cut=0, shed=NOTHING, spec=SPEC, is_open=False) -> Compared:
+    """What is found of ``[start, end)`` where ticks before ``cut`` are gone, and more may come where it is open."""
     findings, asked = Findings(), OffsetRange(partition=0, start=start, end=end)
     begin = Start.empty(spec, PLAN, cut, is_cut=cut > 0)
     check = Check(Subject(spec, "id", asked, shed), begin, lambda _: None, findings)
     for value in values:
         check.add_bars(value)
+    if is_open:
+        check._bars.end_at(end)
     for first in range(cut, end, 29):
         check.recompute(TICKS[first : min(first + 29, end)])
     check.end()
@@ -123,7 +134,8 @@ def test_what_no_tick_gave_is_unexpected_and_a_name_with_two_values_is_conflicti
         (ALL[:60] + ALL[40:], 20, 0),
         (ALL[:60] + ALL[40:50] + ALL[30:], 40, 0),  # a second crash in the tail of the first
         (ALL[:60] + ALL[40:45] + ALL[46:], 19, 1),
-        (ALL[:60] + ALL[40:45] + ALL[60:], 5, 1),  # the tail was not repeated as a whole
+        (ALL[:60] + ALL[40:45] + ALL[60:], 5, 0),  # other features since: bars go on behind what is out
+        (ALL[:60] + ALL[40:45] + ALL[50:], 15, 1),  # the tail was not repeated as a whole
         ([*ALL[:30], ALL[31], ALL[30], *ALL[32:]], 0, 1),
         (ALL[:30] + ALL[31:40] + ALL[20:], 19, 1),  # lost, and there only when the tail was repeated
     ],
@@ -162,16 +174,70 @@ def test_where_older_ticks_are_gone_only_bars_are_judged_that_cannot_hold_them()
     assert compared([*ALL, changed(ALL[last], id=topic.decode(ALL[last]).id + "9")], start=150, cut=150).unexpected == 1
 
 
-def test_revisions_that_may_go_on_from_before_the_first_tick_are_not_judged() -> None:
+def test_revisions_that_may_go_on_from_before_the_first_tick_say_nothing() -> None:
     restarted = [
-        changed(value, id=f"{bar.id}9", revision=bar.revision + 3)
+        changed(value, id=f"{bar.id.rpartition('-')[0]}-{bar.revision + 3}", revision=bar.revision + 3)
         for value in ALL
         if (bar := topic.decode(value)).kind == "time:1s"
     ]
     found = compared(restarted, start=150, cut=150)
 
-    assert (found.is_equal, found.compared) == (True, 0)
-    assert found.unchecked["revisions that may go on from before"] > 50
+    assert (found.is_equal, found.renumbered) == (True, found.compared)
+    assert found.compared > 50
+    assert compared([*restarted[:-1], changed(restarted[-1], high=9.9)], start=150, cut=150).mismatches == {"high": 1}
+
+
+@pytest.mark.parametrize("start", [0, 250, 350])
+@pytest.mark.parametrize("revision", [3, 1000])
+def test_bars_that_went_on_with_other_revisions_when_state_was_rebuilt_are_renumbered(start, revision) -> None:
+    renumbered = published(renumber=(200, revision))
+    behind = [value for value in renumbered if offset(value) >= 200]
+    found = compared(renumbered, start=start)
+
+    assert (found.is_equal, found.missing, found.unexpected, found.misplaced) == (True, 0, 0, 0)
+    assert found.compared == len([value for value in renumbered if offset(value) >= start])
+    assert found.renumbered == len([value for value in behind if offset(value) >= start]) > 20
+
+    assert compared([*renumbered[:-1], changed(renumbered[-1], low=0.1)], start=start).mismatches == {"low": 1}
+    assert compared(renumbered[:-2] + renumbered[-1:], start=start).missing == 1
+
+
+def test_a_bar_with_a_lower_revision_is_another_one() -> None:
+    place, bar = next((n, bar) for n in range(150, len(ALL)) if (bar := topic.decode(ALL[n])).revision == 1)
+    lower = changed(ALL[place], id=f"{bar.id.rpartition('-')[0]}-0", revision=0)
+
+    found = compared([*ALL[:place], lower, *ALL[place + 1 :]], start=bar.offset)
+
+    assert (found.missing, found.unexpected, found.renumbered) == (1, 1, 0)
+
+
+@pytest.mark.parametrize(("off_s", "least"), [(3600, 0), (-3600, 20), (7, 10)])
+def test_where_the_first_tick_that_is_kept_is_misdated_no_bar_counts_as_wrong(off_s, least, monkeypatch) -> None:
+    ticks = []
+    for n in range(COUNT):
+        late_s = 2 * (n % 5 == 0) - off_s * (n == 150)
+        ts_ns = START_NS + n * SECOND_NS // 8 - late_s * SECOND_NS
+        ticks.append(record(n, quote(ts_ns, "A", bid=9 + n % 100 / 100)))
+    monkeypatch.setattr(f"{__name__}.TICKS", ticks)
+
+    found = compared(published(), start=150, cut=150)
+
+    assert found.is_equal
+    assert found.compared >= least
+
+
+def test_where_no_bar_is_out_all_are_missing() -> None:
+    found = compared([])
+
+    assert (found.is_equal, found.missing, found.unchecked) == (False, len(ALL), {})
+
+
+def test_bars_behind_the_newest_one_may_be_under_way_where_the_range_is_open() -> None:
+    found = compared(ALL[:-3], is_open=True)
+    assert (found.is_equal, found.unchecked) == (True, {"may be under way": 3})
+
+    assert compared(ALL[:-3] + ALL[-1:], is_open=True).missing == 2
+    assert compared([], is_open=True).missing == len(ALL)
 
 
 @pytest.mark.parametrize("kind", ["time:1s", "ticks:7"])

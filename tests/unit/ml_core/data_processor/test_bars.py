@@ -261,26 +261,16 @@ def test_ticks_ahead_that_the_next_one_does_not_confirm_are_counted_and_in_no_ba
     assert made.misdated == misdated
 
 
-@pytest.mark.parametrize(
-    ("mended", "counted_s"),
-    [
-        ([trade(2, 11, seq=2)], [1, 2, 3]),
-        ([trade(0.5, 11, seq=2)], [1, 0.5, 3]),  # late
-        ([trade(2, 11, seq=2)] * 2, [1, 2, 3]),  # known from now on
-        ([trade(3601, 11, seq=2), trade(3602, 11, seq=3)], [1, 3601, 3602]),  # a number confirms not itself
-        ([trade(3601, 11, seq=4), trade(3600, 11, seq=2)], [1, 3600, 3601]),  # what was confirmed is known
-        ([quote(2, 9, 11, seq=2), trade(2, 11, seq=2)], [1, 2, 3]),
-        ([trade(3600, 11, seq=2), trade(2, 11, seq=2)], [1, 2, 3]),  # twice wrong, missing once
-    ],
-)
-def test_a_tick_that_comes_again_with_its_time_mended_counts_once(mended: list[Tick], counted_s: list[float]) -> None:
+@pytest.mark.parametrize("again_s", [3610, 11])
+def test_a_tick_whose_time_was_not_confirmed_is_a_repeat_when_its_number_comes_again(again_s) -> None:
     state = state_of(pipeline("ticks:1"))
-    ticks = [trade(1, 10, seq=1), trade(3600, 11, seq=2), *mended, trade(3, 12, seq=3)]
+    ticks = [trade(second, 10, seq=second % 3600) for second in (9, 3610, 11, 3612)]
+    ticks += [trade(again_s, 10, seq=10), trade(13, 10, seq=13), trade(14, 10, seq=14)]
 
     made = step(batch(ticks, state.symbols), state)
 
-    assert [bar.start_s for bar in listed(made)] == counted_s
-    assert made.misdated == (3600 not in counted_s)
+    assert [bar.start_s for bar in listed(made)] == [9, 11, 13, 14]
+    assert made.misdated == 2
 
 
 def test_only_a_tick_with_a_price_is_missing_in_bars_where_its_stamp_was_wrong() -> None:

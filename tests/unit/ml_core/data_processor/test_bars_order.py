@@ -101,10 +101,9 @@ def disorder(draw: st.DrawFn) -> tuple[list[Tick], list[Tick]]:
     order = np.argsort(at_s + rng.random(count) * 4.999, kind="stable").tolist()
     twice = [(place + 0.5 + rng.integers(0, 4), i) for place, i in enumerate(order) if rng.random() < 0.2]
     came = [ticks[i] for _, i in sorted([*enumerate(order), *twice])]
-    # Each is days behind the one before, so that none confirms another; some come again, with their time mended.
+    # Each is days behind the one before, so that none confirms another.
     for n, place in enumerate(np.sort(rng.integers(1, len(came) + 1, rng.integers(0, 8))).tolist()):
-        wrong = trade(0, 1e9, 1e3) if place + n == len(came) or rng.random() < 0.5 else came[place + n]
-        came.insert(place + n, wrong._replace(at_s=1e9 - 1e6 * n))
+        came.insert(place + n, trade(1e9 - 1e6 * n, 1e9, 1e3))
     end = [trade(1e6, 1, 1, seq=10**6 + i) for i in range(2)]  # they end every bar
     return ticks + end, came + end
 
