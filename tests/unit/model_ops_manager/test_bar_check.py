@@ -215,7 +215,7 @@ def test_a_bar_with_a_lower_revision_is_another_one() -> None:
 def test_where_the_first_tick_that_is_kept_is_misdated_no_bar_counts_as_wrong(off_s, least, monkeypatch) -> None:
     ticks = []
     for n in range(COUNT):
-        late_s = 2 * (n % 5 == 0) - off_s * (n == 150)
+        late_s = 2 * (n % 5 == 1) - off_s * (n == 150)
         ts_ns = START_NS + n * SECOND_NS // 8 - late_s * SECOND_NS
         ticks.append(record(n, quote(ts_ns, "A", bid=9 + n % 100 / 100)))
     monkeypatch.setattr(f"{__name__}.TICKS", ticks)
