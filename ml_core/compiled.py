@@ -7,6 +7,7 @@ shares the folder with another version, would have old code run. What has anothe
 
 Leans on ``Dispatcher._cache``, ``Cache._cache_file`` and private parts of numba's ``IndexDataCacheFile``.
 """
+# ruff: noqa: SLF001 - pinned by a test
 
 import re
 from collections.abc import Callable
@@ -27,7 +28,7 @@ def njit(**options: Any) -> Callable[[Any], Any]:
     def compiled(function: Any) -> Any:
         dispatcher = numba.njit(**options)(function)
         if options.get("cache") and dispatcher is not function:  # as it is where compiling is switched off
-            _follow(dispatcher._cache._cache_file, _stamp(function.__module__))  # noqa: SLF001 - pinned by a test
+            _follow(dispatcher._cache._cache_file, _stamp(function.__module__))
         return dispatcher
 
     return compiled
@@ -35,7 +36,6 @@ def njit(**options: Any) -> Callable[[Any], Any]:
 
 def _follow(files: Any, stamp: bytes) -> None:
     """Have the cache ``files`` of a function hold only what was compiled under ``stamp``."""
-    # noqa: SLF001
     files._source_stamp = files._source_stamp, stamp
     digest, save = sha256(repr(files._source_stamp).encode()).hexdigest()[:16], files.save
     function, _, line_and_python = files._index_name.removesuffix(".nbi").rpartition("-")
@@ -43,7 +43,7 @@ def _follow(files: Any, stamp: bytes) -> None:
     files._data_name_pattern = files._data_name_pattern.replace(".{number", f".{digest}.{{number")
 
     def save_alone(key: Any, data: Any) -> None:
-        for path in Path(files._cache_path).glob(f"{function}-*.{python}.*"):
+        for path in Path(files._cache_path).glob(f"{function}-*.{python}*.nb[ci]"):
             if path.name != files._index_name and f".{digest}." not in path.name:
                 path.unlink(missing_ok=True)
         save(key, data)
