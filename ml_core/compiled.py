@@ -1,11 +1,13 @@
 """`numba.njit` for kernels of several files: what is cached holds until one of the files that went into it changes.
 
 Numba stamps what it keeps with the file of the function alone, but compiles into it what that calls in other files, and
-their constants. Here the stamp is of all files of ours that the function's module imports, directly or not. An index
-with another stamp counts as empty and is written anew in its place, so that nothing old is run and nothing piles up.
+their constants. Here the stamp is of all files of ours that the function's module imports, directly or not. It stands
+in the names of the files of machine code too: numba writes its index before them, so that one who dies in between, or
+shares the folder with another version, would have old code run. What has another stamp is deleted before one is kept.
 
-Leans on ``Dispatcher._cache``, ``Cache._cache_file`` and ``IndexDataCacheFile._source_stamp`` of numba.
+Leans on ``Dispatcher._cache``, ``Cache._cache_file`` and private parts of numba's ``IndexDataCacheFile``.
 """
+# ruff: noqa: SLF001 - pinned by a test
 
 import re
 from collections.abc import Callable
@@ -25,12 +27,28 @@ def njit(**options: Any) -> Callable[[Any], Any]:
 
     def compiled(function: Any) -> Any:
         dispatcher = numba.njit(**options)(function)
-        if options.get("cache"):
-            index = dispatcher._cache._cache_file  # noqa: SLF001 - pinned by a test
-            index._source_stamp = index._source_stamp, _stamp(function.__module__)  # noqa: SLF001 - pinned by a test
+        if options.get("cache") and dispatcher is not function:  # as it is where compiling is switched off
+            _follow(dispatcher._cache._cache_file, _stamp(function.__module__))
         return dispatcher
 
     return compiled
+
+
+def _follow(files: Any, stamp: bytes) -> None:
+    """Have the cache ``files`` of a function hold only what was compiled under ``stamp``."""
+    files._source_stamp = files._source_stamp, stamp
+    digest, save = sha256(repr(files._source_stamp).encode()).hexdigest()[:16], files.save
+    function, _, line_and_python = files._index_name.removesuffix(".nbi").rpartition("-")
+    python = line_and_python.partition(".")[2]
+    files._data_name_pattern = files._data_name_pattern.replace(".{number", f".{digest}.{{number")
+
+    def save_alone(key: Any, data: Any) -> None:
+        for path in Path(files._cache_path).glob(f"{function}-*.{python}*.nb[ci]"):
+            if path.name != files._index_name and f".{digest}." not in path.name:
+                path.unlink(missing_ok=True)
+        save(key, data)
+
+    files.save = save_alone
 
 
 @cache

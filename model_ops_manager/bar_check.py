@@ -18,8 +18,9 @@ from data_io.topics.bars import Bar
 from ml_core.data_processor import bars
 from ml_core.data_processor.bars import BarPlan, BarState
 from ml_core.data_processor.kernels import RESYNC_TICKS
+from ml_core.errors import InputError
 from ml_core.types import TickBatch
-from model_ops_manager.compared import Compared, Difference
+from model_ops_manager.compared import MAX_COMPARED, Compared, Difference
 from model_ops_manager.subject import Subject
 
 _OF_REVISION = {"id", "revision", "status"}
@@ -65,6 +66,9 @@ class BarCheck:
 
         It may be new, stand behind the bar that came before it at first, or begin a tail that repeats; else it is
         misplaced. A new one may break off such a tail: where features changed, bars are not repeated.
+
+        Raises:
+            InputError: There are more than MAX_COMPARED. A retry will not help.
         """
         bar = bars_topic.decode(value)
         if bar.id is None or bar.offset is None or not bar.id.startswith(self._prefix):
@@ -79,6 +83,8 @@ class BarCheck:
             return
         found = _Out(len(self._out), bar.offset, value or b"")
         before = self._out.setdefault(bar.id, found)
+        if len(self._out) > MAX_COMPARED:
+            raise InputError(f"there are more than the {MAX_COMPARED} bars that are compared at once: name a range")
         last, self._last = self._last, before.place
         if before is found:
             return

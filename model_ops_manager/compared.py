@@ -12,6 +12,8 @@ import numpy as np
 
 from ml_core.types import RowBatch
 
+MAX_COMPARED = 2_000_000  # rows, or bars, in memory at once
+
 Name = tuple[int, int]  # offset and index of the tick
 Difference = tuple[str, Any, Any]  # feature or field, what was found, what was expected
 

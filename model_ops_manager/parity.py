@@ -14,12 +14,10 @@ from ml_core.errors import InputError
 from ml_core.spec import PipelineSpec
 from ml_core.types import OffsetRange
 from model_ops_manager.champion import ModelReader, Serving, load_serving, must_fit
-from model_ops_manager.compared import Compared
+from model_ops_manager.compared import MAX_COMPARED, Compared
 from model_ops_manager.parity_check import Check, Findings, Start
 from model_ops_manager.shed import Shed
 from model_ops_manager.subject import Subject
-
-MAX_COMPARED = 2_000_000  # rows in memory at once
 
 Offsets = Mapping[int, tuple[int, int]]  # partition -> first and last offset (exclusive)
 
@@ -84,7 +82,7 @@ async def verify(
         shed: What the worker skipped of each partition: nothing is expected of it, and it is counted as shed.
 
     Raises:
-        InputError: A range is not there, or holds more than MAX_COMPARED ticks. A retry will not help.
+        InputError: A range is not there, or holds more than MAX_COMPARED ticks or bars. A retry will not help.
         NotFoundError: The topic of ticks, rows, predictions or bars is not there.
         KafkaUnavailableError, ModelStoreUnavailableError: A retry is safe.
     """

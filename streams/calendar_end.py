@@ -6,6 +6,7 @@ from collections.abc import Iterable
 import numpy as np
 import structlog
 
+from data_io.topics.prediction_batch import IS_MISDATED
 from ml_core.data_processor import calendars
 from ml_core.types import RowBatch, RowFlag
 from streams import metrics
@@ -14,7 +15,7 @@ log = structlog.get_logger()
 
 NOTICE_NS = 90 * 86_400 * 10**9
 _told: set[str] = set()  # feature sets; once a process is loud enough
-_NO_CALENDAR = np.uint8(RowFlag.NO_CALENDAR)
+_NO_CALENDAR, _JUDGED = np.uint8(RowFlag.NO_CALENDAR), np.uint8(RowFlag.NO_CALENDAR | IS_MISDATED)
 
 
 def notes(names: Iterable[str], now_ns: int | None = None) -> list[str]:
@@ -38,8 +39,11 @@ def watch(names: Iterable[str]) -> None:
 
 
 def count_unknown(feature_set: str, calendar: str, made: RowBatch) -> None:
-    """Count the rows at whose time the calendar does not know whether its venue trades, and say so."""
-    if not (count := int(np.count_nonzero(made.flags_N & _NO_CALENDAR))):
+    """Count the rows at whose time the calendar does not know whether its venue trades, and say so.
+
+    One whose stamp is not that of the clock may be wrong, and does not count.
+    """
+    if not (count := int(np.count_nonzero((made.flags_N & _JUDGED) == _NO_CALENDAR))):
         return
     if feature_set not in _told:
         _told.add(feature_set)

@@ -47,7 +47,15 @@ REASONS = {
 }
 STATES = ("ok", *REASONS.values(), "window", "no_score")
 WINDOW, NO_SCORE = STATES.index("window"), STATES.index("no_score")
+# A wrong stamp says nothing of the calendar.
+IS_MISDATED = RowFlag.LATE | RowFlag.AHEAD
+
+
+def _state_of(flags: int) -> int:
+    if flags & IS_MISDATED:
+        flags &= ~RowFlag.NO_CALENDAR
+    return next((i for i, flag in enumerate(REASONS, start=1) if flags & flag), 0)
+
+
 # [flags of a row] -> its state, as far as flags decide
-STATE_OF_FLAGS = np.array(
-    [next((i for i, flag in enumerate(REASONS, start=1) if flags & flag), 0) for flags in range(256)], np.uint8
-)
+STATE_OF_FLAGS = np.array([_state_of(flags) for flags in range(256)], np.uint8)

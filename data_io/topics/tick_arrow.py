@@ -13,7 +13,7 @@ from data_io.topics.arrow_texts import WRONG, Texts, code_texts, index_texts, pa
 from data_io.topics.json_scan import SLACK
 from data_io.topics.records import Header
 from data_io.topics.tick_rules import FIELDS, QUOTE, TRADE, BadTickError, check, shorten
-from ml_core.types import Bool, Float64, Int8, Int64
+from ml_core.types import MAX_TS_NS, Bool, Float64, Int8, Int64
 
 CONTENT_TYPE = "application/vnd.apache.arrow.stream"
 # Bounds what one record can make this process hold: a repeated value costs an Arrow stream next to nothing.
@@ -22,6 +22,7 @@ MAX_ROWS = 65_536
 WHOLE = frozenset({"null_value", "bad_arrow", "too_large"})
 _FIELDS = frozenset(FIELDS)
 _NUMBERS = (*FLOATS, *INTEGERS)
+_UNIT_NS = {"s": 10**9, "ms": 10**6, "us": 10**3, "ns": 1}
 _SLACK = np.zeros(SLACK, np.uint8)
 
 
@@ -138,8 +139,11 @@ def _plain(batch: pa.RecordBatch) -> pa.RecordBatch:
 
 
 def _ns(column: pa.Array) -> pa.Array:
-    """Return timestamps as integers."""
-    return column.cast(pa.timestamp("ns", column.type.tz)).cast(pa.int64())
+    """Return timestamps as integers; those that int64 may not hold as one that is out of range as well."""
+    unit_ns = _UNIT_NS[column.type.unit]
+    most = MAX_TS_NS // unit_ns + 1
+    number_N = column.cast(pa.int64()).fill_null(0).to_numpy()
+    return pa.array(np.clip(number_N, -most, most) * unit_ns, mask=np.asarray(column.is_null()))
 
 
 def _columns(batch: pa.RecordBatch) -> ArrowTicks | None:

@@ -62,7 +62,7 @@ def check_known(ts_ns_N: Int64, calendar: str) -> None:
 
 
 def end_ns(calendar: str) -> int | None:
-    """Return where the last session that is known is over, ns; None: it is always open. Raises as `edges`."""
+    """Return the first ns behind the close of the last session that is known; None: always open. Raises as `edges`."""
     edge_E = edges(calendar)
     return int(edge_E[-1]) if len(edge_E) else None
 

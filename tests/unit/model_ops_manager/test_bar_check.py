@@ -12,8 +12,10 @@ from data_io.topics.ticks import TickDecoder
 from ml_core.data_processor import bars, features
 from ml_core.data_processor.bars import BarPlan, BarState
 from ml_core.data_processor.features import FeaturePlan
+from ml_core.errors import InputError
 from ml_core.spec import parse
 from ml_core.types import SECOND_NS, OffsetRange, SymbolTable
+from model_ops_manager import bar_check
 from model_ops_manager.compared import Compared
 from model_ops_manager.parity_check import Check, Findings, Start
 from model_ops_manager.shed import Shed
@@ -215,7 +217,7 @@ def test_a_bar_with_a_lower_revision_is_another_one() -> None:
 def test_where_the_first_tick_that_is_kept_is_misdated_no_bar_counts_as_wrong(off_s, least, monkeypatch) -> None:
     ticks = []
     for n in range(COUNT):
-        late_s = 2 * (n % 5 == 0) - off_s * (n == 150)
+        late_s = 2 * (n % 5 == 1) - off_s * (n == 150)
         ts_ns = START_NS + n * SECOND_NS // 8 - late_s * SECOND_NS
         ticks.append(record(n, quote(ts_ns, "A", bid=9 + n % 100 / 100)))
     monkeypatch.setattr(f"{__name__}.TICKS", ticks)
@@ -224,6 +226,14 @@ def test_where_the_first_tick_that_is_kept_is_misdated_no_bar_counts_as_wrong(of
 
     assert found.is_equal
     assert found.compared >= least
+
+
+def test_more_bars_than_memory_is_meant_for_are_refused(monkeypatch) -> None:
+    monkeypatch.setattr(bar_check, "MAX_COMPARED", 99)
+
+    assert compared(ALL[:99] + ALL[50:99]).repeated == 49
+    with pytest.raises(InputError, match="name a range"):
+        compared(ALL[:100])
 
 
 def test_where_no_bar_is_out_all_are_missing() -> None:

@@ -76,6 +76,8 @@ def test_several_horizons_have_a_score_each() -> None:
         (RowFlag.AHEAD, True, 1.0, "ahead"),
         (RowFlag.CLOSED, True, 1.0, "closed"),
         (RowFlag.NO_CALENDAR | RowFlag.WARM_UP, True, 1.0, "no_calendar"),
+        (RowFlag.NO_CALENDAR | RowFlag.AHEAD, True, 1.0, "ahead"),
+        (RowFlag.NO_CALENDAR | RowFlag.LATE, True, 1.0, "late"),
         (0, False, 1.0, "window"),
         (0, True, np.nan, "no_score"),
         (0, True, np.inf, "no_score"),
