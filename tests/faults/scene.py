@@ -177,8 +177,10 @@ class Scene:
     async def reached(self) -> dict[int, int]:
         """Return up to which tick, exclusive, each partition has predictions."""
         topic = predictions.name(self.spec.name)
+        topic_id = (await admin.describe(self.lab.kafka, self.lab.topic)).topic_id
         found = [
-            await published(self.lab.kafka, {topic: of_predictions}, number) for number in range(self.lab.partitions)
+            await published(self.lab.kafka, {topic: of_predictions}, number, topic_id)
+            for number in range(self.lab.partitions)
         ]
         return {number: out[topic].place[0] + 1 if out[topic].place else 0 for number, out in enumerate(found)}
 
