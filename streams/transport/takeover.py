@@ -79,7 +79,8 @@ async def restore(
     for topic, each in out.items():
         if each.place is not None:
             reached[topic] = max(each.place, reached.get(topic, each.place))
-    tails = Tails(last.position, reached, stays, {name for name in bases if is_rebuilt})
+    renumbers = bases.keys() & shared.sets.keys() if is_rebuilt else ()
+    tails = Tails(last.position, reached, stays, renumbers)
     # The bars that are out, and go on, were made by rules that may come again; of the features nothing fits any more.
     kernels = {key: digest for key, digest in last.kernels.items() if not is_rebuilt or key.endswith("/bars")}
     said = {"kernels": kernels, "out": tails.behind(last.position), "stays": sorted(stays), "bases": bases}
