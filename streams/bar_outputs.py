@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
+
+import numpy as np
 
 from data_io.topics import bars as bars_topic
 from data_io.topics import record_batch
@@ -12,6 +15,8 @@ from ml_core.data_processor.cleaning import select
 from ml_core.types import BarBatch, BarStatus, TickBatch
 from streams import metrics
 
+BARS_AT_ONCE = 500  # of less than two kilobytes: they are one record batch
+
 if TYPE_CHECKING:
     from streams.transport.partition import Partition
 
@@ -19,7 +24,7 @@ if TYPE_CHECKING:
 def make(partition: Partition, feature_set: str, ticks: TickBatch, state: BarState) -> None:
     """Move ``state`` over ``ticks`` and queue the bars that they end; those that are out already only move it."""
     first = partition.tails.first(bars_topic.name(feature_set), ticks.offset_N, ticks.index_N)
-    if feature_set in partition.tails.revisions and first < len(ticks):
+    if feature_set in partition.tails.renumbers and first < len(ticks):
         before, ticks = select(ticks, slice(first)), select(ticks, slice(first, None))
         _publish_ended(partition, feature_set, bars.step(before, state))
         renumber(partition, feature_set)
@@ -28,9 +33,10 @@ def make(partition: Partition, feature_set: str, ticks: TickBatch, state: BarSta
 
 def renumber(partition: Partition, feature_set: str) -> None:
     """Have bars begin with a revision above all that are out; called when all ticks of the tail are in the state."""
-    revision, state = partition.tails.revisions.pop(feature_set), partition.state.sets[feature_set].bars
+    partition.tails.renumbers.discard(feature_set)
+    state = partition.state.sets[feature_set].bars
     if state is not None:
-        state.renumber(revision)
+        state.renumber()
 
 
 def _publish_ended(partition: Partition, feature_set: str, made: BarBatch) -> None:
@@ -56,10 +62,21 @@ def publish_silent(partition: Partition, now_ns: int) -> bool:
 
 
 def _publish(partition: Partition, feature_set: str, made: BarBatch) -> None:
-    if not len(made):
-        return
-    records = bars_topic.encode(made, topic_id=partition.shared.topic_id, partition=partition.number)
-    partition.outputs.send(bars_topic.name(feature_set), record_batch.pack(records))
+    for part in _parts(made):
+        records = bars_topic.encode(part, topic_id=partition.shared.topic_id, partition=partition.number)
+        partition.outputs.send(bars_topic.name(feature_set), record_batch.pack(records))
     for status in BarStatus:
         if count := int((made.status_B == status).sum()):
             metrics.BARS.labels(feature_set, status.name.lower()).inc(count)
+
+
+def _parts(made: BarBatch) -> Iterator[BarBatch]:
+    """Cut bars into what one record batch holds, between two ticks: those of one tick are out together, or none is."""
+    is_same_tick_B = (made.offset_B[1:] == made.offset_B[:-1]) & (made.index_B[1:] == made.index_B[:-1])
+    is_cut_B = ~is_same_tick_B | (made.offset_B[1:] < 0)  # provisional ones are of no tick
+    cuts, begin = np.append(np.flatnonzero(is_cut_B) + 1, len(made)), 0
+    while begin < len(made):
+        first, last = np.searchsorted(cuts, [begin, begin + BARS_AT_ONCE], "right").tolist()
+        end = int(cuts[max(first, last - 1)])
+        yield made.select(slice(begin, end))
+        begin = end

@@ -10,7 +10,7 @@ from data_io.topics.predictions import Encoder
 from data_io.topics.rows import RowEncoder
 from ml_core.data_processor.bars import BarPlan, BarState
 from ml_core.data_processor.blocks import BLOCK
-from ml_core.data_processor.features import KERNEL_VERSION, FeaturePlan, FeatureState
+from ml_core.data_processor.features import FeaturePlan, FeatureState
 from ml_core.data_processor.silent_bars import SilentBars
 from ml_core.data_processor.windows import Tail
 from ml_core.spec import PipelineSpec
@@ -47,15 +47,17 @@ class LabelledRows:
 class FeatureSetState:
     """State of one feature set: features, bars, and a tail of rows for each window length its pipelines use."""
 
-    def __init__(self, plan: FeaturePlan, pipelines: Sequence[PipelineSpec], symbols: SymbolTable) -> None:
-        """Start empty; ``symbols`` is shared by all sets of the partition."""
+    def __init__(
+        self, plan: FeaturePlan, pipelines: Sequence[PipelineSpec], symbols: SymbolTable, base: int = 0
+    ) -> None:
+        """Start empty; ``symbols`` is shared by all sets of the partition, bars begin with revision ``base``."""
         self.plan, self.pipelines = plan, tuple(pipelines)
         self.features = FeatureState(plan, symbols)
         windows = sorted({spec.features.window for spec in pipelines if spec.features.window > 1})
-        self.rows = RowEncoder(plan.names, plan.hash, KERNEL_VERSION)
+        self.rows: RowEncoder | None = None  # the one of the topic of ticks
         self.encoders: dict[str, Encoder] = {}  # pipeline -> the one of the version that serves it
         bars = BarPlan.from_spec(pipelines[0])  # pipelines of one set agree
-        self.bars = None if bars is None else BarState(bars, symbols)
+        self.bars = None if bars is None else BarState(bars, symbols, base)
         self.silent_bars = None if self.bars is None else SilentBars(self.bars)
         self.tails = {window: Tail(window, len(plan.names)) for window in windows}
 
@@ -64,11 +66,23 @@ class PartitionState:
     """State of one partition, dumped as keyed blocks and loaded from them, bit for bit."""
 
     def __init__(
-        self, sets: Mapping[str, tuple[FeaturePlan, Sequence[PipelineSpec]]], labelled: Mapping[str, int]
+        self,
+        sets: Mapping[str, tuple[FeaturePlan, Sequence[PipelineSpec]]],
+        labelled: Mapping[str, int],
+        bases: Mapping[str, int] | None = None,
     ) -> None:
-        """Start empty for the feature sets ``sets`` (name -> plan and pipelines) and counts of matured rows."""
-        self.symbols = SymbolTable()
-        self.sets = {name: FeatureSetState(plan, pipelines, self.symbols) for name, (plan, pipelines) in sets.items()}
+        """Start empty.
+
+        Args:
+            sets: Feature set -> its plan and pipelines.
+            labelled: Pipeline -> its count of matured rows.
+            bases: Feature set -> the revision that bars begin with, where it is not 0.
+        """
+        self.symbols, self.bases = SymbolTable(), dict(bases or {})
+        self.sets = {
+            name: FeatureSetState(plan, pipelines, self.symbols, self.bases.get(name, 0))
+            for name, (plan, pipelines) in sets.items()
+        }
         self.labelled = {
             spec.name: LabelledRows(spec.label.delay + max(spec.label.horizons), labelled.get(spec.name, 0))
             for _, pipelines in sets.values()
@@ -83,7 +97,9 @@ class PartitionState:
 
     def emptied(self) -> "PartitionState":
         """Return a state that has seen no ticks; it goes on counting labelled rows."""
-        fresh = PartitionState({name: (state.plan, state.pipelines) for name, state in self.sets.items()}, {})
+        fresh = PartitionState(
+            {name: (state.plan, state.pipelines) for name, state in self.sets.items()}, {}, self.bases
+        )
         fresh.labelled = self.labelled
         return fresh
 

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 MAX_ROWS = 4096
 MAX_RECORD_BYTES = 900_000
 HASH_HEADER = "tickwise.schema-hash"
+TOPIC_HEADER = "tickwise.topic-id"  # of the ticks: offset and index alone do not name a row
 
 _COLUMNS = [
     ("offset", pa.int64()),
@@ -66,20 +67,21 @@ def topic_spec(feature_set: str, partitions: int) -> TopicSpec:
 class RowEncoder:
     """Writes the rows of one feature set for one partition; it keeps what is the same for all of them."""
 
-    def __init__(self, names: Sequence[str], hash: str, kernel_version: int) -> None:
+    def __init__(self, names: Sequence[str], hash: str, kernel_version: int, topic_id: str | None = None) -> None:
         """Prepare what does not depend on the rows.
 
         Args:
             names: Their F features.
             hash: Of the feature schema.
             kernel_version: Of the kernel that computed them.
+            topic_id: Of the ticks; None says nothing of it.
         """
         about = {"names": json.dumps(list(names)), "hash": hash, "kernel_version": str(kernel_version)}
         schema = pa.schema([*_COLUMNS, ("x", pa.list_(pa.float32(), len(names)))], metadata=about)
         self._records = ArrowRecords(
             pa.RecordBatch.from_arrays([pa.nulls(1, field.type) for field in schema], schema=schema),
             [*_PARTS, arrow_records.lists(len(names), 4, source=len(_PARTS))],
-            [(HASH_HEADER, hash.encode())],
+            [(HASH_HEADER, hash.encode()), *([(TOPIC_HEADER, topic_id.encode())] if topic_id is not None else [])],
             max_rows=max(1, min(MAX_ROWS, MAX_RECORD_BYTES // (_ROW_BYTES + 4 * len(names)))),
         )
 

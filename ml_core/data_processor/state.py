@@ -135,20 +135,30 @@ class BarState(SymbolState):
 
     _magic, _version = b"TWBS", BAR_KERNEL_VERSION
 
-    def __init__(self, plan: BarPlan, symbols: SymbolTable) -> None:
-        """See ``SymbolState``."""
+    def __init__(self, plan: BarPlan, symbols: SymbolTable, base: int = 0) -> None:
+        """See ``SymbolState``; bars of each symbol begin with revision ``base``, whenever it is first seen."""
         super().__init__(plan, symbols)
-        self.plan = plan
+        self.plan, self.base = plan, base
 
-    def renumber(self, revision: int) -> None:
-        """Have bars of the symbols known by now begin with ``revision``, and open ones go on from it."""
+    def renumber(self) -> None:
+        """Have open bars go on from the revision that bars begin with, as the next ones do."""
         self._grow()
+        self._begin(slice(self._known))
         at_Q, slots_Q = (self.plan.rules.rule_RQ[row].tolist() for row in (INTS_AT, SLOTS))
         for at, slots in zip(at_Q, slots_Q, strict=True):
             begin = at + KIND_INTS
-            self._int_SJ[:, [at + BASE, at + USED]] = revision
-            self._int_SJ[:, begin + REVISION : begin + slots * SLOT_INTS : SLOT_INTS] = revision
+            self._int_SJ[: self._known, begin + REVISION : begin + slots * SLOT_INTS : SLOT_INTS] = self.base
         self._dirty_B[:] = True
+
+    def _begin(self, rows: slice) -> None:
+        for at in self.plan.rules.rule_RQ[INTS_AT].tolist():
+            self._int_SJ[rows, [at + BASE, at + USED]] = self.base
+
+    def _grow(self) -> None:
+        known = self._known
+        super()._grow()
+        if self._known > known:
+            self._begin(slice(known, self._known))
 
 
 def take_names(symbols: SymbolTable, first: int, names: Sequence[str]) -> None:

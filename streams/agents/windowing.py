@@ -12,6 +12,7 @@ from data_io.topics import dead_letters, late_ticks, predictions, record_batch, 
 from data_io.topics.predictions import PredictionBatch
 from data_io.topics.ticks import Decoded, TickDecoder
 from ml_core.data_processor import features
+from ml_core.data_processor.features import KERNEL_VERSION
 from ml_core.spec import PipelineSpec
 from ml_core.types import Int64, RowBatch
 from model_ops_manager.champion import Serving
@@ -157,6 +158,9 @@ def _publish_late(partition: Partition, decoded: Decoded, lags: Sequence[Int64])
 
 
 def _publish_rows(partition: Partition, name: str, state: FeatureSetState, made: RowBatch) -> None:
+    if state.rows is None:
+        plan = state.plan
+        state.rows = rows.RowEncoder(plan.names, plan.hash, KERNEL_VERSION, partition.shared.topic_id)
     partition.outputs.send(rows.name(name), state.rows.record_batches(made))
     metrics.ROWS.labels(name).inc(len(made))
 

@@ -10,11 +10,10 @@ from typing import Any, NamedTuple
 import structlog
 from aiokafka import TopicPartition
 
-from data_io.topics import bars, predictions
+from data_io.topics import bars
 from data_io.topics.raw_records import RawFetch
 from ml_core.data_processor.features import FeaturePlan, FeatureState
 from ml_core.data_processor.windows import Tail
-from ml_core.errors import ModelNotFoundError, ModelRefusedError, SchemaMismatchError, SetupError
 from ml_core.spec import PipelineSpec
 from model_ops_manager.champion import Serving
 from model_ops_manager.shed import Shed
@@ -22,10 +21,10 @@ from streams import bar_outputs, metrics
 from streams.partition_state import PartitionState
 from streams.transport.batch_sender import BatchSender
 from streams.transport.outputs import Lanes, Outputs, Transaction
-from streams.transport.published import Out, published
 from streams.transport.shared import Shared
 from streams.transport.state_log import Blocks, Manifest, StateLog
 from streams.transport.tails import Tails
+from streams.transport.takeover import restore
 
 log = structlog.get_logger()
 
@@ -98,16 +97,13 @@ class Partition:
             DependencyError: Kafka or the model store did not answer. A retry is safe.
         """
         began = time.monotonic()
-        # With exactly-once delivery the transactions that outputs are in are fenced as it is.
-        lanes = [] if self.shared.exactly_once else [TopicPartition(name, self.number) for name in self.shared.outputs]
-        manifest, blocks = await self._log.claim(lanes)
+        # With exactly-once delivery too: an earlier owner may have been set to the default one.
+        manifest, blocks = await self._log.claim([TopicPartition(name, self.number) for name in self.shared.outputs])
         await self.outputs.start(list(self.shared.outputs))
         await self._restore(manifest, blocks, first_offset)
         wanted = self._wanted()
         if wanted is not None:
             await self._swap(wanted, *self._snapshot(wanted))
-        elif self._committed < 0:
-            await self._commit(*self._snapshot(self.serving))  # what is out tomorrow is measured against it
         else:
             # Who adds the counts up may have started too; nobody has to wait for it.
             self._start(self._report(self._manifest(self.serving)), "report")
@@ -127,109 +123,16 @@ class Partition:
         )
 
     async def _restore(self, manifest: Manifest | None, blocks: Mapping[bytes, bytes], first_offset: int) -> None:
-        shared = self.shared
-        if manifest is None or manifest.topic_id != shared.topic_id:
-            if manifest is not None:
-                log.warning(
-                    "the topic was created anew: state starts empty",
-                    action="rebuild",
-                    partition=self.number,
-                    topic=shared.topic,
-                )
-            out = await published(shared.bootstrap, shared.outputs, self.number)
-            self._begins = {topic: each.end for topic, each in out.items() if each.place is not None}
-            self.position = self.publish_from = first_offset
-            self.tails = Tails(first_offset)
-            self._unused = set(blocks)
-            return
-        if manifest.partitions != shared.partitions:
-            raise SetupError(
-                f"{shared.topic} had {manifest.partitions} partitions and has {shared.partitions}: symbols have moved "
-                f"between partitions, so the state of worker group {shared.group!r} no longer fits. "
-                f"Use a new group (TICKWISE_GROUP) to start over."
-            )
-        if manifest.position < first_offset:
-            raise SetupError(
-                f"ticks {manifest.position} to {first_offset - 1} of {shared.topic}-{self.number} were deleted by "
-                "retention before they were read. They are lost. "
-                "Use a new group (TICKWISE_GROUP) to go on with what is left."
-            )
-        self.state, self._shed = PartitionState(shared.sets, manifest.labelled), manifest.shed
-        is_rebuilt = not self._load(manifest, blocks)
-        # What was skipped stays skipped: state starts empty behind it, also where it is computed again.
-        self.position = max(first_offset, self._shed.last_end) if is_rebuilt else manifest.position
-        self._committed, self._begins = manifest.position, manifest.begins
-        out = await published(shared.bootstrap, shared.outputs, self.number, manifest.begins)
-        reached = dict(manifest.out)  # a tail that was repeated only in part ends below what is out of it
-        for topic, each in out.items():
-            if each.place is not None:
-                reached[topic] = max(each.place, reached.get(topic, each.place))
-        lost = await self._load_models(manifest)
-        self.tails = Tails(
-            manifest.position,
-            reached,
-            # What is out was made by features or a model that are gone.
-            stays=shared.outputs if is_rebuilt else [predictions.name(pipeline) for pipeline in lost],
-            revisions=self._revisions(manifest, out) if is_rebuilt else None,
-        )
-        self._published_to, self._scored_to = self.tails.reach(shared.named), self.tails.reach(shared.scored)
-        stay = [topic for topic in shared.named if topic in self.tails.stays]
-        self.publish_from = max(manifest.position, self.tails.reach(stay) + 1)
-        tail = self.tails.behind(manifest.position)
-        if tail != manifest.out:
-            await self._log.commit(manifest.model_copy(update={"out": tail}), [])
-
-    def _revisions(self, manifest: Manifest, out: Mapping[str, Out]) -> dict[str, int]:
-        """Return the revisions that bars begin with where the ticks, or the rules, are not those they were made of.
-
-        No bar has had more revisions than records were ever written.
-        """
-        found: dict[str, int] = {}
-        for name, state in self.state.sets.items():
-            topic, key = bars.name(name), f"{name}/bars"
-            if state.bars is not None and (key in manifest.kernels or out[topic].place):
-                is_same = manifest.kernels.get(key) == state.bars.plan.hash and self.position == 0
-                found |= {} if is_same else {name: out[topic].end}
-        return found
-
-    def _load(self, manifest: Manifest, blocks: Mapping[bytes, bytes]) -> bool:
-        """Return whether the state of the checkpoint was taken over; it stays empty where it has to be rebuilt."""
-        if all(manifest.kernels.get(name) == digest for name, digest in self.state.kernels.items()):
-            try:
-                self._unused = self.state.load(blocks.items())
-            except SchemaMismatchError as error:
-                log.error("state blocks do not fit", action="rebuild", partition=self.number, error=str(error))
-            else:
-                return True
-        # Another kernel or another `use`: the old state means nothing to it, so it is computed from the ticks.
-        log.warning("features changed: state is rebuilt from the ticks", action="rebuild", partition=self.number)
-        self.state = PartitionState(self.shared.sets, manifest.labelled)
-        self._unused = set(blocks)
-        return False
-
-    async def _load_models(self, manifest: Manifest) -> list[str]:
-        """Load the versions of the checkpoint; return where one cannot serve any more and the champion does."""
-        lost: list[str] = []
-        for spec in self.shared.pipelines:
-            version = manifest.models.get(spec.name)
-            if version is None:
-                continue
-            try:
-                self.serving[spec.name] = await self.shared.models.load(spec.name, version)
-            except (ModelRefusedError, ModelNotFoundError) as error:
-                lost.append(spec.name)
-                log.warning(
-                    "the version of the checkpoint cannot serve any more",
-                    action="takeover",
-                    partition=self.number,
-                    pipeline=spec.name,
-                    version=version,
-                    error=str(error),
-                )
-                champion = self.shared.models.current(spec.name)
-                if champion is not None:
-                    self.serving[spec.name] = champion
-        return lost
+        found = await restore(self.shared, self.number, manifest, blocks, first_offset)
+        self.state, self.serving, self.tails = found.state, found.serving, found.tails
+        self.position, self._begins, self._shed = found.position, found.manifest.begins, found.manifest.shed
+        self._published_to, self._scored_to = self.tails.reach(self.shared.named), self.tails.reach(self.shared.scored)
+        self.publish_from = max(found.manifest.position, self.tails.reach(self.tails.stays) + 1)
+        self._unused = found.unused
+        if found.manifest != manifest:  # what is out tomorrow is measured against it
+            await self._log.commit(found.manifest, [(key, None) for key in self._unused])
+            self._unused = set()
+        self._committed = found.manifest.position
 
     @property
     def is_open(self) -> bool:
@@ -272,7 +175,7 @@ class Partition:
         self._handed_out_s = time.monotonic()
         self.position = next_offset
         self._rows_since += rows
-        for name in tuple(self.tails.revisions):
+        for name in tuple(self.tails.renumbers):
             if next_offset > self.tails.last(bars.name(name))[0]:
                 bar_outputs.renumber(self, name)
 
@@ -449,6 +352,7 @@ class Partition:
             shed=self._shed,
             begins=self._begins,
             out=self.tails.behind(self.position),
+            bases=self.state.bases,
         )
 
     async def _commit(self, manifest: Manifest, blocks: Blocks) -> None:

@@ -7,11 +7,16 @@ from typing import NamedTuple
 from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
 from aiokafka.errors import KafkaError
 
-from data_io.topics import bars, dead_letters, late_ticks, predictions, rows
-from ml_core.errors import InputError, KafkaUnavailableError
-from streams.transport.tails import WHOLE_RECORD, Place
+from data_io.topics import bars, predictions, rows
+from ml_core.errors import InputError, KafkaUnavailableError, SchemaMismatchError
+from streams.transport.tails import Place
 
-PlaceOf = Callable[[ConsumerRecord], Place | None]  # None, or an InputError, of what tells of no tick
+# Of a record and the id of a topic: None, or an InputError, of what tells of no tick of that topic.
+PlaceOf = Callable[[ConsumerRecord, str], Place | None]
+
+# Who has no manifest does not know where outputs of the ticks begin, and looks at so many records.
+LOOK_BACK = 10_000
+MOST_AT_ONCE = 4096
 
 
 class Out(NamedTuple):
@@ -19,12 +24,19 @@ class Out(NamedTuple):
 
     place: Place | None  # of the tick that its last record tells of; None where there is none
     end: int  # of the log: behind everything that was ever written to it
+    begin: int = 0  # of the log: what lies below was deleted
+
+    @property
+    def was_written(self) -> bool:
+        """True where something of the ticks is in the log, or may have been deleted from it."""
+        return self.place is not None or self.begin > 0
 
 
 async def published(
     bootstrap: str,
     topics: Mapping[str, PlaceOf],
     partition: int,
+    topic_id: str,
     begins: Mapping[str, int] | None = None,
     *,
     timeout_s: float = 20.0,
@@ -35,8 +47,9 @@ async def published(
         bootstrap: Servers of Kafka.
         topics: How the place of a tick is read of a record of each.
         partition: Of all topics.
-        begins: Topic -> offset in its log; what lies below is of no interest.
-        timeout_s: Of all together.
+        topic_id: Of the ticks; what is out of others does not count.
+        begins: Topic -> offset in its log; what lies below is of no interest. None: only the last records are.
+        timeout_s: As long as nothing is read.
 
     Raises:
         KafkaUnavailableError: Kafka did not answer in time. A retry is safe.
@@ -51,15 +64,22 @@ async def published(
     tps = {topic: TopicPartition(topic, partition) for topic in topics}
     found: dict[str, Out] = {}
     try:
-        async with asyncio.timeout(timeout_s):
+        async with asyncio.timeout(timeout_s) as bound:
+
+            def moved() -> None:
+                bound.reschedule(asyncio.get_running_loop().time() + timeout_s)
+
             await consumer.start()
             consumer.assign(list(tps.values()))
             ends = await consumer.end_offsets(list(tps.values()))
             oldest = await consumer.beginning_offsets(list(tps.values()))
             for topic, place_of in topics.items():
                 tp = tps[topic]
-                begin = max(oldest[tp], (begins or {}).get(topic, 0))
-                found[topic] = Out(await _last_place(consumer, tp, begin, ends[tp], place_of), ends[tp])
+                end, begin = ends[tp], ends[tp] - LOOK_BACK if begins is None else begins.get(topic, 0)
+                # One that was made anew may end below where it began before.
+                begin = max(oldest[tp], begin if begin <= end else 0)
+                reader = _Reader(consumer, tp, place_of, topic_id, moved)
+                found[topic] = Out(await reader.last_place(begin, end), end, oldest[tp])
     except (TimeoutError, KafkaError) as error:
         raise KafkaUnavailableError(f"cannot read the end of {', '.join(topics)}: {error!r}") from error
     finally:
@@ -67,59 +87,66 @@ async def published(
     return found
 
 
-async def _last_place(
-    consumer: AIOKafkaConsumer, tp: TopicPartition, begin: int, end: int, place_of: PlaceOf
-) -> Place | None:
-    """Return what the last record in ``[begin, end)`` that tells of a tick says; an end of a transaction is none."""
-    back, upper = 1, end
-    while upper > begin:
-        start = max(begin, end - back)
-        consumer.seek(tp, start)
-        records: list[ConsumerRecord] = []
-        while await consumer.position(tp) < upper:
-            records += (await consumer.getmany(tp, timeout_ms=20)).get(tp, ())
-        for record in reversed(records):
-            place = _place(record, place_of) if record.offset < upper else None
+class _Reader(NamedTuple):
+    """Reads one partition backwards."""
+
+    consumer: AIOKafkaConsumer
+    tp: TopicPartition
+    place_of: PlaceOf
+    topic_id: str
+    moved: Callable[[], None]  # called whenever something was read
+
+    async def last_place(self, begin: int, end: int) -> Place | None:
+        """Return what the last record in ``[begin, end)`` that tells of a tick says."""
+        back, upper = 3, end  # the last two are ends of transactions: that of the claim, that of a checkpoint
+        while upper > begin:
+            start = max(begin, upper - back)
+            place = await self._last_of(start, upper)
             if place is not None:
                 return place
-        upper, back = start, back * 16
-    return None
-
-
-def _place(record: ConsumerRecord, place_of: PlaceOf) -> Place | None:
-    try:
-        return place_of(record)
-    except InputError:  # somebody else's
+            upper, back = start, min(back * 16, MOST_AT_ONCE)
         return None
 
+    async def _last_of(self, start: int, end: int) -> Place | None:
+        self.consumer.seek(self.tp, start)
+        found: Place | None = None
+        while (position := await self.consumer.position(self.tp)) < end:
+            records = (await self.consumer.getmany(self.tp, timeout_ms=20)).get(self.tp, ())
+            places = (self._place(record) for record in reversed(records) if record.offset < end)
+            found = next((place for place in places if place is not None), found)
+            if await self.consumer.position(self.tp) > position:
+                self.moved()
+        return found
 
-def of_rows(record: ConsumerRecord) -> Place | None:
+    def _place(self, record: ConsumerRecord) -> Place | None:
+        try:
+            return self.place_of(record, self.topic_id)
+        except InputError:  # somebody else's
+            return None
+
+
+def of_rows(record: ConsumerRecord, topic_id: str) -> Place | None:
     """Return the place of the last row of a record."""
+    if (rows.TOPIC_HEADER, topic_id.encode()) not in record.headers:
+        return None
     made = rows.decode(record.value).rows
     return (int(made.offset_N[-1]), int(made.index_N[-1])) if len(made) else None
 
 
-def of_predictions(record: ConsumerRecord) -> Place | None:
+def of_predictions(record: ConsumerRecord, topic_id: str) -> Place | None:
     """Return the place of the last prediction of a record."""
     made = predictions.decode(record.value, record.headers)
-    if not made:
-        return None
-    # topic id, partition, offset, index: the id of the topic may hold dashes, the rest does not
-    _, _, offset, index = made[-1]["id"].rsplit("-", 3)
-    return int(offset), int(index)
+    try:
+        # topic id, partition, offset, index: the id of the topic may hold dashes, the rest does not
+        of, _, offset, index = made[-1]["id"].rsplit("-", 3)
+        return (int(offset), int(index)) if of == topic_id else None
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+        raise SchemaMismatchError(f"the record holds no prediction: {error!r}") from error
 
 
-def of_bars(record: ConsumerRecord) -> Place | None:
+def of_bars(record: ConsumerRecord, topic_id: str) -> Place | None:
     """Return the place of the tick that had a bar written; None of a provisional one."""
     bar = bars.decode(record.value)
-    return None if bar.offset is None or bar.index is None else (bar.offset, bar.index)
-
-
-def of_dead_letter(record: ConsumerRecord) -> Place | None:
-    """Return the place of what was refused; marks of a replay are no letters."""
-    return dead_letters.decode(record.key, record.value, record.headers).source[2:]
-
-
-def of_late_ticks(record: ConsumerRecord) -> Place | None:
-    """Return the place of a record with late ticks; they have one letter."""
-    return late_ticks.offset_of(record.headers), WHOLE_RECORD
+    if bar.id is None or bar.offset is None or bar.index is None:
+        return None
+    return (bar.offset, bar.index) if bar.id.startswith(f"{topic_id}-{record.partition}-") else None

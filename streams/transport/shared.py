@@ -70,10 +70,6 @@ class Shared:
         return [predictions.name(spec.name) for spec in self.pipelines]
 
     @property
-    def outputs(self) -> dict[str, PlaceOf]:
-        """All topics that outputs go to; other groups may write letters of the same ticks."""
-        letters: dict[str, PlaceOf] = {
-            dead_letters.name(self.topic): published.of_dead_letter,
-            late_ticks.name(self.topic): published.of_late_ticks,
-        }
-        return letters | self.named
+    def outputs(self) -> list[str]:
+        """All topics that outputs go to; letters have no names, and other groups may write those of the same ticks."""
+        return [dead_letters.name(self.topic), late_ticks.name(self.topic), *self.named]

@@ -40,7 +40,7 @@ def topic_spec(group: str, partitions: int) -> TopicSpec:
 class Manifest(BaseModel):
     """What a checkpoint says about its partition, besides the state blocks."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="ignore", frozen=True)  # a worker that is set back reads what a later one wrote
 
     version: int = MANIFEST_VERSION
     topic: str
@@ -59,11 +59,23 @@ class Manifest(BaseModel):
     out: dict[str, Place] = Field(
         default_factory=dict, description="output topic -> last tick at or behind `position` of which something is out"
     )
+    stays: list[str] = Field(
+        default_factory=list, description="output topics of which nothing that is out is written again"
+    )
+    bases: dict[str, int] = Field(
+        default_factory=dict, description="feature set -> revision that bars begin with; 0 where it is missing"
+    )
 
     @property
     def text(self) -> str:
         """As JSON; nothing of what is rare where nothing is, so that a worker from before it can read it."""
-        rare = {"shed": self.shed.total, "begins": self.begins, "out": self.out}
+        rare = {
+            "shed": self.shed.total,
+            "begins": self.begins,
+            "out": self.out,
+            "stays": self.stays,
+            "bases": self.bases,
+        }
         return self.model_dump_json(exclude={name for name, value in rare.items() if not value})
 
 

@@ -26,7 +26,7 @@ class Tails:
         position: int = 0,
         out: Mapping[str, Place] | None = None,
         stays: Collection[str] = (),
-        revisions: Mapping[str, int] | None = None,
+        renumbers: Collection[str] = (),
     ) -> None:
         """Go on from a checkpoint.
 
@@ -34,10 +34,10 @@ class Tails:
             position: Of the checkpoint.
             out: Topic -> the last tick whose output is out.
             stays: Topics whose tail is not written again.
-            revisions: Feature set -> the revision that bars behind their tail begin with, where names would come again.
+            renumbers: Feature sets whose bars behind their tail begin with another revision: names would come again.
         """
         self.position, self.out, self.stays = position, dict(out or {}), frozenset(stays)
-        self.revisions = dict(revisions or {})
+        self.renumbers = set(renumbers)
 
     def last(self, topic: str) -> Place:
         """Return the last tick whose output for ``topic`` is not written any more."""

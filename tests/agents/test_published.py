@@ -11,17 +11,15 @@ from ml_core.errors import InputError
 from ml_core.spec import parse
 from streams.agents import windowing
 from streams.transport.batch_channel import Batch
-from streams.transport.published import of_bars, of_dead_letter, of_late_ticks, of_predictions, of_rows
-from streams.transport.tails import WHOLE_RECORD, Tails
+from streams.transport.published import of_bars, of_predictions, of_rows
+from streams.transport.tails import Tails
 from tests.agents.conftest import partition_of
-from tests.agents.in_memory import ARROW, TOPIC, arrow, fetch_of, quote, quotes
+from tests.agents.in_memory import ARROW, arrow, fetch_of, quote, quotes
 
 PLACES = {
     "features.demo.v1": of_rows,
     "predictions.demo.v1": of_predictions,
     "bars.demo.v1": of_bars,
-    f"{TOPIC}.dlq": of_dead_letter,
-    f"{TOPIC}.late": of_late_ticks,
 }
 
 
@@ -35,7 +33,7 @@ class Scorer:
 
 
 def record_of(key, value, headers) -> SimpleNamespace:
-    return SimpleNamespace(key=key, value=value, headers=tuple(headers))
+    return SimpleNamespace(key=key, value=value, headers=tuple(headers), partition=2)
 
 
 @pytest.mark.parametrize("form", ["json", "arrow"])
@@ -51,27 +49,31 @@ async def test_each_topic_tells_how_far_it_reaches(form) -> None:
     windowing.process([batch], TickDecoder())
     await batch.ended
 
-    found = {topic: place_of(record_of(*partition.outputs.of(topic)[-1])) for topic, place_of in PLACES.items()}
-    assert found == {
+    last = {topic: record_of(*partition.outputs.of(topic)[-1]) for topic in PLACES}
+    assert [place_of(last[topic], "Topic") for topic, place_of in PLACES.items()] == [None] * 3
+    assert {topic: place_of(last[topic], "Topic-id") for topic, place_of in PLACES.items()} == {
         "features.demo.v1": (4, 1),
         "predictions.demo.v1": (4, 1),
         "bars.demo.v1": (0, 20),
-        f"{TOPIC}.dlq": (3, 0),
-        f"{TOPIC}.late": (2, WHOLE_RECORD),
     }
 
 
-@pytest.mark.parametrize("place_of", [of_rows, of_predictions, of_bars, of_dead_letter, of_late_ticks])
-def test_what_tells_of_no_tick_is_passed_over(place_of) -> None:
+FOREIGN = [None, b"", b"null", b"[]", b"{}", b'{"id":7}', b'{"id":"a"}', b'{"id":"a-0-b-c"}', b"\xff"]
+
+
+@pytest.mark.parametrize("place_of", [of_rows, of_predictions, of_bars])
+@pytest.mark.parametrize("value", FOREIGN)
+def test_what_tells_of_no_tick_is_passed_over(place_of, value) -> None:
+    record = record_of(None, value, [("tickwise.topic-id", b"a")])
     with pytest.raises(InputError):
-        place_of(record_of(None, None, [("tickwise.replayed", b"3/bad_json")]))
+        place_of(record, "a")
 
 
 def test_a_provisional_bar_is_of_no_tick() -> None:
     columns = dict.fromkeys(("number", "start_ns", "end_ns", "open", "high", "low", "close", "volume", "value"), 0)
     shown = {**columns, "vwap": None, "buy_volume": 0, "ticks": 0, "revision": -1, "status": "provisional"}
     bar = {"id": None, "symbol": "A", "kind": "time:1s", **shown, "complete": True, "offset": None, "index": None}
-    assert of_bars(record_of(None, json.dumps(bar).encode(), [])) is None
+    assert of_bars(record_of(None, json.dumps(bar).encode(), []), "Topic-id") is None
 
 
 def test_a_tail_ends_inside_of_a_record_of_many_ticks() -> None:

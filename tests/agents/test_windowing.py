@@ -12,12 +12,14 @@ from data_io.topics import bars, dead_letters, predictions, rows
 from data_io.topics.ticks import TickDecoder
 from ml_core import fit as learning
 from ml_core.data_processor import calendars
+from ml_core.data_processor.features import FeaturePlan
 from ml_core.errors import CorruptRecordError, KafkaUnavailableError
 from ml_core.model.runtime import Scorer
 from ml_core.spec import PipelineSpec, Predictions, parse
 from model_ops_manager.champion import Serving
-from streams import metrics
+from streams import bar_outputs, metrics
 from streams.agents import windowing
+from streams.partition_state import PartitionState
 from streams.transport.batch_channel import Batch, Round
 from streams.transport.tails import Tails
 from tests.agents.conftest import partition_of
@@ -332,7 +334,8 @@ async def test_a_record_of_many_ticks_goes_on_in_its_middle(partition, spec) -> 
 @pytest.mark.parametrize("size", [35, 6])
 async def test_bars_of_other_rules_take_no_name_that_is_out(barred, size) -> None:
     partition = partition_of(barred)
-    partition.tails = Tails(0, {bars.name("demo"): (20, 0)}, [bars.name("demo")], {"demo": 17})
+    partition.state = PartitionState({"demo": (FeaturePlan.from_spec(barred), [barred])}, {}, {"demo": 17})
+    partition.tails = Tails(0, {bars.name("demo"): (20, 0)}, [bars.name("demo")], {"demo"})
     # the last one is late for [10, 20), of which revision 0 is out
     values = [*quotes(25), *quotes(1, start_s=1_700_000_019), *quotes(32)[25:]]
 
@@ -344,3 +347,16 @@ async def test_bars_of_other_rules_take_no_name_that_is_out(barred, size) -> Non
         (0, 17, "final"),
         (1, 17, "final"),
     ]
+
+
+async def test_bars_of_one_tick_are_written_together(monkeypatch) -> None:
+    monkeypatch.setattr("streams.bar_outputs.BARS_AT_ONCE", 4)
+    partition = partition_of(parse({"name": "demo", "bars": {"by": ["time:1s", "time:2s", "time:5s"], "price": "mid"}}))
+    sent: list[list[int]] = []
+    monkeypatch.setattr(bar_outputs.record_batch, "pack", lambda records: records)
+    partition.outputs.send = lambda _topic, records: sent.append([bars.decode(record[1]).offset for record in records])
+
+    ticks = TickDecoder().decode_fetch(fetch_of(quotes(11)), partition.state.symbols).ticks
+    bar_outputs.make(partition, "demo", ticks, partition.state.sets["demo"].bars)
+
+    assert sent == [[1, 2, 2, 3], [4, 4, 5, 5], [6, 6, 7], [8, 8, 9], [10, 10, 10]]

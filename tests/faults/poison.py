@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 from aiokafka import TopicPartition
+from aiokafka.admin import AIOKafkaAdminClient, RecordsToDelete
 from aiokafka.partitioner import DefaultPartitioner
 
 from data_io import log_reader
@@ -129,10 +130,23 @@ async def _cost(bench: Bench) -> Result:
     return found
 
 
+async def _forget(scene: Scene) -> None:
+    """Delete what is out: a new group would go on behind it."""
+    names = rows.name(scene.spec.feature_set), predictions.name(scene.spec.name)
+    tps = [TopicPartition(name, number) for name in names for number in range(scene.lab.partitions)]
+    client = AIOKafkaAdminClient(bootstrap_servers=scene.lab.kafka)
+    await client.start()
+    try:
+        await client.delete_records({tp: RecordsToDelete(before_offset=-1) for tp in tps})
+    finally:
+        await client.close()
+
+
 async def _drain(scene: Scene, turn: int) -> tuple[float, float]:
     """Return the CPU and wall time, us, that a good tick takes a fresh worker, which nobody asks anything meanwhile."""
     topic = predictions.name(scene.spec.name)
     tps = [TopicPartition(topic, number) for number in range(scene.lab.partitions)]
+    await _forget(scene)
     scene.start("a", group=f"{scene.spec.name}-{turn}", parity_s="0", checkpoint_s="30")
     await until(lambda: "worker started" in scene.log_of("a"), DRAINED_S, "a worker did not start")
     samples: list[tuple[float, float, float]] = []

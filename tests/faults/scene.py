@@ -182,8 +182,10 @@ class Scene:
             await admin.describe(self.lab.kafka, topic)
         except NotFoundError:  # no worker has come so far
             return dict.fromkeys(range(self.lab.partitions), 0)
+        topic_id = (await admin.describe(self.lab.kafka, self.lab.topic)).topic_id
         found = [
-            await published(self.lab.kafka, {topic: of_predictions}, number) for number in range(self.lab.partitions)
+            await published(self.lab.kafka, {topic: of_predictions}, number, topic_id)
+            for number in range(self.lab.partitions)
         ]
         return {number: out[topic].place[0] + 1 if out[topic].place else 0 for number, out in enumerate(found)}
 

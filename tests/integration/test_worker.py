@@ -55,9 +55,11 @@ async def test_the_end_of_a_topic_is_found_behind_aborted_records_and_the_ends_o
         await producer.stop()
 
     topics = {lab.topic: of_predictions}
-    assert await published(lab.kafka, topics, 0) == {lab.topic: ((7, 0), 4)}
-    assert await published(lab.kafka, topics, 0, begins={lab.topic: 1}) == {lab.topic: (None, 4)}
-    assert await published(lab.kafka, topics, 1) == {lab.topic: (None, 0)}
+    assert await published(lab.kafka, topics, 0, "a-b") == {lab.topic: ((7, 0), 4, 0)}
+    assert await published(lab.kafka, topics, 0, "another") == {lab.topic: (None, 4, 0)}
+    assert await published(lab.kafka, topics, 0, "a-b", begins={lab.topic: 1}) == {lab.topic: (None, 4, 0)}
+    assert await published(lab.kafka, topics, 0, "a-b", begins={lab.topic: 5}) == {lab.topic: ((7, 0), 4, 0)}
+    assert await published(lab.kafka, topics, 1, "a-b") == {lab.topic: (None, 0, 0)}
 
 
 async def _more_committed(lab, spec, count):

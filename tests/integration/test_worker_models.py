@@ -3,7 +3,7 @@
 import pytest
 
 from data_io.data_fetcher.sources import open_source
-from data_io.topics import arrow_records
+from data_io.topics import admin, arrow_records
 from data_io.topics import predictions as predictions_topic
 from ml_core import fit as learning
 from ml_core.model.export import restated
@@ -70,7 +70,10 @@ async def test_predictions_as_arrow_equal_those_as_json_also_after_a_kill(lab, s
     records = [record async for record in lab.records(topic, 0)]
     assert {dict(record.headers)["content-type"] for record in records} == {arrow_records.CONTENT_TYPE}
     newest = [max(offset for number, offset, _ in expected if number == partition) for partition in (0, 1)]
-    reached = [(await published(lab.kafka, {topic: of_predictions}, partition))[topic] for partition in (0, 1)]
+    topic_id = (await admin.describe(lab.kafka, lab.topic)).topic_id
+    reached = [
+        (await published(lab.kafka, {topic: of_predictions}, partition, topic_id))[topic] for partition in (0, 1)
+    ]
     assert [each.place for each in reached] == [(offset, 0) for offset in newest]
 
 

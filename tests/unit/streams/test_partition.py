@@ -2,6 +2,7 @@
 
 import asyncio
 import dataclasses
+import sys
 from types import SimpleNamespace
 
 import pytest
@@ -16,7 +17,7 @@ from streams.partition_state import PartitionState
 from streams.transport.partition import Phase
 from streams.transport.published import Out
 from streams.transport.state_log import Manifest
-from streams.transport.tails import Tails
+from streams.transport.tails import WHOLE_RECORD, Tails
 from tests.unit.ml_core.data_processor.market import batch, trade
 from tests.unit.streams.partition_lab import built, keep_commits
 
@@ -52,17 +53,19 @@ def manifest(**changes) -> Manifest:
 
 
 ROWS, SCORES, BARS, LETTERS = "features.demo.v1", "predictions.demo.v1", "bars.demo.v1", "ticks.dlq"
-# What stands at the end of each output topic. Somebody else's letter is further on than anything of ours.
-OUT = {ROWS: Out((524, 0), 90), SCORES: Out((519, 3), 80), LETTERS: Out((900, 0), 7), "ticks.late": Out(None, 0)}
-OUT |= {BARS: Out((511, 0), 40)}
+# What stands at the end of each output topic that has names.
+OUT = {ROWS: Out((524, 0), 90), SCORES: Out((519, 3), 80), BARS: Out((511, 0), 40)}
+NOTHING = dict.fromkeys(OUT, Out(None, 1))
 
 
 @pytest.fixture
 async def partition(monkeypatch):
+    monkeypatch.setattr(sys.modules[__name__], "OUT", dict(OUT))
+
     async def published(_bootstrap, topics, *_) -> dict[str, Out]:
         return {topic: OUT[topic] for topic in topics}
 
-    monkeypatch.setattr("streams.transport.partition.published", published)
+    monkeypatch.setattr("streams.transport.takeover.published", published)
     partition = built(SPEC, Models(), on_checkpoint=reported)
     keep_commits(partition)
     yield partition
@@ -74,11 +77,9 @@ BLOCKS = {f"{SPEC.feature_set}/features/{block}".encode(): b"of another kernel" 
 
 
 @pytest.mark.parametrize("changes", [{"topic_id": "older"}, {"kernels": {}}, {}])
-async def test_blocks_of_a_state_that_was_given_up_are_deleted_with_the_next_checkpoint(partition, changes) -> None:
+async def test_blocks_of_a_state_that_was_given_up_are_deleted_before_anything_is_written(partition, changes) -> None:
     kept = keep_commits(partition)
     await partition._restore(manifest(**changes), BLOCKS, first_offset=0)
-    kept.clear()
-    await partition._commit(*partition._snapshot({}))
     await partition._commit(*partition._snapshot({}))
 
     assert dict(kept[0][1]) == dict.fromkeys(BLOCKS)
@@ -95,8 +96,8 @@ async def test_while_state_is_rebuilt_no_checkpoint_is_written_and_what_is_out_i
     await partition.close(checkpoint=True)
 
     assert (partition.position, partition.publish_from) == (300, 525)
-    assert [partition.tails.last(topic) for topic in (ROWS, SCORES, LETTERS)] == [(524, 0), (519, 3), (900, 0)]
-    assert partition.tails.last("ticks.late")[0] == 499
+    assert [partition.tails.last(topic) for topic in (ROWS, SCORES)] == [(524, 0), (519, 3)]
+    assert partition.tails.last(LETTERS)[0] == 499  # they have no names, and those that are out may be another group's
     assert kept == []
 
 
@@ -106,20 +107,21 @@ async def test_a_tail_that_was_repeated_only_in_part_is_remembered_as_far_as_it_
     await partition._restore(Manifest.model_validate_json(before.text), {}, first_offset=0)
 
     [(written, blocks)] = kept
-    assert written == before.model_copy(update={"out": {SCORES: (530, 0), ROWS: (524, 0), LETTERS: (900, 0)}})
+    assert written == before.model_copy(update={"out": {SCORES: (530, 0), ROWS: (524, 0)}})
     assert blocks == []
     assert partition.tails.last(SCORES)[0] == 499  # it is repeated as a whole
     partition.position = 525
-    assert partition._manifest({}).out == {SCORES: (530, 0), LETTERS: (900, 0)}
+    assert partition._manifest({}).out == {SCORES: (530, 0)}
     assert partition._wanted() is None
     partition.position = 531
     assert partition._wanted() == {"demo": CHAMPION}
 
 
 async def test_outputs_of_a_topic_that_is_no_more_are_not_taken_for_those_of_its_successor(partition) -> None:
+    OUT.update({ROWS: Out(None, 90), SCORES: Out(None, 80)})
     await partition._restore(manifest(topic_id="older"), {}, first_offset=0)
 
-    assert partition._manifest({}).begins == {ROWS: 90, SCORES: 80, LETTERS: 7}
+    assert partition._manifest({}).begins == {ROWS: 90, SCORES: 80}
     assert (partition.position, partition.publish_from) == (0, 0)
     assert "begins" not in manifest().text
 
@@ -160,7 +162,9 @@ def claims(partition, found: Manifest | None) -> list:
     return lanes
 
 
-async def test_who_takes_over_reports_the_labelled_rows_at_once(partition, heard) -> None:
+@pytest.mark.parametrize("exactly_once", [False, True])
+async def test_who_takes_over_reports_the_labelled_rows_at_once(partition, heard, exactly_once) -> None:
+    partition.shared = dataclasses.replace(partition.shared, exactly_once=exactly_once)
     lanes = claims(partition, manifest(labelled={"demo": 41}))
 
     await partition.open(0)
@@ -174,8 +178,10 @@ async def test_who_takes_over_reports_the_labelled_rows_at_once(partition, heard
 async def test_who_comes_first_writes_a_manifest_before_it_reads_a_tick(partition, heard) -> None:
     kept, partition.shared.models.current = keep_commits(partition), lambda _pipeline: None
     claims(partition, None)
+    OUT.update(NOTHING)
 
     await partition.open(7)
+    await partition._task
 
     assert [(written.position, written.kernels) for written, _ in kept] == [(7, {SPEC.feature_set: PLAN.hash})]
     assert heard == [(7, 0)]
@@ -234,34 +240,124 @@ BARRED = parse({"name": "demo", "bars": {"by": ["time:1s"]}})
 BARS_HASH = BarPlan.from_spec(BARRED).hash
 
 
+@pytest.fixture
+def barred(partition):
+    partition.shared = dataclasses.replace(partition.shared, sets={SPEC.feature_set: (PLAN, [BARRED])})
+    partition.state = PartitionState(partition.shared.sets, {})
+    return partition
+
+
 @pytest.mark.parametrize(
     ("bars_hash", "first_offset", "expected"),
     [(BARS_HASH, 0, {}), ("another lateness", 0, {"demo": 40}), (BARS_HASH, 7, {"demo": 40})],
 )
 async def test_bars_that_may_not_be_those_that_are_out_begin_behind_all_their_revisions(
-    partition, bars_hash, first_offset, expected
+    barred, bars_hash, first_offset, expected
 ) -> None:
-    partition.shared = dataclasses.replace(partition.shared, sets={SPEC.feature_set: (PLAN, [BARRED])})
     changed = manifest(kernels={SPEC.feature_set: "another", "demo/bars": bars_hash})
 
-    await partition._restore(changed, {}, first_offset=first_offset)
+    await barred._restore(changed, {}, first_offset=first_offset)
 
-    assert partition.tails.revisions == expected
-    assert partition.tails.last(BARS) == (511, 0)
+    assert barred.state.bases == expected
+    assert barred.tails.renumbers == set(expected)
+    assert barred.tails.last(BARS) == (511, 0)
 
 
-async def test_revisions_move_on_although_no_tick_follows_the_tail(partition) -> None:
-    partition.shared = dataclasses.replace(partition.shared, sets={SPEC.feature_set: (PLAN, [BARRED])})
-    partition.state = PartitionState(partition.shared.sets, {})
-    state = partition.state.sets[SPEC.feature_set].bars
+@pytest.mark.parametrize(("begin", "expected"), [(0, {}), (40, {"demo": 40})])
+async def test_bars_that_retention_has_deleted_count_as_written(barred, begin, expected) -> None:
+    OUT[BARS] = Out(None, 40, begin)
+    await barred._restore(manifest(kernels={"demo/bars": "another lateness"}), {}, first_offset=0)
+
+    assert barred.state.bases == expected
+
+
+async def test_bars_that_were_numbered_anew_once_are_so_with_every_rebuild(barred) -> None:
+    once = manifest(kernels={SPEC.feature_set: "another", "demo/bars": BARS_HASH}, bases={"demo": 20, "gone": 9})
+    await barred._restore(Manifest.model_validate_json(once.text), {}, first_offset=0)
+    barred.advance(600, 1)
+
+    assert barred._manifest({}).bases == {"demo": 40, "gone": 9}
+
+
+async def test_a_symbol_that_comes_after_the_checkpoint_begins_behind_all_revisions_too(barred) -> None:
+    kept = keep_commits(barred)
+    state = barred.state.sets[SPEC.feature_set].bars
     bars.step(batch([trade(0.1, 10)], state.symbols), state)
-    partition.tails = Tails(500, {BARS: (511, 0)}, [BARS], {"demo": 40})
+    found = manifest(kernels=barred.state.kernels, bases={"demo": 40})
+    await barred._restore(Manifest.model_validate_json(found.text), dict(barred.state.dump()), first_offset=0)
+    state, names = barred.state.sets[SPEC.feature_set].bars, barred.state.symbols
+    names.add("NEW")
 
-    partition.advance(511, 1)
-    assert bars.step(batch([trade(1.1, 10)], state.symbols), state).revision_B.tolist() == [0]
-    partition.advance(512, 1)
+    made = bars.step(batch([trade(0.1, 10, symbol="NEW"), trade(2.1, 10, symbol="NEW")], names), state)
 
-    assert bars.step(batch([trade(2.1, 10)], state.symbols), state).revision_B.tolist() == [40]
+    assert made.revision_B.tolist() == [40]
+    assert barred._manifest({}).bases == {"demo": 40}
+    assert kept[-1][0].bases == {"demo": 40}
+
+
+async def test_revisions_move_on_although_no_tick_follows_the_tail(barred) -> None:
+    barred.state = PartitionState(barred.shared.sets, {}, {"demo": 40})
+    state = barred.state.sets[SPEC.feature_set].bars
+    bars.step(batch([trade(0.1, 10)], state.symbols), state)
+    barred.tails = Tails(500, {BARS: (511, 0)}, [BARS], {"demo"})
+
+    barred.advance(511, 1)
+    assert bars.step(batch([trade(1.1, 10), trade(0.2, 10)], state.symbols), state).revision_B.tolist() == [40, 41]
+    barred.advance(512, 1)
+
+    assert bars.step(batch([trade(0.3, 10)], state.symbols), state).revision_B.tolist() == [40]
+
+
+def commits_of(kept) -> Manifest:
+    """What a restore has written, as the next owner reads it."""
+    [(written, _)] = kept
+    return Manifest.model_validate_json(written.text)
+
+
+async def test_a_tail_that_stays_does_so_for_the_next_owner_though_nothing_was_out_and_its_model_loads(
+    partition,
+) -> None:
+    OUT.update(NOTHING)
+    kept = keep_commits(partition)
+    await partition._restore(manifest(models={"demo": 1}), {}, first_offset=0)
+    found = commits_of(kept)
+    OUT[SCORES] = Out((519, 3), 80)  # of the champion, whose owner died before its checkpoint
+
+    async def load(_pipeline, _version):
+        return OLD
+
+    partition.shared.models.load = load
+    await partition._restore(found, {}, first_offset=0)
+
+    assert (found.models, found.stays) == ({"demo": 1}, [SCORES])
+    assert partition.serving == {"demo": OLD}
+    assert partition.tails.last(SCORES) == (519, 3)
+    assert partition._manifest({}).stays == []  # the next checkpoint says of what the tail is made
+
+
+async def test_a_release_that_is_set_back_before_its_first_checkpoint_does_not_repeat_what_the_other_wrote(
+    partition,
+) -> None:
+    kept = keep_commits(partition)
+    await partition._restore(manifest(), BLOCKS, first_offset=0)  # the kernels of the checkpoint, blocks of others
+
+    await partition._restore(commits_of(kept), {}, first_offset=0)
+
+    assert (partition.position, partition.publish_from) == (0, 525)
+    assert partition.tails.last(ROWS) == (524, 0)
+
+
+@pytest.mark.parametrize(("first_offset", "position"), [(0, 519), (600, 600)])
+async def test_a_new_group_goes_on_behind_what_an_earlier_one_has_written(partition, first_offset, position) -> None:
+    kept = keep_commits(partition)
+    await partition._restore(None, {}, first_offset)
+
+    written = commits_of(kept)
+    assert (written.position, written.kernels, written.models) == (position, {}, {})
+    assert partition.position == first_offset
+    assert partition.publish_from == max(525, first_offset)
+    assert partition.tails.last(ROWS) == ((524, 0) if first_offset == 0 else (599, WHOLE_RECORD))
+    assert partition.serving == {"demo": CHAMPION}  # from the first prediction that is not out
 
 
 @pytest.fixture
