@@ -146,7 +146,8 @@ async def _drain(scene: Scene, turn: int) -> tuple[float, float]:
     """Return the CPU and wall time, us, that a good tick takes a fresh worker, which nobody asks anything meanwhile."""
     topic = predictions.name(scene.spec.name)
     tps = [TopicPartition(topic, number) for number in range(scene.lab.partitions)]
-    await _forget(scene)
+    if turn:
+        await _forget(scene)
     scene.start("a", group=f"{scene.spec.name}-{turn}", parity_s="0", checkpoint_s="30")
     await until(lambda: "worker started" in scene.log_of("a"), DRAINED_S, "a worker did not start")
     samples: list[tuple[float, float, float]] = []
