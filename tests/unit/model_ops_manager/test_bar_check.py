@@ -57,7 +57,8 @@ def published(first: int = 0, *, renumber: tuple[int, int] = (COUNT, 0)) -> list
     before, _ = decoder.decode(log_reader.columns(TICKS[first:at]), state.symbols)
     found = topic.encode(bars.step(before, state), topic_id="id", partition=0)
     if TICKS[at:]:
-        state.renumber(revision)
+        state.base = revision
+        state.renumber()
         behind, _ = decoder.decode(log_reader.columns(TICKS[at:]), state.symbols)
         found += topic.encode(bars.step(behind, state), topic_id="id", partition=0)
     return [value for _, value, _ in found]
