@@ -32,9 +32,9 @@ POLL_S = 0.05
 REPORT_S = 0.25
 # Batches of partitions are handed out together up to this size.
 ROUND_BYTES = 1 << 18
-# While a round is scored the loop stands still, and the group takes a member for dead that has not been heard of in its
-# session time-out: where a model makes rounds longer than this, less is fetched.
-ROUND_S = 1.0
+# While a round is scored the loop stands still. A checkpoint takes a dozen answers of Kafka, and each waits for the round
+# that is under way; so does a heartbeat. Where a model makes rounds longer than this, less is fetched.
+ROUND_S = 0.1
 LEAST_FETCH_BYTES = 1 << 14
 # An open partition is asked for ticks all the time, and an empty answer comes within milliseconds.
 SILENT_S = 5.0
@@ -61,9 +61,9 @@ def _patience_s(partitions: Collection[Partition]) -> float:
 def next_fetch_bytes(fetch_bytes: int, round_bytes: int, took_s: float, most: int) -> int:
     """Return how much of a partition to fetch at once, after a round of ``round_bytes`` that took ``took_s``.
 
-    >>> next_fetch_bytes(1_000_000, 1_000_000, 4.0, 1_000_000)
+    >>> next_fetch_bytes(1_000_000, 1_000_000, 0.4, 1_000_000)
     250000
-    >>> next_fetch_bytes(250_000, 250_000, 0.1, 1_000_000)
+    >>> next_fetch_bytes(250_000, 250_000, 0.01, 1_000_000)
     500000
     """
     if took_s > ROUND_S:
