@@ -331,9 +331,9 @@ class Scene:
         pages = Path(f"/proc/{self.workers[worker].pid}/statm").read_text(encoding="ascii").split()[1]
         return int(pages) * PAGE_BYTES / 1e6
 
-    def must_be_bounded(self, before_mb: float, after_mb: float) -> None:
-        """Raise where a worker has grown by half."""
-        if after_mb > 1.5 * before_mb:
+    def must_be_bounded(self, before_mb: float, after_mb: float, *, most: float = 1.5) -> None:
+        """Raise where a worker has grown by more than ``most`` times."""
+        if after_mb > most * before_mb:
             raise FellShortError(f"the worker grew from {before_mb:.0f} to {after_mb:.0f} MB")
 
     async def _skipped(self, rowless: Rowless, shed: Mapping[int, Shed]) -> int:
