@@ -191,7 +191,7 @@ def _free_port() -> int:
 
 @contextmanager
 def _small_disk(place: Path) -> Iterator[Path]:
-    place.mkdir()
+    place.mkdir(exist_ok=True)
     mounted = subprocess.run(
         ["mount", "-t", "tmpfs", "-o", f"size={DISK_MB}m", "tickwise-faults", place], capture_output=True, check=False
     )
