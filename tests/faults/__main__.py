@@ -84,7 +84,7 @@ def page(found: Mapping[str, Mapping[str, Any]]) -> str:
 def _short(value: object) -> str:
     if isinstance(value, list):
         return " to ".join(map(_short, value))
-    return f"{value:.1f}" if isinstance(value, float) else str(value)
+    return f"{value:.1f}" if isinstance(value, float) else " ".join(str(value).split())
 
 
 def main() -> None:
