@@ -32,8 +32,8 @@ POLL_S = 0.05
 REPORT_S = 0.25
 # Batches of partitions are handed out together up to this size.
 ROUND_BYTES = 1 << 18
-# While a round is scored the loop stands still. A checkpoint takes a dozen answers of Kafka, and each waits for the round
-# that is under way; so does a heartbeat. Where a model makes rounds longer than this, less is fetched.
+# While a round is scored the loop stands still. A checkpoint takes a dozen answers of Kafka, and each waits for the
+# round that is under way; so does a heartbeat. Where a model makes rounds longer than this, less is fetched.
 ROUND_S = 0.1
 LEAST_FETCH_BYTES = 1 << 14
 # An open partition is asked for ticks all the time, and an empty answer comes within milliseconds.
