@@ -65,10 +65,16 @@ def next_fetch_bytes(fetch_bytes: int, round_bytes: int, took_s: float, most: in
     250000
     >>> next_fetch_bytes(250_000, 250_000, 0.01, 1_000_000)
     500000
+
+    A small round says nothing of a large one: a burst would meet a slow model with all at once.
+
+    >>> next_fetch_bytes(250_000, 2_000, 0.01, 1_000_000)
+    250000
     """
     if took_s > ROUND_S:
         return max(min(fetch_bytes, int(round_bytes * ROUND_S / took_s)), LEAST_FETCH_BYTES)
-    return min(2 * fetch_bytes, most) if took_s < ROUND_S / 4 else fetch_bytes
+    has_room = took_s < ROUND_S / 4 and round_bytes >= fetch_bytes // 2
+    return min(2 * fetch_bytes, most) if has_room else fetch_bytes
 
 
 def _rounds(partitions: Sequence[Partition]) -> Iterator[list[Partition]]:
