@@ -12,6 +12,7 @@ import sys
 import tempfile
 from pathlib import Path
 
+from tests.benchmarks.about import about, moment
 from tests.benchmarks.arena import Arena
 from tests.benchmarks.contenders.registry import CONTENDERS
 from tests.benchmarks.report import summary
@@ -19,12 +20,12 @@ from tests.benchmarks.suite import Plan, Suite
 
 ALL = tuple(CONTENDERS)
 PLANS = {
-    "short": Plan(runs=3, passes=6, seconds=5.0, loop_s=6.0, contenders=ALL, forms=("best",), memory_ticks=0),
+    "short": Plan(runs=5, passes=6, seconds=4.0, loop_s=5.0, contenders=ALL, forms=("best",), memory_ticks=0),
     "full": Plan(
         runs=5,
-        passes=10,
-        seconds=19.0,
-        loop_s=20.0,
+        passes=8,
+        seconds=8.0,
+        loop_s=10.0,
         contenders=ALL,
         forms=("idiomatic", "best"),
         memory_ticks=100_000_000,
@@ -35,6 +36,7 @@ PARTS = {
     "latency": Suite.latencies,
     "arrow": Suite.arrow,
     "growth": Suite.growth,
+    "checkpoint": Suite.checkpoint,
     "memory": Suite.long_run,
     "profile": Suite.profile,
     "http": Suite.http,
@@ -60,19 +62,23 @@ def main() -> None:
     parser.add_argument("--loop-s", type=float, help="seconds that an open loop lasts")
     parser.add_argument("--memory-ticks", type=int, help="after which memory is looked at once more")
     parser.add_argument("--page", type=Path, help="folder for a page with plots, and for the result as JSON")
+    parser.add_argument("--remarks", type=Path, help="Markdown that the page shows below its first table")
     given = parser.parse_args()
+    remarks = given.remarks.read_text(encoding="utf-8") if given.remarks else ""
     changes = {name: value for name, value in vars(given).items() if name in Plan._fields and value is not None}
     signal.signal(
         signal.SIGTERM, lambda *_: sys.exit(143)
     )  # as Ctrl-C: contenders and Kafka are stopped, files removed
     plan = PLANS.get(given.mode, PLANS["full"])._replace(**changes)
+    before = moment()
     with tempfile.TemporaryDirectory(prefix="tickwise-bench-") as folder, Arena.opened(Path(folder)) as arena:
         suite = asyncio.run(measure(arena, plan, given.mode if given.mode in PARTS else None))
-        result = summary(suite, " ".join(["python -m tests.benchmarks", *sys.argv[1:]]))
-        if given.page:
-            from tests.benchmarks.page import write
+    command = " ".join(["python -m tests.benchmarks", *sys.argv[1:]])
+    result = summary(suite.found, suite.notes, about(command, before, moment()))
+    if given.page:
+        from tests.benchmarks.page import write
 
-            sys.stderr.write(f"{write(result, given.page)}\n")
+        sys.stderr.write(f"{write(result, given.page, remarks)}\n")
     sys.stdout.write(json.dumps(result) + "\n")
     sys.exit(1 if suite.failed else 0)
 

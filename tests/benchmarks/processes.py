@@ -1,5 +1,6 @@
 """A contender as a process on a core of its own: started, watched from outside, stopped."""
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -21,7 +22,14 @@ class Usage(NamedTuple):
     """What a process and its children have used."""
 
     cpu_s: float
-    rss_bytes: int
+    rss_bytes: int  # a page that processes share counts for each
+
+
+class Held(NamedTuple):
+    """Memory that a process and its children hold."""
+
+    own_bytes: int  # resident, of the process itself
+    all_bytes: int  # of the process and its children; of a page that n processes share, the nth part (PSS)
 
 
 class Contender:
@@ -66,6 +74,10 @@ class Contender:
         """Return what the process and its descendants use."""
         return usage_of(self.pid)
 
+    def held(self) -> Held:
+        """Return the memory it and its descendants hold; reading it costs milliseconds."""
+        return held_by(self.pid)
+
     def stop(self) -> int:
         """Ask it to stop and return its exit code; what does not stop in time is killed, with all of its session."""
         if not self.has_ended:
@@ -79,6 +91,22 @@ class Contender:
 
 def usage_of(pid: int) -> Usage:
     """Return CPU time (children that have ended included) and resident memory of ``pid`` and its descendants."""
+    family = _family(pid).values()
+    return Usage(sum(used.cpu_s for used in family), sum(used.rss_bytes for used in family))
+
+
+def held_by(pid: int) -> Held:
+    """Return the memory that ``pid`` and its descendants hold."""
+    family, pss_kb = _family(pid), 0
+    for number in family:
+        with contextlib.suppress(OSError):  # it has just ended
+            text = Path(f"/proc/{number}/smaps_rollup").read_text(encoding="ascii")
+            pss_kb += next((int(line.split()[1]) for line in text.splitlines() if line.startswith("Pss:")), 0)
+    return Held(family[pid].rss_bytes if pid in family else 0, pss_kb * 1024)
+
+
+def _family(pid: int) -> dict[int, Usage]:
+    """Return what ``pid`` and each of its descendants uses."""
     parent_of, used = {}, {}
     for entry in Path("/proc").iterdir():
         if not entry.name.isdigit():
@@ -90,8 +118,7 @@ def usage_of(pid: int) -> Usage:
         number = int(entry.name)
         parent_of[number] = int(fields[1])
         used[number] = Usage(sum(map(int, fields[11:15])) / _TICKS_A_S, int(fields[21]) * _PAGE)
-    family = [number for number in used if _descends(number, pid, parent_of)]
-    return Usage(sum(used[n].cpu_s for n in family), sum(used[n].rss_bytes for n in family))
+    return {number: each for number, each in used.items() if _descends(number, pid, parent_of)}
 
 
 def _descends(number: int, ancestor: int, parent_of: Mapping[int, int]) -> bool:

@@ -1,34 +1,32 @@
-"""From what was measured to the result: medians, ranges, ratios."""
+"""From what was measured to the result: medians, ranges, numbers of runs, ratios."""
 
-import os
-import platform
 import statistics
-import subprocess
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
-from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
-from tests.benchmarks.processes import ROOT
-from tests.benchmarks.suite import OURS, Suite
+from tests.benchmarks.http import FIXED_RATE
+from tests.benchmarks.open_loop import Load
+from tests.benchmarks.suite import OURS
 
-PACKAGES = ("faust-streaming", "aiokafka", "numba", "numpy", "onnxruntime", "pyarrow", "msgspec", "mlflow", "fastapi")
+Runs = Sequence[Mapping[str, Any]]
+
 # A contender's form that its name alone stands for: stock Faust as it is taught, every other at its best.
 HEADLINE = {"stock_faust": "idiomatic"}
+HTTP_P99 = f"single_latency_ms_p99_at_{FIXED_RATE}_per_s"
 HTTP = (
     "single_requests_per_s",
     "single_latency_ms_p50",
     "single_latency_ms_p99",
+    HTTP_P99,
     "rows_per_s_in_bodies_of_64",
     "ratio_to_mlflow",
 )
 
 
-def summary(suite: Suite, command: str) -> dict[str, Any]:
-    """Return the result as `make bench` prints it: headline figures, their ranges, then everything."""
-    drained = suite.found.get("throughput", {})
-    ours, latency = drained.get(OURS, []), suite.found.get("latency", {})
+def summary(found: Mapping[str, Any], left_out: Mapping[str, str], about: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the result as `make bench` prints it: headline figures, their ranges and numbers, then everything."""
+    drained, latency = found.get("throughput", {}), found.get("latency", {})
+    ours, kept_up = drained.get(OURS, []), sustained(found.get("load", {}))
     headline = {
         "ticks_per_s": [run["ticks_per_s"] for run in ours],
         "cpu_s_per_million": [run["cpu_s_per_million"] for run in ours],
@@ -36,40 +34,50 @@ def summary(suite: Suite, command: str) -> dict[str, Any]:
         "latency_ms_p99": [run["p99"] for run in latency.get(OURS, [])],
         "latency_ms_p99_exactly_once": [run["p99"] for run in latency.get(f"{OURS} exactly_once", [])],
         "rss_mb": [run["rss_mb"] for run in ours],
+        "sustained_ticks_per_s": [kept_up[OURS]] if OURS in kept_up else [],
     }
     ratios = {_key(label): _ratios(ours, runs) for label, runs in drained.items() if label != OURS and ours}
-    http = suite.found.get("http", {}).get("", [{}])[0]
+    http = found.get("http", {}).get("", [{}])[0]
     return {
         **{name: _median(values) for name, values in headline.items() if values},
         "ratio_to": {name: _median(values) for name, values in ratios.items()},
+        "sustained_ratio_to": {
+            _key(label): _rounded(kept_up[OURS] / rate)
+            for label, rate in kept_up.items()
+            if label != OURS and OURS in kept_up
+        },
         "http": {name: http[name] for name in HTTP if name in http},
         "ranges": {
             **{name: _range(values) for name, values in headline.items() if values},
             "ratio_to": {name: _range(values) for name, values in ratios.items()},
         },
-        "runs": suite.found,
-        "left_out": suite.notes,
-        "about": about(command),
+        "n": {
+            **{name: len(values) for name, values in headline.items() if values},
+            "ratio_to": {name: len(values) for name, values in ratios.items()},
+        },
+        "runs": found,
+        "left_out": left_out,
+        "about": about,
     }
 
 
-def about(command: str) -> dict[str, Any]:
-    """Return what the figures depend on: machine, versions, command, day."""
-    return {
-        "day": datetime.now(UTC).date().isoformat(),
-        "command": command,
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores, {_processor()}",
-        "system": f"{platform.system()} {platform.release()}, Python {platform.python_version()}",
-        "load_before": [round(value, 2) for value in os.getloadavg()],
-        "versions": {name: version(name) for name in PACKAGES},
-        "commit": _commit(),
-    }
+def sustained(loads: Mapping[str, Runs]) -> dict[str, float]:
+    """Return the highest rate that each contender kept up with, ticks/s; those that kept up with none are not in it.
+
+    Args:
+        loads: ``<contender and form> at <share>`` -> what lag did.
+    """
+    rates: dict[str, float] = {}
+    for label, runs in loads.items():
+        if all(Load(**run).is_sustained for run in runs):
+            name = label.rpartition(" at ")[0]
+            rates[name] = max(rates.get(name, 0.0), *(run["rate"] for run in runs))
+    return rates
 
 
-def figures(runs: Sequence[Mapping[str, Any]], name: str) -> tuple[float, float, float]:
-    """Return median, least and greatest of one figure."""
-    values = [float(run[name]) for run in runs]
-    return statistics.median(values), min(values), max(values)
+def busy(runs: Runs) -> list[float]:
+    """Return the share of its core that a contender used in each run."""
+    return [run["ticks_per_s"] * run["cpu_s_per_million"] / 1e6 for run in runs]
 
 
 def _key(label: str) -> str:
@@ -77,8 +85,8 @@ def _key(label: str) -> str:
     return name if form == HEADLINE.get(name, "best") else label.replace(" ", "_")
 
 
-def _ratios(ours: Sequence[Mapping[str, Any]], theirs: Sequence[Mapping[str, Any]]) -> list[float]:
-    """Return the ratio of each turn."""
+def _ratios(ours: Runs, theirs: Runs) -> list[float]:
+    """Return the ratio of each turn that both went through: who fails in one takes part in none after it."""
     return [a["ticks_per_s"] / b["ticks_per_s"] for a, b in zip(ours, theirs, strict=False)]
 
 
@@ -92,20 +100,3 @@ def _range(values: Sequence[float]) -> list[float]:
 
 def _rounded(value: float) -> float:
     return round(value) if abs(value) >= 1000 else float(f"{value:.3g}")
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return "processor unknown"
-    return next(
-        (line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "processor unknown"
-    )
-
-
-def _commit() -> str:
-    done = subprocess.run(
-        ["git", "describe", "--always", "--dirty"], cwd=ROOT, capture_output=True, text=True, check=False, timeout=10
-    )
-    return done.stdout.strip() or "unknown"

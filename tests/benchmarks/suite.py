@@ -5,12 +5,12 @@ import json
 import statistics
 import subprocess
 import sys
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any, NamedTuple
 
-from streams.settings import WorkerSettings
+import numpy as np
+
 from tests.benchmarks import arrow, open_loop
 from tests.benchmarks.arena import Arena, Ticks
 from tests.benchmarks.contenders.registry import variants
@@ -24,8 +24,11 @@ PASS_TICKS = 1_000_000
 OURS = "tickwise"
 LATENCY_RATE = 50_000
 USUAL_RATE = 500_000  # of tickwise, where it was not measured just before
+SHARES = (0.9, 0.8, 0.7, 0.6, 0.5)  # of the drained rate; the first that is sustained ends the search
 GROWTH_SYMBOLS, GROWTH_RUNS = (1, 100, 10_000), 3
-HTTP_S, KERNEL_S = 900, 300
+MEMORY_SYMBOLS = 10_000
+HTTP_S, COMMAND_S = 900, 300
+ORDER_SEED = 3
 
 
 class Plan(NamedTuple):
@@ -37,11 +40,11 @@ class Plan(NamedTuple):
     loop_s: float  # that an open loop lasts
     contenders: Sequence[str]
     forms: Sequence[str]  # besides the idiomatic form of stock Faust, which is always there
-    memory_ticks: int  # that memory is looked at after; 0: and no growth, no sustained rates
+    memory_ticks: int  # that memory is looked at after; 0: only throughput, latency at one rate, and HTTP
 
 
 class Suite:
-    """Measures and keeps what was found: a list of runs a label, and why a label is missing."""
+    """Measures and keeps what was found: a list of runs a label, and why a label or the rest of its runs is missing."""
 
     def __init__(self, arena: Arena, plan: Plan) -> None:
         """Measure in ``arena``."""
@@ -68,34 +71,40 @@ class Suite:
             await self.loads()
             await self.arrow()
             await self.growth()
+            await self.checkpoint()
             await self.long_run()
             await self.profile()
         await self.http()
 
     async def throughput(self) -> None:
-        """Drain one topic with every contender, ``runs`` times in turn."""
+        """Drain one topic with every contender, ``runs`` times in turn.
+
+        Before that, one drain that does not count: a JVM that has just started would make the first of them slow.
+        """
         given = await self.arena.filled(self.arena.work(PASS_TICKS), self.plan.passes)
-        for _ in range(self.plan.runs):
-            for label, name, form in self.labels:
+        try:
+            await self._drain(OURS, "", given)
+        except Exception as error:  # noqa: BLE001 - as in ``_note``
+            self._fail("throughput, the run before all others", error)
+        for turn in turns(self.labels, self.plan.runs):
+            for label, name, form in turn:
                 await self._note("throughput", label, self._drain, name, form, given)
         await self.arena.delete(given.topic)
 
     async def arrow(self) -> None:
         """Drain ticks that come as Arrow batches, with predictions as JSON and as Arrow."""
         given = await arrow.filled(self.arena, self.arena.work(PASS_TICKS), self.plan.passes)
-        for _ in range(self.plan.runs):
-            for form in ("json", "arrow"):
+        for turn in turns(("json", "arrow"), self.plan.runs):
+            for form in turn:
                 await self._note("arrow", f"{OURS} with {form} out", arrow.drain, self.arena, given, form)
         await self.arena.delete(given.topic)
 
     async def latencies(self) -> None:
         """Open-loop latency of tickwise at 50,000 ticks/s, with both deliveries; of the others at half their rate."""
-        for _ in range(self.plan.runs):
-            await self._latency(OURS, OURS, "", LATENCY_RATE)
-            if "delivery" in WorkerSettings.model_fields:
-                await self._latency(f"{OURS} exactly_once", OURS, "", LATENCY_RATE, exactly_once=True)
-            else:
-                self.notes[f"latency {OURS} exactly_once"] = "the worker has no such delivery yet"
+        for turn in turns((False, True), self.plan.runs):
+            for exactly_once in turn:
+                label = f"{OURS} exactly_once" if exactly_once else OURS
+                await self._latency(label, OURS, "", LATENCY_RATE, exactly_once=exactly_once)
         if self.plan.memory_ticks:
             for label, name, form in self.labels:
                 if name != OURS and (rate := self.rate(label)):
@@ -106,15 +115,21 @@ class Suite:
         await self._note("latency", label, loop, self.arena, name, form, self.arena.work(PASS_TICKS), rate=rate)
 
     async def loads(self) -> None:
-        """Offer tickwise, and every other in its best form, 90 % and 100 % of what it drained: does lag grow?"""
+        """Offer tickwise, and every other in its best form, less and less of what it drained, until it keeps up."""
         work = self.arena.work(PASS_TICKS)
         for label, name, form in self.labels:
-            if form == "idiomatic":
+            rate = self.rate(label)
+            if form == "idiomatic" or not rate:
                 continue
-            for share in (0.9, 1.0):
-                if rate := self.rate(label):
-                    loop = partial(open_loop.load, rate=rate * share, seconds=self.plan.loop_s)
-                    await self._note("load", f"{label} at {share:.0%}", loop, self.arena, name, form, work)
+            for share in SHARES:
+                loop = partial(open_loop.load, rate=rate * share, seconds=self.plan.loop_s)
+                about = f"{label} at {share:.0%}"
+                if await self._note("load", about, loop, self.arena, name, form, work) and self.is_sustained(about):
+                    break
+
+    def is_sustained(self, label: str) -> bool:
+        """Tell whether the load of this label was kept up with."""
+        return all(open_loop.Load(**run).is_sustained for run in self.found["load"][label])
 
     async def growth(self) -> None:
         """The whole path with few and many symbols; the kernel alone with these and with longer features."""
@@ -123,25 +138,32 @@ class Suite:
             for _ in range(min(self.plan.runs, GROWTH_RUNS)):
                 await self._note("growth", str(symbols), self._drain, OURS, "", given)
             await self.arena.delete(given.topic)
-        await self._command("kernel", ["taskset", "-c", str(CONTENDER_CORE), *_module("kernel")], KERNEL_S)
+        for _ in range(self.plan.runs):
+            await self._command("kernel", [*_ON_CONTENDER_CORE, *_module("kernel")], COMMAND_S)
+
+    async def checkpoint(self) -> None:
+        """CPU time of checkpoints of 10,000 live symbols."""
+        command = [*_ON_CONTENDER_CORE, *_module("checkpoint"), self.arena.bootstrap]
+        await self._command("checkpoint", command, COMMAND_S)
 
     async def long_run(self) -> None:
-        """Memory after a hundred million ticks, at a rate that the worker keeps up with."""
+        """Memory with 10,000 symbols after a hundred million ticks, at a rate that the worker keeps up with."""
         rate = 0.6 * (self.rate(OURS) or USUAL_RATE)
-        await self._note("memory", OURS, memory, self.arena, rate=rate, ticks=self.plan.memory_ticks)
+        look = partial(memory, symbols=MEMORY_SYMBOLS, ticks=self.plan.memory_ticks)
+        await self._note("memory", OURS, look, self.arena, rate=rate)
 
     async def profile(self) -> None:
         """Where the worker's time goes."""
         given = await self.arena.filled(self.arena.work(PASS_TICKS), self.plan.passes)
-        self.found["profile"] = {OURS: await profile(self.arena, given, longest_s=self.plan.seconds)}
+        try:
+            self.found["profile"] = {OURS: await profile(self.arena, given, longest_s=self.plan.seconds)}
+        except Exception as error:  # noqa: BLE001 - as in ``_note``
+            self._fail("profile", error)
         await self.arena.delete(given.topic)
 
     async def http(self) -> None:
-        """What `tests.benchmarks.http` says, where it is there."""
-        if (Path(__file__).parent / "http.py").is_file():
-            await self._command("http", [*_module("http"), "--runs", str(self.plan.runs)], HTTP_S)
-        else:
-            self.notes["http"] = "not in this checkout"
+        """What `tests.benchmarks.http` says."""
+        await self._command("http", [*_module("http"), "--runs", str(self.plan.runs)], HTTP_S)
 
     def rate(self, label: str) -> float | None:
         """Return the median rate at which ``label`` drained the topic; None where it did not."""
@@ -153,25 +175,24 @@ class Suite:
 
     async def _note(
         self, what: str, label: str, measure: Callable[..., Awaitable[Any]], *arguments: Any, **options: Any
-    ) -> None:
-        """Measure once and keep it; a label that has failed is not tried again."""
+    ) -> bool:
+        """Measure once, keep it and return whether there was something; a label that has failed is not tried again."""
         about = f"{what} {label}"
         if about in self.notes:
-            return
+            return False
         try:
             found = await measure(*arguments, **options)
         except MissingContenderError as error:
             self.notes[about] = str(error)
             say(f"{about}: left out: {error}")
-            return
+            return False
         except Exception as error:  # noqa: BLE001 - whatever a contender did, the others are measured, and the exit code tells
-            self.notes[about] = f"failed: {error}"
-            self.failed = True
-            say(f"{about}: failed: {error}")
-            return
+            self._fail(about, error, run=1 + len(self.found.get(what, {}).get(label, ())))
+            return False
         figures: dict[str, Any] = found._asdict()
         self.found.setdefault(what, {}).setdefault(label, []).append(figures)
         say(f"{about}: " + ", ".join(f"{name} {value:,.4g}" for name, value in figures.items()))
+        return True
 
     async def _command(self, what: str, command: Sequence[str], timeout_s: float) -> None:
         """Run a program whose last line is JSON, and keep it."""
@@ -183,10 +204,24 @@ class Suite:
         try:
             found = await asyncio.to_thread(run)
         except (subprocess.SubprocessError, ValueError, IndexError) as error:
-            self.notes[what] = f"failed: {error}"
-            self.failed = True
+            self._fail(what, error)
             return
-        self.found[what] = {"": [found]}
+        self.found.setdefault(what, {}).setdefault("", []).append(found)
+
+    def _fail(self, about: str, error: Exception, run: int = 1) -> None:
+        self.notes[about] = f"run {run} failed: {error}"
+        self.failed = True
+        say(f"{about}: run {run} failed: {error}")
+
+
+_ON_CONTENDER_CORE = ("taskset", "-c", str(CONTENDER_CORE))
+
+
+def turns(parts: Sequence[Any], count: int) -> Iterator[list[Any]]:
+    """Return ``parts`` ``count`` times, each time in another order, the same ones in every benchmark."""
+    rng = np.random.default_rng(ORDER_SEED)
+    for _ in range(count):
+        yield [parts[place] for place in rng.permutation(len(parts))]
 
 
 def _module(name: str) -> list[str]:
