@@ -16,9 +16,10 @@ _HOW = (
     "have one core, the contender the other. Every prediction is compared with an offline float64 oracle before a time "
     "counts. tickwise logs its rows and commits its state to Kafka every 5 s. bytewax writes its state to a recovery "
     "store on disk every 5 s, Kafka Streams in its idiomatic form to a changelog topic. Stock Faust, the plain loop, "
-    "quixstreams and Kafka Streams in its best form commit offsets every 5 s and keep no state across a restart. Nobody "
-    "else logs rows. Symbols are named so that the four partitions hold equally many ticks. Contenders take turns, each "
-    "turn in another order, after one drain that does not count. Medians; ranges in brackets; n is the number of runs."
+    "quixstreams and Kafka Streams in its best form commit offsets every 5 s and keep no state across a restart. "
+    "None but tickwise logs rows. "
+    "Symbols are named so that the four partitions hold equally many ticks. Contenders take turns, each turn in "
+    "another order, after one drain that does not count. Medians; ranges in brackets; n is the number of runs."
 )
 
 
@@ -66,8 +67,13 @@ def write(result: Mapping[str, Any], folder: Path, remarks: str = "") -> Path:
     (folder / f"{stem}.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     plots = list(_plots(result["runs"], folder, stem))
     page = folder / f"{stem}.md"
-    page.write_text("\n".join(_lines(result, plots, remarks)) + "\n", encoding="utf-8")
+    page.write_text(text(result, plots, remarks), encoding="utf-8")
     return page
+
+
+def text(result: Mapping[str, Any], plots: Sequence[tuple[str, Path]] = (), remarks: str = "") -> str:
+    """Return the page, with ``plots`` as titles and files."""
+    return "\n".join(_lines(result, plots, remarks)) + "\n"
 
 
 def targets(result: Mapping[str, Any]) -> list[Target]:
@@ -276,7 +282,7 @@ def _growth(runs: Mapping[str, Any]) -> Iterator[str]:
         )  # fmt: skip
         if by_factor := _each(kernel, "ns_by_duration_factor"):
             costs = ", ".join(f"{_spread(_each(by_factor, factor))} ns ({factor}x)" for factor in by_factor[0])
-            yield f"With all durations of features multiplied, the kernel alone costs a tick {costs}, n = {len(kernel)}."
+            yield f"With all durations multiplied, the kernel alone costs a tick {costs}, n = {len(kernel)}."
             yield ""
 
 
@@ -356,10 +362,10 @@ def _middle(values: Sequence[float]) -> tuple[float | None, int]:
     return (statistics.median(values) if values else None), len(values)
 
 
-def _spread(values: Sequence[float], text: Callable[[float], str] | None = None) -> str:
+def _spread(values: Sequence[float], show: Callable[[float], str] | None = None) -> str:
     if not values:
         return ""
-    show = text or _text
+    show = show or _text
     middle = show(statistics.median(values))
     return middle if len(values) == 1 else f"{middle} ({show(min(values))} to {show(max(values))})"
 
