@@ -25,14 +25,14 @@ LOOK_S = 0.5
 
 
 class Memory(NamedTuple):
-    """Megabytes: of the worker process alone, resident; with its children (MLflow's client, at the start), as PSS."""
+    """Megabytes: resident: of the worker process alone, and with its children (MLflow's client, at the start)."""
 
     ticks: int
     symbols: int
     rss_mb_early: float
     rss_mb_end: float
     rss_mb_max: float
-    pss_mb_max: float
+    all_mb_max: float
 
 
 async def memory(arena: Arena, *, rate: float, symbols: int, ticks: int) -> Memory:

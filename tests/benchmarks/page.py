@@ -114,7 +114,7 @@ def targets(result: Mapping[str, Any]) -> list[Target]:
         Target(f"memory, {_after(held)}", *_middle(_each(held, "rss_mb_end")), 400, "MB", at_most=True),
         Target(
             "memory at most in that run, with the child of the start",
-            *_middle(_each(held, "pss_mb_max")), 400, "MB", at_most=True,
+            *_middle(_each(held, "all_mb_max")), 400, "MB", at_most=True,
         ),
         Target("whole path, 1 to 10,000 symbols", *_slowdown(growth), 1.3, "x", at_most=True),
         Target(
@@ -188,7 +188,7 @@ def _throughput(runs: Mapping[str, Any]) -> Iterator[str]:
     yield (
         "From the broker's stamps of the predictions, in the steady part of a run; CPU and memory are those of a "
         "process and its children, memory in the last quarter. Busy is the share of its core that a contender used: "
-        "what is far below 100 % waited for Kafka's core."
+        "the rest of the time it waited."
     )
     yield ""
     found = {
@@ -295,7 +295,7 @@ def _held(runs: Mapping[str, Any]) -> Iterator[str]:
             f"{each['ticks']:,} ticks; it held {each['rss_mb_early']:.0f} MB after the first twentieth of them and "
             f"{each['rss_mb_max']:.0f} MB at most (resident, n = 1). For some seconds at its start, and at a look for "
             "another champion, a child holds MLflow's client: both together held "
-            f"{each['pss_mb_max']:.0f} MB at most (PSS: a page that processes share is split among them)."
+            f"{each['all_mb_max']:.0f} MB at most, what they have of one file counted once."
         )
         yield ""
     for each in _unnamed(runs, "checkpoint"):

@@ -29,7 +29,7 @@ class Held(NamedTuple):
     """Memory that a process and its children hold."""
 
     own_bytes: int  # resident, of the process itself
-    all_bytes: int  # of the process and its children; of a page that n processes share, the nth part (PSS)
+    all_bytes: int  # of the process and its children; what they have of one file counts once, as the most of them have
 
 
 class Contender:
@@ -97,12 +97,30 @@ def usage_of(pid: int) -> Usage:
 
 def held_by(pid: int) -> Held:
     """Return the memory that ``pid`` and its descendants hold."""
-    family, pss_kb = _family(pid), 0
+    family, anonymous, of_file = _family(pid), 0, dict[str, int]()
     for number in family:
         with contextlib.suppress(OSError):  # it has just ended
-            text = Path(f"/proc/{number}/smaps_rollup").read_text(encoding="ascii")
-            pss_kb += next((int(line.split()[1]) for line in text.splitlines() if line.startswith("Pss:")), 0)
-    return Held(family[pid].rss_bytes if pid in family else 0, pss_kb * 1024)
+            text = Path(f"/proc/{number}/smaps").read_text(encoding="utf-8", errors="replace")
+            own, files = _mapped(text)
+            anonymous += own
+            of_file = {name: max(of_file.get(name, 0), files.get(name, 0)) for name in of_file | files}
+    return Held(family[pid].rss_bytes if pid in family else 0, anonymous + sum(of_file.values()))
+
+
+def _mapped(smaps: str) -> tuple[int, dict[str, int]]:
+    """Return the bytes of a process that are its own, and those of each file that are as the file has them."""
+    own, of_file, file, resident = 0, dict[str, int](), "", 0
+    for line in smaps.splitlines():
+        word, *rest = line.split()
+        if not word.endswith(":"):
+            file = " ".join(rest[2:4])  # device and inode
+        elif word == "Rss:":
+            resident = int(rest[0]) * 1024
+        elif word == "Anonymous:":
+            changed = int(rest[0]) * 1024
+            own += changed
+            of_file[file] = of_file.get(file, 0) + resident - changed
+    return own, of_file
 
 
 def _family(pid: int) -> dict[int, Usage]:
