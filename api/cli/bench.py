@@ -1,4 +1,4 @@
-"""``tickwise bench``: the full benchmark against other engines, about an hour on two cores."""
+"""``tickwise bench``: the full benchmark against other engines, about 55 minutes on two cores."""
 
 import subprocess
 import sys

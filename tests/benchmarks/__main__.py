@@ -62,9 +62,7 @@ def main() -> None:
     parser.add_argument("--loop-s", type=float, help="seconds that an open loop lasts")
     parser.add_argument("--memory-ticks", type=int, help="after which memory is looked at once more")
     parser.add_argument("--page", type=Path, help="folder for a page with plots, and for the result as JSON")
-    parser.add_argument("--remarks", type=Path, help="Markdown that the page shows below its first table")
     given = parser.parse_args()
-    remarks = given.remarks.read_text(encoding="utf-8") if given.remarks else ""
     changes = {name: value for name, value in vars(given).items() if name in Plan._fields and value is not None}
     signal.signal(
         signal.SIGTERM, lambda *_: sys.exit(143)
@@ -78,7 +76,7 @@ def main() -> None:
     if given.page:
         from tests.benchmarks.page import write
 
-        sys.stderr.write(f"{write(result, given.page, remarks)}\n")
+        sys.stderr.write(f"{write(result, given.page)}\n")
     sys.stdout.write(json.dumps(result) + "\n")
     sys.exit(1 if suite.failed else 0)
 

@@ -21,7 +21,7 @@ SLOT_TICKS = 4_096
 RETENTION = {"retention.bytes": str(512 << 20), "segment.bytes": str(128 << 20)}
 DISK_BYTES_A_TICK = 500
 STALL_S = 60.0
-LOOK_S = 0.5
+LOOK_S = 1.0
 
 
 class Memory(NamedTuple):

@@ -1,7 +1,14 @@
-"""The dated page of a full run, its plots and its JSON, for `docs/benchmarks`."""
+"""The dated page of a full run, its plots and its JSON, for `docs/benchmarks`.
 
+usage: python -m tests.benchmarks.page RESULT.json [--remarks FILE]
+
+Writes the page of a result once more, beside it, with what a person says of its figures (Markdown) below them.
+"""
+
+import argparse
 import json
 import statistics
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -174,7 +181,8 @@ def _lines(result: Mapping[str, Any], plots: Sequence[tuple[str, Path]], remarks
         yield ""
     before, after = about["before"], about["after"]
     yield (
-        f"Machine: {about['machine']}; {about['system']}; load {before['load']} before, {after['load']} after. "
+        f"Machine: {about['machine']}; {about['system']}; load {before['load']} before, {after['load']} after, "
+        f"from {before['at']} to {after['at']} UTC. "
         f"An empty loop of a thousand took {before['empty_loop_us']} us before and {after['empty_loop_us']} us after."
     )
     yield ""
@@ -421,3 +429,18 @@ def _plots(runs: Mapping[str, Any], folder: Path, stem: str) -> Iterator[tuple[s
         figure.savefig(path, dpi=110)
         plt.close(figure)
         yield title, path
+
+
+def main() -> None:
+    """Write the page of a result."""
+    parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.page")
+    parser.add_argument("result", type=Path, help="the JSON beside a page")
+    parser.add_argument("--remarks", type=Path, help="Markdown that the page shows below its first table")
+    given = parser.parse_args()
+    remarks = given.remarks.read_text(encoding="utf-8") if given.remarks else ""
+    page = write(json.loads(given.result.read_text(encoding="utf-8")), given.result.parent, remarks)
+    sys.stdout.write(f"{page}\n")
+
+
+if __name__ == "__main__":
+    main()

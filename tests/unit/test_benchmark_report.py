@@ -8,7 +8,7 @@ from tests.benchmarks import page, report, suite
 from tests.benchmarks.open_loop import Load
 from tests.benchmarks.suite import Plan, Suite
 
-MOMENT = {"load": [0.1, 0.2, 0.3], "empty_loop_us": 13.0}
+MOMENT = {"at": "10:00:00", "load": [0.1, 0.2, 0.3], "empty_loop_us": 13.0}
 ABOUT = {
     "day": "2026-01-02", "command": "bench", "machine": "x86_64, 2 cores, some", "system": "Linux", "before": MOMENT,
     "after": MOMENT | {"empty_loop_us": 25.0}, "versions": {"java": "17"}, "commit": "abc",
