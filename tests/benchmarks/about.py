@@ -23,7 +23,7 @@ _LOOP, _LOOPS, _REPEATS = "for i in range(1000): pass", 2000, 5
 
 
 def moment() -> dict[str, Any]:
-    """Return the time, the load of the machine, and how long an empty loop of 1,000 takes on the contender's core, us."""
+    """Return the time, the load, and how long an empty loop of a thousand takes on the contender's core, us."""
     load, cores = os.getloadavg(), os.sched_getaffinity(0)
     os.sched_setaffinity(0, {CONTENDER_CORE})
     try:
