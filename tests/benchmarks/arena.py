@@ -116,10 +116,12 @@ class Arena:
         *,
         exactly_once: bool = False,
         predictions_as: str = "json",
+        aim: str = "throughput",
         profile: Path | None = None,
     ) -> AsyncIterator[Run]:
         """Start a contender on ``given``; at the end it is stopped and what it wrote is deleted.
 
+        ``aim`` says what the best forms of others are set for, see `registry.Task`; tickwise is as it is for both.
         With ``profile``, one in Python leaves there, as it stops, what cProfile saw.
 
         Raises:
@@ -130,7 +132,7 @@ class Arena:
         spec = predictions.topic_spec(self.spec.name, PARTITIONS)
         out = spec.name if is_ours else group
         task = registry.Task(
-            self.bootstrap, given.topic, given.topic_id, out, group, self.home / "model.onnx", PARTITIONS
+            self.bootstrap, given.topic, given.topic_id, out, group, self.home / "model.onnx", PARTITIONS, aim
         )
         command = registry.command(name, form, task)
         if profile:
