@@ -20,7 +20,7 @@ from ml_core.data_processor.plan import FeaturePlan
 from ml_core.spec import PipelineSpec, load
 from streams.local_kafka import broker
 from streams.transport import state_log
-from tests.benchmarks import environments, workload
+from tests.benchmarks import environments, kernel_check, workload
 from tests.benchmarks.contenders import registry
 from tests.benchmarks.fetching import Stamp, fetches
 from tests.benchmarks.oracle import Expected, Judge, Network, expectations
@@ -77,9 +77,11 @@ class Arena:
             yield cls(bootstrap, folder, home)
 
     def work(self, count: int, symbols: int = 100) -> Workload:
-        """Return a pass of the workload, made once."""
+        """Return a pass of the workload, made once; raises WrongOutputError where the kernel gets it wrong."""
         if (count, symbols) not in self._work:
-            self._work[count, symbols] = workload.make(count, symbols=symbols)
+            work = workload.make(count, symbols=symbols)
+            kernel_check.check(work, self.spec)
+            self._work[count, symbols] = work
         return self._work[count, symbols]
 
     async def create(self, work: Workload, passes: int, rows_a_record: int = 1, **config: str) -> Ticks:
@@ -114,10 +116,12 @@ class Arena:
         *,
         exactly_once: bool = False,
         predictions_as: str = "json",
+        aim: str = "throughput",
         profile: Path | None = None,
     ) -> AsyncIterator[Run]:
         """Start a contender on ``given``; at the end it is stopped and what it wrote is deleted.
 
+        ``aim`` says what the best forms of others are set for, see `registry.Task`; tickwise is as it is for both.
         With ``profile``, one in Python leaves there, as it stops, what cProfile saw.
 
         Raises:
@@ -128,7 +132,7 @@ class Arena:
         spec = predictions.topic_spec(self.spec.name, PARTITIONS)
         out = spec.name if is_ours else group
         task = registry.Task(
-            self.bootstrap, given.topic, given.topic_id, out, group, self.home / "model.onnx", PARTITIONS
+            self.bootstrap, given.topic, given.topic_id, out, group, self.home / "model.onnx", PARTITIONS, aim
         )
         command = registry.command(name, form, task)
         if profile:

@@ -5,6 +5,7 @@ import importlib
 import shutil
 import subprocess
 import sys
+import sysconfig
 import venv
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,16 +19,19 @@ class MissingContenderError(Exception):
     """A contender cannot be run here; the benchmark goes on without it and says so."""
 
 
-def python(name: str) -> Path:
+def python(name: str, *, with_ours: bool = False) -> Path:
     """Return the interpreter of the environment with the packages of ``contenders/<name>.txt``.
+
+    With ``with_ours`` it finds those of this interpreter too.
 
     Raises:
         MissingContenderError: The contender is not in this checkout, or its packages cannot be installed.
     """
     requirements = HERE / f"{name}.txt"
-    if not requirements.is_file() or not (HERE / f"{name}.py").is_file():
+    if not requirements.is_file():
         raise MissingContenderError(f"{name} is not in this checkout")
-    folder = CACHE / f"{name}-{hashlib.sha256(requirements.read_bytes()).hexdigest()[:12]}"
+    ours = sysconfig.get_path("purelib") if with_ours else ""
+    folder = CACHE / f"{name}-{hashlib.sha256(requirements.read_bytes() + ours.encode()).hexdigest()[:12]}"
     interpreter = folder / "bin" / "python"
     if not (folder / ".ready").is_file():
         shutil.rmtree(folder, ignore_errors=True)
@@ -35,6 +39,9 @@ def python(name: str) -> Path:
         venv.create(folder, with_pip=True)
         pip = [str(interpreter), "-m", "pip", "--disable-pip-version-check", "install", "--quiet", "--require-hashes"]
         _run([*pip, "-r", str(requirements)], f"the packages of {name}", INSTALL_S)
+        if with_ours:
+            packages = next(folder.glob("lib/python*/site-packages"))
+            (packages / "ours.pth").write_text(f"{ours}\n", encoding="utf-8")
         (folder / ".ready").touch()
     return interpreter
 

@@ -1,5 +1,7 @@
 """What every contender's output must be, computed offline in float64, and the check that refuses anything else.
 
+Features and flags are the kernel's, which a plain loop over 10 million ticks would take hours for;
+`tests.benchmarks.kernel_check` holds a sample of them against their formulas first. The network is computed here.
 Shapes: N ticks of a partition, S symbols, F features.
 """
 
@@ -102,20 +104,15 @@ def expected_of(
 ) -> Expected:
     """Return what ``passes`` passes of the partition's ticks must become; each pass begins a record."""
     ticks, number_N = work.ticks, work.of_partition(partition)
-    once = {name: np.require(getattr(ticks, name)[number_N], dtype, "CW") for name, dtype in TICK_DTYPES}
-    state = FeatureState(FeaturePlan.from_spec(spec), SymbolTable(ticks.symbols))
-    symbol_N = np.tile(once["symbol_N"], passes)
-    ts_ns_N = np.concatenate([once["ts_ns_N"] + k * work.span_ns for k in range(passes)])
+    symbol_N = np.tile(ticks.symbol_N[number_N], passes)
+    ts_ns_N = np.concatenate([ticks.ts_ns_N[number_N] + k * work.span_ns for k in range(passes)])
     flags_N, score_N = np.empty(len(ts_ns_N), np.uint8), np.full(len(ts_ns_N), np.nan)
-    for k in range(passes):
-        for start in range(0, len(number_N), _CHUNK):
-            part = {name: column[start : start + _CHUNK].copy() for name, column in once.items()}
-            part["ts_ns_N"] += k * work.span_ns
-            x_NF, flags_n = _rows(state, Ticks(**part))
-            at = k * len(number_N) + start
-            flags_N[at : at + len(flags_n)] = flags_n
-            scored_N = (flags_n & ABSTAIN) == 0
-            score_N[at : at + len(flags_n)][scored_N] = network.score(x_NF[scored_N])
+    at = 0
+    for x_NF, flags_n in feature_rows(work, partition, passes, spec):
+        flags_N[at : at + len(flags_n)] = flags_n
+        scored_N = (flags_n & ABSTAIN) == 0
+        score_N[at : at + len(flags_n)][scored_N] = network.score(x_NF[scored_N])
+        at += len(flags_n)
     reason_N = np.select([(flags_N & flag) != 0 for flag, _ in _REASONS], range(1, len(_REASONS) + 1), 0)
     score_N[reason_N != 0] = np.nan
     place_N = np.tile(np.arange(len(number_N)), passes)
@@ -129,6 +126,18 @@ def expected_of(
         score_N=score_N,
         symbols=list(ticks.symbols),
     )
+
+
+def feature_rows(work: Workload, partition: int, passes: int, spec: PipelineSpec) -> Iterator[tuple[Float64, UInt8]]:
+    """Yield features and flags of the partition's ticks in their order, many at once."""
+    ticks, number_N = work.ticks, work.of_partition(partition)
+    once = {name: np.require(getattr(ticks, name)[number_N], dtype, "CW") for name, dtype in TICK_DTYPES}
+    state = FeatureState(FeaturePlan.from_spec(spec), SymbolTable(ticks.symbols))
+    for k in range(passes):
+        for start in range(0, len(number_N), _CHUNK):
+            part = {name: column[start : start + _CHUNK].copy() for name, column in once.items()}
+            part["ts_ns_N"] += k * work.span_ns
+            yield _rows(state, Ticks(**part))
 
 
 def _rows(state: FeatureState, ticks: Ticks) -> tuple[Float64, UInt8]:

@@ -1,10 +1,13 @@
 """The benchmark's check of outputs: what the worker writes passes, and anything a little wrong is refused.
 
-The right output comes from the path under test, the oracle computes in float64 on its own.
+The right output comes from the path under test. The oracle takes features and flags from the same kernel, in float64,
+and computes the network on its own; what the kernel makes is compared with its formulas, a sample of each workload.
 """
 
 import json
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,13 +15,13 @@ import pytest
 from data_io.topics import predictions
 from data_io.topics.raw_records import FoundRecords, RawFetch, find
 from ml_core.contract import ModelContract, Scaler
-from ml_core.data_processor import features
+from ml_core.data_processor import features, kernels
 from ml_core.data_processor.features import FeaturePlan, FeatureState
 from ml_core.data_processor.scaling import fit_scaler, scale
 from ml_core.spec import load
-from ml_core.types import RowBatch, SymbolTable, TickBatch
+from ml_core.types import Float64, RowBatch, RowFlag, SymbolTable, TickBatch, UInt8
 from model_ops_manager.scoring import ABSTAIN
-from tests.benchmarks import oracle, slots, workload
+from tests.benchmarks import kernel_check, oracle, slots, workload
 from tests.benchmarks.oracle import Judge, Network, WrongOutputError
 
 TICKS, PARTITION, TOPIC_ID = 90_000, 2, "NxrSSrYXQSGq5VVnQ1bVIA"
@@ -146,6 +149,32 @@ def test_wrong_output_is_refused(case, right, expected) -> None:
 
     with pytest.raises(WrongOutputError, match=why):
         judge(spoil(right), expected)
+
+
+def test_the_kernel_makes_of_the_workload_what_the_formulas_say(work) -> None:
+    kernel_check.check(work, SPEC)
+
+
+@pytest.mark.parametrize("spoilt", ["return:30s", "ofi:10s", "trade_intensity:10s", "flags"])
+def test_a_kernel_that_is_a_little_off_is_refused(spoilt, work, monkeypatch) -> None:
+    names = FeaturePlan.from_spec(SPEC).names
+
+    def rows(*arguments: object) -> Iterator[tuple[Float64, UInt8]]:
+        for x_NF, flags_N in oracle.feature_rows(*arguments):
+            if spoilt == "flags":
+                flags_N[::50] ^= np.uint8(RowFlag.STALE)
+            else:
+                x_NF[:, names.index(spoilt)] *= 1 + 1e-6
+            yield x_NF, flags_N
+
+    monkeypatch.setattr(kernel_check, "feature_rows", rows)
+    with pytest.raises(WrongOutputError, match=f"{spoilt} (is|are)"):
+        kernel_check.check(work, SPEC)
+
+
+def test_the_contender_in_java_takes_models_of_the_kernel_that_runs() -> None:
+    source = next(Path(workload.__file__).parent.glob("contenders/kafka_streams/src/**/Model.java"))
+    assert re.findall(r"kernel=(\d+)", source.read_text(encoding="utf-8")) == [str(kernels.KERNEL_VERSION)]
 
 
 def test_a_later_pass_is_the_same_market_with_later_times(work) -> None:

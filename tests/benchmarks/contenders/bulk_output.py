@@ -1,9 +1,10 @@
 """Many records at once through aiokafka's own batches: a future a batch instead of one a record."""
 
 import asyncio
-from collections.abc import Iterable
 
 from aiokafka import AIOKafkaProducer
+
+from tests.benchmarks.contenders.steps import Predictions
 
 MAX_UNDER_WAY = 64  # batches
 SETTLE_S = 30.0
@@ -25,11 +26,12 @@ class BulkOutput:
     async def stop(self) -> None:
         await self._producer.stop()
 
-    async def send(self, partition: int, records: Iterable[tuple[bytes, bytes]]) -> None:
+    async def send(self, predictions: Predictions) -> None:
         """Queue records; waits only where too much is under way."""
+        partition = predictions.partition
         batch = self._producer.create_batch()
         append = batch.append
-        for key, value in records:
+        for key, value in zip(predictions.keys, predictions.values, strict=True):
             if append(key=key, value=value, timestamp=None) is None:
                 await self._send(batch, partition)
                 batch = self._producer.create_batch()

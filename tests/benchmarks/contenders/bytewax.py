@@ -4,7 +4,7 @@ bytewax commits no offsets to a consumer group: its recovery store holds positio
 GROUP names that store, in `.bench`.
 
 usage: python -m tests.benchmarks.contenders.bytewax \
-    BOOTSTRAP TICKS_TOPIC TOPIC_ID OUT_TOPIC GROUP MODEL_ONNX PARTITIONS [idiomatic|best]
+    BOOTSTRAP TICKS_TOPIC TOPIC_ID OUT_TOPIC GROUP MODEL_ONNX PARTITIONS [idiomatic|best [throughput|latency]]
 """
 
 import json
@@ -26,31 +26,29 @@ from bytewax.recovery import RecoveryConfig, init_db_dir
 from bytewax.run import cli_main
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaException, Message, Producer, TopicPartition
 
-from ml_core.data_processor import features
-from tests.benchmarks.contenders.quixstreams_bytewax_steps import (
-    BATCH,
-    CONSUMER,
-    PRODUCER,
-    Arguments,
-    BatchStep,
+from tests.benchmarks.contenders.confluent import BATCH, CONSUMER, Outbox, producer_settings
+from tests.benchmarks.contenders.steps import (
+    COMMIT_S,
+    ManyTicks,
     Model,
-    Outbox,
+    OneDict,
     Partition,
     Predictions,
-    TickStep,
+    Task,
     tune_collector,
+    warm_up,
 )
 
-COMMIT = timedelta(seconds=5)
+COMMIT = timedelta(seconds=COMMIT_S)
 STORES = Path(__file__).parents[3] / ".bench" / "bytewax-stores"
 
 
-def idiomatic(given: Arguments) -> Dataflow:
+def idiomatic(given: Task) -> Dataflow:
     """Kafka in, ``stateful_map``, Kafka out, as the documentation writes it.
 
     State is keyed by the partition of Kafka, because bytewax keeps the order of a key only.
     """
-    step = TickStep(given.topic_id, Model(given.model))
+    step = OneDict(given.topic_id, Model(given.model))
 
     def predict(partition: Partition | None, record: KafkaSourceMessage) -> tuple[Partition, KafkaSinkMessage]:
         partition = partition or Partition(record.partition)
@@ -68,7 +66,7 @@ def idiomatic(given: Arguments) -> Dataflow:
 class Placed(StatelessSinkPartition[KafkaSinkMessage]):
     """What `KafkaSink` writes, and where its messages say: it passes their partition over."""
 
-    def __init__(self, given: Arguments) -> None:
+    def __init__(self, given: Task) -> None:
         config = {"bootstrap.servers": given.bootstrap, "acks": "all", "enable.idempotence": True}
         self._producer, self._topic = Producer(config), given.out_topic
 
@@ -82,7 +80,7 @@ class Placed(StatelessSinkPartition[KafkaSinkMessage]):
 class PlacedSink(DynamicSink[KafkaSinkMessage]):
     """`KafkaSink` with the partition of the tick."""
 
-    def __init__(self, given: Arguments) -> None:
+    def __init__(self, given: Task) -> None:
         self._given = given
 
     def build(self, step_id: str, worker_index: int, worker_count: int) -> Placed:
@@ -100,7 +98,7 @@ class Batch(NamedTuple):
 class Ticks(StatefulSourcePartition[tuple[str, Batch], int]):
     """One partition of ticks; an item is a batch of it, keyed by its number."""
 
-    def __init__(self, given: Arguments, number: int, offset: int) -> None:
+    def __init__(self, given: Task, number: int, offset: int) -> None:
         config = {
             "bootstrap.servers": given.bootstrap,
             "group.id": given.group,
@@ -131,7 +129,7 @@ class Ticks(StatefulSourcePartition[tuple[str, Batch], int]):
 class TicksSource(FixedPartitionedSource[tuple[str, Batch], int]):
     """The topic of ticks from its beginning, or from where the recovery store says."""
 
-    def __init__(self, given: Arguments) -> None:
+    def __init__(self, given: Task) -> None:
         self._given = given
 
     def list_parts(self) -> list[str]:
@@ -144,8 +142,10 @@ class TicksSource(FixedPartitionedSource[tuple[str, Batch], int]):
 class Out(StatefulSinkPartition[Predictions, None]):
     """The topic of predictions; an epoch ends when all of its records are acknowledged."""
 
-    def __init__(self, given: Arguments) -> None:
-        self._outbox = Outbox(Producer({"bootstrap.servers": given.bootstrap, **PRODUCER}), given.out_topic)
+    def __init__(self, given: Task) -> None:
+        self._outbox = Outbox(
+            Producer({"bootstrap.servers": given.bootstrap, **producer_settings(given)}), given.out_topic
+        )
 
     def write_batch(self, values: list[Predictions]) -> None:
         for predictions in values:
@@ -158,7 +158,7 @@ class Out(StatefulSinkPartition[Predictions, None]):
 class OutSink(FixedPartitionedSink[Predictions, None]):
     """One sink for all partitions of Kafka; it is no `DynamicSink`, because only a sink with state hears of epochs."""
 
-    def __init__(self, given: Arguments) -> None:
+    def __init__(self, given: Task) -> None:
         self._given = given
 
     def list_parts(self) -> list[str]:
@@ -171,9 +171,9 @@ class OutSink(FixedPartitionedSink[Predictions, None]):
         return Out(self._given)
 
 
-def best(given: Arguments) -> Dataflow:
+def best(given: Task) -> Dataflow:
     """Batches as items: what bytewax does for an item it does once for thousands of ticks."""
-    step = BatchStep(given.topic_id, Model(given.model))
+    step = ManyTicks(given.topic_id, Model(given.model))
 
     def predict(partition: Partition | None, batch: Batch) -> tuple[Partition, Predictions]:
         partition = partition or Partition(batch.partition)
@@ -206,7 +206,7 @@ def run(flow: Dataflow, store: Path) -> None:
 
 
 if __name__ == "__main__":
-    arguments = Arguments(*sys.argv[1:])
-    features.warm_up()
-    form = {"idiomatic": idiomatic, "best": best}[arguments.form]
-    run(form(arguments), STORES / arguments.group)
+    task = Task(*sys.argv[1:])
+    warm_up()
+    form = {"idiomatic": idiomatic, "best": best}[task.form]
+    run(form(task), STORES / task.group)

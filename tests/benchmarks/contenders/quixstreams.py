@@ -4,7 +4,7 @@ A StreamingDataFrame polls and dispatches every record by itself: with a sink th
 times the CPU of the best form here. Feature state is not kept over a restart.
 
 usage: python -m tests.benchmarks.contenders.quixstreams \
-    BOOTSTRAP TICKS_TOPIC TOPIC_ID OUT_TOPIC GROUP MODEL_ONNX PARTITIONS [idiomatic|best]
+    BOOTSTRAP TICKS_TOPIC TOPIC_ID OUT_TOPIC GROUP MODEL_ONNX PARTITIONS [idiomatic|best [throughput|latency]]
 """
 
 import signal
@@ -20,29 +20,26 @@ from quixstreams.kafka import Consumer, Producer
 from quixstreams.models import HeadersTuples, Row
 from quixstreams.sinks.community.kafka import KafkaReplicatorSink
 
-from ml_core.data_processor import features
-from tests.benchmarks.contenders.quixstreams_bytewax_steps import (
-    BATCH,
-    CONSUMER,
-    POLL_S,
-    PRODUCER,
-    Arguments,
-    BatchStep,
+from tests.benchmarks.contenders.confluent import BATCH, CONSUMER, POLL_S, Outbox, producer_settings
+from tests.benchmarks.contenders.steps import (
+    COMMIT_S,
+    ManyTicks,
     Model,
-    Outbox,
+    OneDict,
     Partition,
-    TickStep,
+    Task,
     tune_collector,
+    warm_up,
 )
 
-COMMIT_S = 5.0
+QUICK_POLL_S = 0.001  # `consume` waits for a whole batch, or for so long
 
 
-def idiomatic(given: Arguments) -> None:
+def idiomatic(given: Task) -> None:
     """A StreamingDataFrame as the documentation writes it: JSON in, ``apply``, a sink, checkpoints of the engine."""
     app = application(given, {})
     ticks = app.topic(given.ticks_topic, value_deserializer="json", key_deserializer="bytes")
-    step = TickStep(given.topic_id, Model(given.model))
+    step = OneDict(given.topic_id, Model(given.model))
     partitions = {number: Partition(number) for number in range(int(given.partitions))}
 
     def predict(tick: dict[str, Any]) -> dict[str, Any]:
@@ -76,11 +73,14 @@ class OpenProducer(Producer):
 class Loop:
     """Batches from the consumer to the producer, and offsets committed behind what is acknowledged."""
 
-    def __init__(self, given: Arguments, consumer: Consumer) -> None:
+    def __init__(self, given: Task, consumer: Consumer) -> None:
         self._topic, self._consumer = given.ticks_topic, consumer
-        self._outbox = Outbox(OpenProducer(given.bootstrap, extra_config=PRODUCER).client, given.out_topic)
-        self._step = BatchStep(given.topic_id, Model(given.model))
+        self._outbox = Outbox(
+            OpenProducer(given.bootstrap, extra_config=producer_settings(given)).client, given.out_topic
+        )
+        self._step = ManyTicks(given.topic_id, Model(given.model))
         self._partitions = {number: Partition(number) for number in range(int(given.partitions))}
+        self._wait_s = QUICK_POLL_S if given.is_quick else POLL_S
         self._next: dict[int, int] = {}  # offsets to commit
         self.running = True
 
@@ -88,7 +88,7 @@ class Loop:
         """Work until told to stop."""
         due = time.monotonic() + COMMIT_S
         while self.running:
-            for number, records in groupby(self._consumer.consume(BATCH, POLL_S), Message.partition):
+            for number, records in groupby(self._consumer.consume(BATCH, self._wait_s), Message.partition):
                 self._process(number, list(records))
             if time.monotonic() >= due:
                 self.commit()
@@ -111,7 +111,7 @@ class Loop:
             self._next.clear()
 
 
-def best(given: Arguments) -> None:
+def best(given: Task) -> None:
     """The consumer and producer that an Application hands out, because a StreamingDataFrame takes records singly."""
     with application(given, CONSUMER).get_consumer(auto_commit_enable=False) as consumer:
         loop = Loop(given, consumer)
@@ -121,7 +121,7 @@ def best(given: Arguments) -> None:
         loop.run()
 
 
-def application(given: Arguments, consumer: dict[str, Any]) -> Application:
+def application(given: Task, consumer: dict[str, Any]) -> Application:
     """Return the application that both forms start from."""
     return Application(
         given.bootstrap,
@@ -135,6 +135,6 @@ def application(given: Arguments, consumer: dict[str, Any]) -> Application:
 
 
 if __name__ == "__main__":
-    arguments = Arguments(*sys.argv[1:])
-    features.warm_up()
-    {"idiomatic": idiomatic, "best": best}[arguments.form](arguments)
+    task = Task(*sys.argv[1:])
+    warm_up()
+    {"idiomatic": idiomatic, "best": best}[task.form](task)

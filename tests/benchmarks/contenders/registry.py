@@ -18,6 +18,7 @@ class Task(NamedTuple):
     group: str
     model: Path
     partitions: int
+    aim: str = "throughput"  # or "latency": batches are what has arrived, in the best form of each
 
 
 class Kind(NamedTuple):
@@ -36,8 +37,8 @@ def _module(name: str) -> list[str]:
     return ["-m", f"tests.benchmarks.contenders.{name}"]
 
 
-def _own(name: str) -> Callable[[], Sequence[str]]:
-    return lambda: [sys.executable, *_module(name)]
+def _beside_ours(name: str) -> Callable[[], Sequence[str]]:
+    return lambda: [str(environments.python("aiokafka", with_ours=True)), *_module(name)]
 
 
 def _with_environment(name: str) -> Callable[[], Sequence[str]]:
@@ -46,8 +47,8 @@ def _with_environment(name: str) -> Callable[[], Sequence[str]]:
 
 CONTENDERS: Mapping[str, Kind] = {
     "tickwise": Kind((), lambda: [sys.executable, "-m", "api.cli", "worker"]),
-    "stock_faust": Kind(_FORMS, _own("stock_faust")),
-    "plain_loop": Kind(("best",), _own("plain_loop")),
+    "stock_faust": Kind(_FORMS, _beside_ours("stock_faust")),
+    "plain_loop": Kind(("best",), _beside_ours("plain_loop")),
     "quixstreams": Kind(_FORMS, _with_environment("quixstreams")),
     "bytewax": Kind(_FORMS, _with_environment("bytewax")),
     "kafka_streams": Kind(_FORMS, lambda: environments.java_command("kafka_streams"), JVM_WARM_S),
@@ -70,5 +71,5 @@ def command(name: str, form: str, task: Task) -> list[str]:
         return start
     return [
         *start, task.bootstrap, task.ticks_topic, task.topic_id, task.out_topic, task.group, str(task.model),
-        str(task.partitions), form,
+        str(task.partitions), form, task.aim,
     ]  # fmt: skip

@@ -1,41 +1,45 @@
-"""What the contenders on aiokafka do with ticks besides moving them: one at a time, or many at once.
+"""What the contenders in Python do with ticks besides moving them: one at a time, or many at once.
 
-They share with tickwise the feature kernel and the model file, nothing else. Shapes: N ticks, R rows, F features.
+They share with tickwise the feature kernel and the model file, nothing else. Shapes: N ticks, R rows.
 """
 
 import gc
 import json
-from collections.abc import Sequence
+import struct
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from itertools import repeat
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import msgspec
 import numpy as np
 import onnxruntime as ort
-import pyarrow as pa
+import orjson
 
 from ml_core.data_processor import features, kernels
 from ml_core.data_processor.features import FeaturePlan, FeatureState
 from ml_core.data_processor.kernel_tables import TICK_DTYPES, Rows, Scratch, Ticks
 from ml_core.spec import load
-from ml_core.types import Float32, RowFlag, SymbolTable, TickBatch, TickKind, UInt8
+from ml_core.types import Float32, Int64, RowFlag, SymbolTable, TickBatch, TickKind, UInt8
 
 PIPELINE = Path(__file__).parents[1] / "pipeline.toml"
 COMMIT_S = 5.0
-# Why a row has no score. Of several reasons the first is given.
-REASONS = {
-    RowFlag.NO_PRICE: "no_price",
-    RowFlag.WARM_UP: "warm_up",
-    RowFlag.GAP: "gap",
-    RowFlag.STALE: "stale",
-    RowFlag.AHEAD: "ahead",
+# Why a row has no score; of several reasons the first is given. Integers, because `RowFlag` takes 1 us for an "and".
+_REASONS = {
+    int(RowFlag.NO_PRICE): "no_price",
+    int(RowFlag.WARM_UP): "warm_up",
+    int(RowFlag.GAP): "gap",
+    int(RowFlag.STALE): "stale",
+    int(RowFlag.AHEAD): "ahead",
 }
-_ABSTAIN = sum(REASONS)
+_ABSTAIN = sum(_REASONS)
 _KINDS = {"trade": int(TickKind.TRADE), "quote": int(TickKind.QUOTE)}
 _SIDES = {"buy": 1, "sell": -1, 1: 1, -1: -1, 0: 0, None: 0}
 _NAN = float("nan")
+
 _END = b',"model":"bench","version":1,"status":"%b","reason":%b}'
-_ENDS = (_END % (b"ok", b"null"), *(_END % (b"abstained", b'"%b"' % text.encode()) for text in REASONS.values()))
+_ENDS = (_END % (b"ok", b"null"), *(_END % (b"abstained", b'"%b"' % text.encode()) for text in _REASONS.values()))
 
 
 class Task(NamedTuple):
@@ -48,23 +52,20 @@ class Task(NamedTuple):
     group: str
     model: str
     partitions: str
-    form: str
+    form: str = "best"
+    aim: str = "throughput"
+
+    @property
+    def is_quick(self) -> bool:
+        """True where each tick is to be answered as soon as can be; else as many as can be a second."""
+        return self.aim == "latency"
 
 
-class Tick(msgspec.Struct, gc=False):
-    """A trade or a quote; one flat type decodes faster than a union of two."""
-
-    type: Literal["trade", "quote"]
-    symbol: str
-    ts: int
-    price: float = _NAN
-    size: float = _NAN
-    side: Literal["buy", "sell", 1, -1, 0, None] = None
-    bid: float = _NAN
-    ask: float = _NAN
-    bid_size: float = _NAN
-    ask_size: float = _NAN
-    seq: int = -1
+def warm_up() -> None:
+    """Compile the kernel, or read it from its cache; keep the collector from walking what was imported."""
+    features.warm_up()
+    gc.collect()
+    gc.freeze()
 
 
 class Model:
@@ -81,17 +82,38 @@ class Model:
         score_R: Float32 = self._session.run(None, {self._input: x_RF[:, None, :]})[0][:, 0]
         return score_R
 
+    def score_wanted(self, x_RF: Float32, flags_R: UInt8) -> Float32:
+        """Return the score of each row, NaN where it is to be abstained from."""
+        wanted_R = (flags_R & _ABSTAIN) == 0
+        if wanted_R.all():
+            return self.score(x_RF)
+        score_R = np.full(len(x_RF), np.nan, np.float32)
+        if wanted_R.any():
+            score_R[wanted_R] = self.score(x_RF[wanted_R])
+        return score_R
 
-def new_state() -> FeatureState:
-    """Return the state of a partition that has seen nothing."""
-    return FeatureState(FeaturePlan.from_spec(load(PIPELINE)), SymbolTable())
+
+@dataclass
+class Partition:
+    """What is known of one partition of ticks; it can be pickled."""
+
+    number: int
+    features: FeatureState = field(
+        default_factory=lambda: FeatureState(FeaturePlan.from_spec(load(PIPELINE)), SymbolTable())
+    )
+    keys: list[bytes] = field(default_factory=list)  # of the records to produce, by symbol
+    names: list[bytes] = field(default_factory=list)  # the middle of their values, by symbol
+
+    def learn(self) -> None:
+        """Prepare what is written about symbols that are new."""
+        for symbol in self.features.symbols.names[len(self.keys) :]:
+            self.keys.append(symbol.encode())
+            self.names.append(b'-0","symbol":%b,"ts":' % json.dumps(symbol, ensure_ascii=False).encode())
 
 
-def warm_up() -> None:
-    """Compile the kernel, or read it from its cache; keep the collector from walking what was imported."""
-    features.warm_up()
-    gc.collect()
-    gc.freeze()
+def tune_collector() -> None:
+    """Let the collector of cycles rest: a batch holds thousands of objects for a moment and makes no cycle."""
+    gc.set_threshold(1_000_000)
 
 
 class OneTick:
@@ -112,11 +134,14 @@ class OneTick:
             lag_N=np.zeros(1, np.int64),
         )
 
-    def __call__(self, state: FeatureState, tick: Any) -> tuple[float | None, str | None]:
-        """Return score, and the reason where there is none, of a tick with the fields of `Tick`; move the state."""
+    def __call__(  # noqa: PLR0917 - the columns of a tick; a tuple of them would be made anew for each
+        self, state: FeatureState, kind: str, symbol: str, ts: int, price: float, size: float, side: str | int | None,
+        bid: float, ask: float, bid_size: float, ask_size: float, seq: int,
+    ) -> tuple[float | None, str | None]:  # fmt: skip
+        """Return the score of a tick, and the reason where there is none; move the state over it."""
         fields = (
-            _KINDS[tick.type], state.symbols.add(tick.symbol), tick.ts, tick.price, tick.size, _SIDES[tick.side],
-            tick.bid, tick.ask, tick.bid_size, tick.ask_size, tick.seq,
+            _KINDS[kind], state.symbols.add(symbol), ts, price, size, _SIDES[side],
+            bid, ask, bid_size, ask_size, seq,
         )  # fmt: skip
         for column, value in zip(self._tick, fields, strict=True):
             column[0] = value
@@ -124,75 +149,125 @@ class OneTick:
         kernels.run(self._tick, self._program, state.memory(), row, self._scratch)
         flags = int(row.flags_N[0])
         if flags & _ABSTAIN:
-            return None, next(text for flag, text in REASONS.items() if flags & flag)
+            return None, next(text for flag, text in _REASONS.items() if flags & flag)
         # by way of its text, because the shortest decimal of a float32 is not that of the equal float64
         return float(str(self._model.score(row.x_NF)[0])), None
 
 
-class ManyTicks:
-    """Many ticks of one partition at once: a call a stage, and in Python as little a tick as JSON text allows."""
+class OneDict:
+    """`OneTick` for a tick as it came out of JSON, and a prediction that goes there."""
 
-    def __init__(self, model: Model, topic_id: str, partition: int) -> None:
-        self._model, self._state = model, new_state()
-        self._decode = msgspec.json.Decoder(list[Tick]).decode
-        self._line = b'{"id":"%b-%d-%%d%%b%%d,"horizon":"10s","score":%%b%%b' % (topic_id.encode(), partition)
-        self._keys: list[bytes] = []  # by symbol
-        self._names: list[bytes] = []  # by symbol: what stands between offset and time
+    def __init__(self, topic_id: str, model: Model) -> None:
+        self._topic_id, self._step = topic_id, OneTick(model)
 
-    def __call__(self, offsets: Sequence[int], values: Sequence[bytes]) -> list[tuple[bytes, bytes]]:
-        """Return key and value of each prediction, in order, and move the state over the ticks."""
-        rows = features.step(self._columns(offsets, values), self._state)
-        symbols, keys, names = rows.symbol_N.tolist(), self._keys, self._names
-        parts = zip(
-            rows.offset_N.tolist(), [names[i] for i in symbols], rows.ts_ns_N.tolist(),
-            self._texts(rows.x_NF, rows.flags_N), self._ends(rows.flags_N), strict=True,
+    def __call__(self, partition: Partition, offset: int, tick: dict[str, Any]) -> dict[str, Any]:
+        """Return the prediction, and move the state over the tick."""
+        score, reason = self._step(
+            partition.features, tick["type"], tick["symbol"], tick["ts"],
+            tick.get("price", _NAN), tick.get("size", _NAN), tick.get("side"),
+            tick.get("bid", _NAN), tick.get("ask", _NAN), tick.get("bid_size", _NAN), tick.get("ask_size", _NAN),
+            tick.get("seq", -1),
         )  # fmt: skip
-        line = self._line
-        return list(zip([keys[i] for i in symbols], [line % part for part in parts], strict=True))
+        return {
+            "id": f"{self._topic_id}-{partition.number}-{offset}-0",
+            "symbol": tick["symbol"],
+            "ts": tick["ts"],
+            "horizon": "10s",
+            "score": score,
+            "model": "bench",
+            "version": 1,
+            "status": "abstained" if reason else "ok",
+            "reason": reason,
+        }
 
-    def _columns(self, offsets: Sequence[int], values: Sequence[bytes]) -> TickBatch:
-        ticks = self._decode(b"[" + b",".join(values) + b"]")
-        n, symbols = len(ticks), self._state.symbols
-        kind, symbol, ts, price, size, side, bid, ask, bid_size, ask_size, seq = zip(
-            *map(msgspec.structs.astuple, ticks), strict=True
-        )
-        for name in set(symbol).difference(symbols.index):
-            symbols.add(name)
-            self._keys.append(name.encode())
-            self._names.append(b'-0","symbol":%b,"ts":' % json.dumps(name, ensure_ascii=False).encode())
-        return TickBatch(
-            offset_N=np.fromiter(offsets, np.int64, n),
-            index_N=np.zeros(n, np.int32),
-            kind_N=np.fromiter(map(_KINDS.__getitem__, kind), np.int8, n),
-            symbol_N=np.fromiter(map(symbols.index.__getitem__, symbol), np.int32, n),
-            ts_ns_N=np.fromiter(ts, np.int64, n),
-            price_N=np.fromiter(price, np.float64, n),
-            size_N=np.fromiter(size, np.float64, n),
-            side_N=np.fromiter(map(_SIDES.__getitem__, side), np.int8, n),
-            bid_N=np.fromiter(bid, np.float64, n),
-            ask_N=np.fromiter(ask, np.float64, n),
-            bid_size_N=np.fromiter(bid_size, np.float64, n),
-            ask_size_N=np.fromiter(ask_size, np.float64, n),
-            seq_N=np.fromiter(seq, np.int64, n),
-            symbols=symbols.names,
-        )
 
-    def _texts(self, x_RF: Float32, flags_R: UInt8) -> list[bytes]:
-        """Return the scores as the shortest decimals of a float32, null where there is none."""
-        left_out_R = (flags_R & _ABSTAIN) != 0
-        score_R = np.zeros(len(x_RF), np.float32)
-        if not left_out_R.any():
-            score_R = self._model.score(x_RF)
-        elif not left_out_R.all():
-            score_R[~left_out_R] = self._model.score(x_RF[~left_out_R])
-        texts = pa.array(np.ascontiguousarray(score_R), mask=left_out_R).cast(pa.string()).fill_null("null")
-        found: list[bytes] = texts.cast(pa.binary()).to_pylist()
-        return found
+class _Tick(msgspec.Struct, gc=False):
+    """A trade or a quote; one flat type decodes faster than a union of two."""
 
-    @staticmethod
-    def _ends(flags_R: UInt8) -> list[bytes]:
-        """Return the end of each record: whether the row was scored, and if not, why."""
-        if not (flags_R & _ABSTAIN).any():
-            return [_ENDS[0]] * len(flags_R)
-        state_R = np.select([(flags_R & flag) != 0 for flag in REASONS], range(1, len(_ENDS)), 0)
-        return [_ENDS[state] for state in state_R.tolist()]
+    type: Literal["trade", "quote"]
+    symbol: str
+    ts: int
+    price: float = _NAN
+    size: float = _NAN
+    side: Literal["buy", "sell", 1, -1, 0, None] = None
+    bid: float = _NAN
+    ask: float = _NAN
+    bid_size: float = _NAN
+    ask_size: float = _NAN
+    seq: int = -1
+
+
+_decode = msgspec.json.Decoder(list[_Tick]).decode
+
+
+class Predictions(NamedTuple):
+    """Records to produce to one partition, in the order of their ticks."""
+
+    partition: int
+    keys: list[bytes]
+    values: list[bytes]
+
+
+class ManyTicks:
+    """Many ticks of one partition at once: each stage is one call; Python runs a few comprehensions a tick, no more."""
+
+    def __init__(self, topic_id: str, model: Model) -> None:
+        self._topic_id, self._model = topic_id.encode(), model
+
+    def __call__(self, partition: Partition, offsets: Sequence[int], values: Sequence[bytes]) -> Predictions:
+        """Return the predictions for JSON ticks, and move the state over them."""
+        rows = features.step(decode(offsets, values, partition.features.symbols), partition.features)
+        partition.learn()
+        keys, names, symbols = partition.keys, partition.names, rows.symbol_N.tolist()
+        opening = b'{"id":"%b-%d-' % (self._topic_id, partition.number)
+        columns = zip(
+            _texts(rows.offset_N), [names[i] for i in symbols], _texts(rows.ts_ns_N),
+            _texts(self._model.score_wanted(rows.x_NF, rows.flags_N)), _ends(rows.flags_N), strict=True,
+        )  # fmt: skip
+        join, scored = b"".join, b',"horizon":"10s","score":'
+        values = [join((opening, offset, name, ts, scored, score, end)) for offset, name, ts, score, end in columns]
+        return Predictions(partition.number, [keys[i] for i in symbols], values)
+
+
+def decode(offsets: Sequence[int], values: Sequence[bytes], symbols: SymbolTable) -> TickBatch:
+    """Return JSON ticks as columns; new symbols are added to ``symbols``."""
+    ticks = _decode(b"[%b]" % b",".join(values))
+    n = len(ticks)
+    kind, symbol, ts, price, size, side, bid, ask, bid_size, ask_size, seq = zip(
+        *map(msgspec.structs.astuple, ticks), strict=True
+    )
+    try:
+        symbol_N = np.fromiter(map(symbols.index.__getitem__, symbol), np.int32, n)
+    except KeyError:
+        symbol_N = np.fromiter(map(symbols.add, symbol), np.int32, n)
+    # numpy's own conversions of sequences take twice as long as packing them
+    floats, integers = struct.Struct(f"{n}d").pack, struct.Struct(f"{n}q").pack
+    return TickBatch(
+        offset_N=np.array(offsets, np.int64),
+        index_N=np.zeros(n, np.int32),
+        kind_N=np.fromiter(map(_KINDS.__getitem__, kind), np.int8, n),
+        symbol_N=symbol_N,
+        ts_ns_N=np.frombuffer(integers(*ts), np.int64),
+        price_N=np.frombuffer(floats(*price)),
+        size_N=np.frombuffer(floats(*size)),
+        side_N=np.fromiter(map(_SIDES.__getitem__, side), np.int8, n),
+        bid_N=np.frombuffer(floats(*bid)),
+        ask_N=np.frombuffer(floats(*ask)),
+        bid_size_N=np.frombuffer(floats(*bid_size)),
+        ask_size_N=np.frombuffer(floats(*ask_size)),
+        seq_N=np.frombuffer(integers(*seq), np.int64),
+        symbols=symbols.names,
+    )
+
+
+def _texts(values_R: Int64 | Float32) -> list[bytes]:
+    """Return each number as JSON: the shortest decimal that reads back equal, null for NaN."""
+    return orjson.dumps(values_R, option=orjson.OPT_SERIALIZE_NUMPY)[1:-1].split(b",")
+
+
+def _ends(flags_R: UInt8) -> Iterable[bytes]:
+    """Return the end of each record: whether the row was scored, and if not, why."""
+    if not (flags_R & _ABSTAIN).any():
+        return repeat(_ENDS[0], len(flags_R))
+    state_R = np.select([(flags_R & flag) != 0 for flag in _REASONS], range(1, len(_ENDS)), 0)
+    return [_ENDS[state] for state in state_R.tolist()]

@@ -1,7 +1,7 @@
 """A stock Faust app: one event a tick as its documentation writes it, or many with `take_events` and bytes.
 
 usage: python -m tests.benchmarks.contenders.stock_faust \
-    BOOTSTRAP TICKS_TOPIC TOPIC_ID OUT_TOPIC GROUP MODEL_ONNX PARTITIONS [idiomatic|best]
+    BOOTSTRAP TICKS_TOPIC TOPIC_ID OUT_TOPIC GROUP MODEL_ONNX PARTITIONS [idiomatic|best [throughput|latency]]
 """
 
 import asyncio
@@ -13,11 +13,21 @@ from pathlib import Path
 from typing import Any
 
 import faust
+import uvloop
 
 from tests.benchmarks.contenders.bulk_output import BulkOutput
-from tests.benchmarks.contenders.steps import COMMIT_S, ManyTicks, Model, OneTick, Task, new_state, warm_up
+from tests.benchmarks.contenders.steps import (
+    COMMIT_S,
+    ManyTicks,
+    Model,
+    OneTick,
+    Partition,
+    Task,
+    tune_collector,
+    warm_up,
+)
 
-TAKE, WITHIN_S = 2_000, 0.05
+TAKE, WITHIN_S, QUICK_WITHIN_S = 2_000, 0.05, 0.002  # `take_events` waits for so many, or for so long
 LINGER_S = 0.005  # as Kafka's own producers wait; with Faust's default of none every prediction is a request of its own
 _NAN = float("nan")
 
@@ -56,12 +66,15 @@ def idiomatic(app: faust.App, task: Task) -> None:
     """An agent that takes one event at a time, with models and JSON by Faust."""
     ticks = app.topic(task.ticks_topic, value_type=Tick)
     predictions = app.topic(task.out_topic, value_type=Prediction)
-    step, states = OneTick(Model(task.model)), [new_state() for _ in range(int(task.partitions))]
+    step, partitions = OneTick(Model(task.model)), [Partition(number) for number in range(int(task.partitions))]
 
     async def predict(stream: Any) -> None:
         async for event in stream.events():
             message, tick = event.message, event.value
-            score, reason = step(states[message.partition], tick)
+            score, reason = step(
+                partitions[message.partition].features, tick.type, tick.symbol, tick.ts, tick.price, tick.size,
+                tick.side, tick.bid, tick.ask, tick.bid_size, tick.ask_size, tick.seq,
+            )  # fmt: skip
             made = Prediction(
                 id=f"{task.topic_id}-{message.partition}-{message.offset}-0",
                 symbol=tick.symbol,
@@ -81,20 +94,22 @@ def idiomatic(app: faust.App, task: Task) -> None:
 def best(app: faust.App, task: Task) -> None:
     """An agent that takes many events at a time as bytes, and writes whole batches past Faust's producer."""
     ticks = app.topic(task.ticks_topic, key_serializer="raw", value_serializer="raw", value_type=bytes)
-    model, output = Model(task.model), BulkOutput(task.bootstrap, task.out_topic)
-    steps = [ManyTicks(model, task.topic_id, partition) for partition in range(int(task.partitions))]
+    step, output = ManyTicks(task.topic_id, Model(task.model)), BulkOutput(task.bootstrap, task.out_topic)
+    partitions = [Partition(number) for number in range(int(task.partitions))]
+    within_s = QUICK_WITHIN_S if task.is_quick else WITHIN_S
+    tune_collector()
 
     async def predict(stream: Any) -> None:
         await output.start()
         try:
-            async for events in stream.take_events(TAKE, within=WITHIN_S):
+            async for events in stream.take_events(TAKE, within=within_s):
                 found: dict[int, tuple[list[int], list[bytes]]] = defaultdict(lambda: ([], []))
                 for event in events:
                     offsets, values = found[event.message.partition]
                     offsets.append(event.message.offset)
                     values.append(event.value)
                 for partition, (offsets, values) in found.items():
-                    await output.send(partition, steps[partition](offsets, values))
+                    await output.send(step(partitions[partition], offsets, values))
                 # Faust takes the events for done, and commits them, once the next ones are asked for
                 await output.settle()
         finally:
@@ -115,6 +130,7 @@ async def main(task: Task) -> None:
         broker_commit_interval=COMMIT_S,
         producer_acks=-1,
         producer_linger=LINGER_S,
+        cython_optimizations=task.form == "best",
         loop=asyncio.get_running_loop(),
     )
     {"idiomatic": idiomatic, "best": best}[task.form](app, task)
@@ -127,4 +143,6 @@ async def main(task: Task) -> None:
 
 if __name__ == "__main__":
     warm_up()
-    asyncio.run(main(Task(*sys.argv[1:])))
+    given = Task(*sys.argv[1:])
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop if given.form == "best" else None) as runner:
+        runner.run(main(given))

@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from bisect import bisect_left
 from collections.abc import Callable
 
 from ml_core.types import TickKind
@@ -36,8 +37,8 @@ class History:
 
     def price_before(self, n: int, end_ns: int) -> float:
         """The log price in force just before ``end_ns``, of ticks before tick n; NaN where there is none."""
-        known = [self.log_price[k] for k in range(n) if self.ts[k] < end_ns]
-        return known[-1] if known else NAN
+        known = bisect_left(self.ts, end_ns, 0, n)
+        return self.log_price[known - 1] if known else NAN
 
     def sum(self, n: int, tau_s: float, value: Callable[[int], float]) -> float:
         return sum(value(k) * math.exp(-(self.ts[n] - self.ts[k]) / S_NS / tau_s) for k in range(n + 1))
@@ -59,7 +60,7 @@ class History:
         """Volatility from prices sampled at ends of buckets tau/64 wide in which, or before which, ticks came."""
         width = int(tau_s * S_NS) // 64
         ends = sorted({(self.ts[k] // width + 1) * width for k in range(n + 1)} - {(self.ts[n] // width + 1) * width})
-        starts = {end: min(t for t in self.ts[: n + 1] if t >= end) // width for end in ends}
+        starts = {end: self.ts[bisect_left(self.ts, end, 0, n + 1)] // width for end in ends}
         samples = [(starts[end], self.price_before(n, end)) for end in ends]
         squares = seconds = 0.0
         for (b0, p0), (b1, p1) in itertools.pairwise(samples):

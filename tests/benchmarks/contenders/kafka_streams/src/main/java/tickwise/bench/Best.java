@@ -21,12 +21,15 @@ import org.slf4j.LoggerFactory;
 final class Best {
     private static final int BATCH = 1024;
     private static final int LONGEST_WAIT_MS = 10;
+    private static final int QUICK_WAIT_MS = 1;
+    private static final int LINGER_MS = 100; // as Streams has it by default: batches of 900 kB take 60 ms to fill
+    private static final int QUICK_LINGER_MS = 1;
     private static final Logger LOG = LoggerFactory.getLogger(Best.class);
 
     private Best() {}
 
-    static void configure(Properties settings) {
-        settings.put(StreamsConfig.POLL_MS_CONFIG, LONGEST_WAIT_MS);
+    static void configure(Properties settings, boolean quick) {
+        settings.put(StreamsConfig.POLL_MS_CONFIG, quick ? QUICK_WAIT_MS : LONGEST_WAIT_MS);
         // A task has one partition, so there is none to wait for; Streams then skips a check that costs a set a tick.
         settings.put(StreamsConfig.MAX_TASK_IDLE_MS_CONFIG, StreamsConfig.MAX_TASK_IDLE_MS_DISABLED);
         settings.put(StreamsConfig.BUFFERED_RECORDS_PER_PARTITION_CONFIG, 100_000);
@@ -36,18 +39,20 @@ final class Best {
         settings.put(StreamsConfig.producerPrefix(ProducerConfig.SEND_BUFFER_CONFIG), 4 << 20);
         // Every batch wakes the sender, which takes the core from the stream thread; brokers take up to 1 MB.
         settings.put(StreamsConfig.producerPrefix(ProducerConfig.BATCH_SIZE_CONFIG), 900_000);
+        settings.put(StreamsConfig.producerPrefix(ProducerConfig.LINGER_MS_CONFIG), quick ? QUICK_LINGER_MS : LINGER_MS);
         settings.put(StreamsConfig.producerPrefix(ProducerConfig.BUFFER_MEMORY_CONFIG), 128L << 20);
     }
 
     static Topology topology(Arguments arguments, Model model, HeldOffsets held) {
         return new Topology()
                 .addSource("ticks", new ByteArrayDeserializer(), new ByteArrayDeserializer(), arguments.ticks())
-                .addProcessor("scoring", () -> new Scoring(arguments.topicId(), model, held), "ticks")
+                .addProcessor("scoring", () -> new Scoring(arguments, model, held), "ticks")
                 .addSink("predictions", arguments.out(), new ByteArraySerializer(), new ByteArraySerializer(), "scoring");
     }
 
     private static final class Scoring implements Processor<byte[], byte[], byte[], byte[]> {
         private final String topicId;
+        private final int waitMs;
         private final HeldOffsets held;
         private final Model.Batch[] batches; // of 1, 2, 4 rows and so on
         private final Symbols symbols = new Symbols();
@@ -69,8 +74,9 @@ final class Best {
         private PredictionWriter writer;
         private int partition;
 
-        Scoring(String topicId, Model model, HeldOffsets held) {
-            this.topicId = topicId;
+        Scoring(Arguments arguments, Model model, HeldOffsets held) {
+            topicId = arguments.topicId();
+            waitMs = arguments.quick() ? QUICK_WAIT_MS : LONGEST_WAIT_MS;
             this.held = held;
             batches = new Model.Batch[Integer.numberOfTrailingZeros(BATCH) + 1];
             try {
@@ -88,7 +94,7 @@ final class Best {
             partition = context.taskId().partition();
             writer = new PredictionWriter(topicId, partition);
             held.release(partition); // here and not in close, which may come before the last commit
-            context.schedule(Duration.ofMillis(LONGEST_WAIT_MS), PunctuationType.WALL_CLOCK_TIME, now -> answer());
+            context.schedule(Duration.ofMillis(waitMs), PunctuationType.WALL_CLOCK_TIME, now -> answer());
         }
 
         @Override

@@ -15,7 +15,7 @@ import org.apache.kafka.streams.StreamsConfig;
 import org.apache.kafka.streams.errors.StreamsUncaughtExceptionHandler.StreamThreadExceptionResponse;
 import sun.misc.Signal;
 
-/** Runs one form until SIGTERM: BOOTSTRAP TICKS_TOPIC TOPIC_ID OUT_TOPIC GROUP MODEL_ONNX PARTITIONS [FORM]. */
+/** Runs one form until SIGTERM: BOOTSTRAP TICKS_TOPIC TOPIC_ID OUT_TOPIC GROUP MODEL_ONNX PARTITIONS [FORM [AIM]]. */
 public final class Main {
     private static final int STOP_S = 15;
 
@@ -23,7 +23,8 @@ public final class Main {
 
     public static void main(String[] words) throws Exception {
         Arguments arguments = new Arguments(
-                words[0], words[1], words[2], words[3], words[4], words[5], Integer.parseInt(words[6]));
+                words[0], words[1], words[2], words[3], words[4], words[5], Integer.parseInt(words[6]),
+                words.length > 8 && words[8].equals("latency"));
         String form = words.length > 7 ? words[7] : "best";
         CountDownLatch end = new CountDownLatch(1);
         Signal.handle(new Signal("TERM"), signal -> end.countDown());
@@ -70,7 +71,7 @@ public final class Main {
 
     private static KafkaStreams best(Arguments arguments, Model model, Path folder) {
         Properties settings = settings(arguments, folder);
-        Best.configure(settings);
+        Best.configure(settings, arguments.quick());
         HeldOffsets held = new HeldOffsets(arguments.partitions());
         return new KafkaStreams(Best.topology(arguments, model, held), settings, new HoldingClients(held));
     }
