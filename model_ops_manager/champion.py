@@ -9,7 +9,7 @@ import structlog
 
 from ml_core.contract import ModelContract
 from ml_core.errors import ModelRefusedError, TickwiseError
-from ml_core.model.runtime import Scorer
+from ml_core.model.runtime import Scale, Scorer
 from model_ops_manager.mlflow_agent import ModelVersion
 
 log = structlog.get_logger()
@@ -61,8 +61,10 @@ def accept_any(_contract: ModelContract) -> None:
     """Accept a model of any schema: the check of who looks at the schema elsewhere."""
 
 
-def load_serving(agent: ModelReader, name: str, number: int, check: Check = accept_any) -> Serving:
-    """Return version ``number`` of ``name``, loaded, checked against its pipeline and probed.
+def load_serving(
+    agent: ModelReader, name: str, number: int, check: Check = accept_any, scale: Scale | None = None
+) -> Serving:
+    """Return version ``number`` of ``name``, loaded, checked against its pipeline and probed; ``scale`` as `Scorer`.
 
     Raises:
         ModelRefusedError: It does not fit or failed its probe. A retry will not help.
@@ -70,7 +72,7 @@ def load_serving(agent: ModelReader, name: str, number: int, check: Check = acce
         ModelStoreUnavailableError: The store did not answer. A retry is safe.
     """
     version = agent.version(name, number)
-    scorer = Scorer(agent.load_onnx(version))
+    scorer = Scorer(agent.load_onnx(version), scale)
     check(scorer.contract)
     scorer.probe()
     return Serving(version, scorer)
@@ -82,9 +84,16 @@ class ChampionFollower:
     Loading and probing happen in a thread; everything else, callbacks included, in the event loop.
     """
 
-    def __init__(self, agent: ModelReader, name: str, poll_s: float, check: Check = accept_any) -> None:
-        """Follow the champion of ``name`` as far as ``check`` lets it; ``run`` does the polling."""
-        self.agent, self.name, self.poll_s, self.check = agent, name, poll_s, check
+    def __init__(
+        self,
+        agent: ModelReader,
+        name: str,
+        poll_s: float,
+        check: Check = accept_any,
+        scale: Scale | None = None,
+    ) -> None:
+        """Follow the champion of ``name`` as far as ``check`` lets it; ``run`` polls. ``scale`` as `Scorer`."""
+        self.agent, self.name, self.poll_s, self.check, self.scale = agent, name, poll_s, check, scale
         self.current: Serving | None = None
         self.refused: dict[int, str] = {}  # versions that did not fit or failed their probe, and why
         self.problem: str | None = None  # what stands in the way now
@@ -127,7 +136,7 @@ class ChampionFollower:
             return None
         if champion.version not in self.refused:
             try:
-                return load_serving(self.agent, self.name, champion.version, self.check)
+                return load_serving(self.agent, self.name, champion.version, self.check, self.scale)
             except ModelRefusedError as error:
                 self.refused[champion.version] = str(error)
         raise ModelRefusedError(f"version {champion.version} was refused: {self.refused[champion.version]}")

@@ -22,7 +22,7 @@ from numba.core.caching import Cache
 from numba.core.runtime import _nrt_python
 
 from data_io.topics import prediction_arrow, predictions, rows, ticks
-from ml_core.data_processor import bars, features
+from ml_core.data_processor import bars, features, scaling_kernel
 
 log = structlog.get_logger()
 
@@ -54,6 +54,7 @@ def warm_up() -> None:
     """Read the kernels from numba's cache, or compile them."""
     features.warm_up()
     bars.warm_up()
+    scaling_kernel.warm_up()
     ticks.warm_up()
     rows.warm_up()
     predictions.warm_up()

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Mapping
 
+from ml_core.data_processor.scaling_kernel import scale_rows
 from model_ops_manager.champion import ChampionFollower, Check, ModelReader, Serving, load_serving
 
 # A model is a few hundred kilobytes; a store that needs longer than this is treated as down.
@@ -15,7 +16,9 @@ class FollowedModels:
     def __init__(self, agent: ModelReader, checks: Mapping[str, Check], poll_s: float) -> None:
         """Follow the pipelines of ``checks``, which say what fits them; ``run`` does the polling."""
         self.agent = agent
-        self.followers = {name: ChampionFollower(agent, name, poll_s, check) for name, check in checks.items()}
+        self.followers = {
+            name: ChampionFollower(agent, name, poll_s, check, scale_rows) for name, check in checks.items()
+        }
 
     async def run(self) -> None:
         """Poll until cancelled."""
@@ -36,4 +39,4 @@ class FollowedModels:
             return current
         check = self.followers[pipeline].check
         async with asyncio.timeout(LOAD_TIMEOUT_S):
-            return await asyncio.to_thread(load_serving, self.agent, pipeline, version, check)
+            return await asyncio.to_thread(load_serving, self.agent, pipeline, version, check, scale_rows)

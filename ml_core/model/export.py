@@ -16,7 +16,7 @@ from torch import nn
 from ml_core.contract import ModelContract
 from ml_core.errors import ModelRefusedError
 from ml_core.model.fitted import FittedModel
-from ml_core.model.runtime import CONTRACT_KEY, Scorer, probe_rows
+from ml_core.model.runtime import CONTRACT_KEY, IS_SCALED, Scorer, probe_rows
 from ml_core.types import Float32
 
 TOLERANCE = 1e-4  # relative; float32 sums of some hundred terms in another order agree to about 1e-6
@@ -115,7 +115,53 @@ def _to_onnx(graph: nn.Module, contract: ModelContract) -> bytes:
         exporter_log.setLevel(level)
     if program is None:
         raise ModelRefusedError("export: the exporter returned nothing")
-    return bytes(_with_scale_folded(program.model_proto).SerializeToString())
+    return bytes(_with_scaling_apart(_with_scale_folded(program.model_proto)).SerializeToString())
+
+
+def _with_scaling_apart(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Let the graph take rows that are scaled already, where ``IS_SCALED`` is given and true.
+
+    A worker scales faster than the runtime does. Whoever gives nothing but rows gets what the graph gave before.
+    """
+    graph, helper = model.graph, onnx.helper
+    scaling = _scaling_of(graph)
+    if not scaling:
+        return model
+    rows = scaling[0].input[0]
+    [scaled] = scaling[-1].output
+    shape = ["batch", "row"]  # any: names that nothing else has
+    scaling[-1].output[0] = f"{scaled}_here"
+    branches = [
+        helper.make_graph(nodes, name, [], [helper.make_tensor_value_info(result, onnx.TensorProto.FLOAT, shape)])
+        for name, nodes, result in (
+            ("given", [helper.make_node("Identity", [rows], [f"{scaled}_given"])], f"{scaled}_given"),
+            ("here", scaling, f"{scaled}_here"),
+        )
+    ]
+    choice = helper.make_node("If", [IS_SCALED], [scaled], then_branch=branches[0], else_branch=branches[1])
+    inside = {node.output[0] for node in scaling[:-1]}
+    nodes = [choice if node.output[0] == f"{scaled}_here" else node for node in graph.node]
+    nodes = [node for node in nodes if node.output[0] not in inside]
+    del graph.node[:]
+    graph.node.extend(nodes)
+    graph.input.append(helper.make_tensor_value_info(IS_SCALED, onnx.TensorProto.BOOL, []))
+    graph.initializer.append(onnx.numpy_helper.from_array(np.array(False), IS_SCALED))
+    return model
+
+
+def _scaling_of(graph: onnx.GraphProto) -> list[onnx.NodeProto]:
+    """Return the nodes that scale the rows, in order; none where the graph does that in another way."""
+    users: dict[str, list[onnx.NodeProto]] = {}
+    for node in graph.node:
+        for name in node.input:
+            users.setdefault(name, []).append(node)
+    found = [node for node in users.get("x", []) if node.op_type == "Reshape"][:1]
+    for kinds in (("Sub",), ("Div",), ("Clip",), ("IsNaN", "Where"), ("Where",)):
+        nodes = users.get(found[-1].output[0], []) if found else []
+        if tuple(node.op_type for node in nodes) != kinds:
+            return []
+        found.append(nodes[0])
+    return found[1:]
 
 
 def _with_scale_folded(model: onnx.ModelProto) -> onnx.ModelProto:

@@ -13,6 +13,7 @@ import torch
 
 from ml_core.contract import ModelContract, Scaler
 from ml_core.data_loader.arrays import Batches, Samples
+from ml_core.data_processor.scaling_kernel import scale_rows
 from ml_core.model.build import build
 from ml_core.model.export import export
 from ml_core.model.fitted import FittedModel
@@ -127,6 +128,13 @@ class ModelSuite:
         x_BTF[0], x_BTF[1], x_BTF[2, 0, 0] = np.nan, np.inf, -np.inf
         with torch.inference_mode():
             assert torch.isfinite(trained(torch.from_numpy(x_BTF))).all()
+
+    def test_it_scores_rows_that_were_scaled_before_to_the_bit_as_raw_ones(self, model, contract):
+        calls = []
+        apart = Scorer(model.onnx, lambda *given: calls.append(1) or scale_rows(*given))
+        x_BTF = self.rows(70, contract.window)
+        assert apart.outputs(x_BTF).tobytes() == Scorer(model.onnx).outputs(x_BTF).tobytes()
+        assert calls
 
     def test_gradients_reach_every_parameter(self, spec, contract, samples):
         graph = self.graph(spec, contract)

@@ -5,9 +5,10 @@ import pytest
 import torch
 from torch import nn
 
+from ml_core.data_processor.scaling_kernel import scale_rows
 from ml_core.errors import ModelRefusedError
 from ml_core.model import export as exporting
-from ml_core.model.export import export, restated
+from ml_core.model.export import export, restated, with_contract
 from ml_core.model.fitted import FittedModel
 from ml_core.model.graph import ScoringGraph, output_scale
 from ml_core.model.mlp import MLP
@@ -45,6 +46,34 @@ def test_the_scale_of_the_outputs_is_part_of_the_last_layer(contract):
         np.testing.assert_allclose(
             Scorer(file).outputs(x), net.eval()(torch.from_numpy(x)).numpy(), rtol=1e-4, atol=1e-5
         )
+
+
+@pytest.mark.parametrize("window", [1, 3])
+def test_rows_that_are_scaled_apart_are_scored_to_the_bit_as_raw_rows(contract, graph, window):
+    one = contract(window=window)
+    torch.manual_seed(5)
+    x = np.random.default_rng(2).normal(0, 9, (50, window, 4)).astype(np.float32)
+    x[3, 0, 1], x[4, -1, 2], x[5, 0, 0] = np.nan, np.inf, -np.inf
+    calls = []
+
+    def scale(*rows):
+        calls.append(len(rows[0]))
+        return scale_rows(*rows)
+
+    file = export(graph(one, MLP(4, 3, window=window)), one)
+    apart = Scorer(file, scale)
+
+    apart.probe()
+    assert apart.outputs(x).tobytes() == Scorer(file).outputs(x).tobytes()
+    assert calls[-1] == 50 * window
+
+
+def test_a_graph_that_scales_otherwise_than_its_contract_is_refused(contract, graph):
+    one = contract()
+    file = export(graph(one, MLP(4, 3)), one)
+    other = one.model_copy(update={"scaler": one.scaler.model_copy(update={"limit": 3.0})})
+    with pytest.raises(ModelRefusedError, match=r"^scaling: "):
+        Scorer(with_contract(file, other), scale_rows).probe()
 
 
 def test_the_contract_says_which_runtime_passed_the_probe(mlp_file):
