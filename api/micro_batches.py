@@ -49,7 +49,11 @@ class MicroBatcher(Generic[Q]):
         self.waiting_rows += rows
         if self._task is None:
             self._task = loop.create_task(self._work(), name=self.name)
-        return await answered
+        try:
+            async with asyncio.timeout(BATCH_TIMEOUT_S):
+                return await answered
+        except TimeoutError:
+            raise _no_answer() from None
 
     async def stop(self) -> None:
         """Answer nothing more of what waits now."""
@@ -61,8 +65,8 @@ class MicroBatcher(Generic[Q]):
         taken: list[_Asked[Q]] = []
         try:
             while self._waiting:
-                taken = self._take()
-                _tell(taken, await self._answers([question for question, _, _ in taken]))
+                if taken := self._take():
+                    _tell(taken, await self._answers([question for question, _, _ in taken]))
         except asyncio.CancelledError:
             left = [*taken, *self._waiting]
             self._waiting.clear()
@@ -73,22 +77,32 @@ class MicroBatcher(Generic[Q]):
             self._task = None
 
     def _take(self) -> list[_Asked[Q]]:
-        taken = [self._waiting.popleft()]
-        rows = taken[0][1]
-        while self._waiting and rows + self._waiting[0][1] <= self._batch_rows:
-            taken.append(self._waiting.popleft())
-            rows += taken[-1][1]
-        self.waiting_rows -= rows
+        taken: list[_Asked[Q]] = []
+        rows = 0
+        while self._waiting and (not taken or rows + self._waiting[0][1] <= self._batch_rows):
+            asked = self._waiting.popleft()
+            self.waiting_rows -= asked[1]
+            if not asked[2].done():  # whoever asked has not gone
+                taken.append(asked)
+                rows += asked[1]
         return taken
 
     async def _answers(self, questions: Sequence[Q]) -> Sequence[Answer]:
         try:
             async with asyncio.timeout(BATCH_TIMEOUT_S):
-                return await self._answer(questions)
+                answers = list(await self._answer(questions))
         except TimeoutError:
-            return [NotServingError(f"no answer within {BATCH_TIMEOUT_S:g} s")] * len(questions)
+            return [_no_answer()] * len(questions)
         except Exception as error:  # noqa: BLE001 - whoever asked learns of it
             return [error] * len(questions)
+        if len(answers) != len(questions):
+            wrong = RuntimeError(f"{self.name} gave {len(answers)} answers to {len(questions)} questions")
+            return [wrong] * len(questions)
+        return answers
+
+
+def _no_answer() -> NotServingError:
+    return NotServingError(f"no answer within {BATCH_TIMEOUT_S:g} s")
 
 
 def _tell(taken: Sequence[_Asked[Q]], answers: Sequence[Answer]) -> None:

@@ -18,7 +18,7 @@ from aiokafka.errors import KafkaError, MessageSizeTooLargeError, ProducerFenced
 
 from data_io import log_reader
 from data_io.kafka_clients import end_producer
-from data_io.topics import admin, dead_letters, tick_arrow
+from data_io.topics import admin, dead_letters, letters, tick_arrow
 from data_io.topics.dead_letters import Letter
 from data_io.topics.records import Header
 from data_io.topics.tick_rules import BadTickError
@@ -245,8 +245,8 @@ def _again(letter: Letter) -> bytes | None:
     """Return the value to send."""
     if letter.key is None and letter.value is None:
         raise _LeftError("it has neither key nor value")
-    if "cut-from" in letter.about:
-        raise _LeftError("the value was cut")
+    if any(name in letter.about for name in letters.CUT):
+        raise _LeftError("it was cut")
     if letter.value is None or not tick_arrow.is_arrow(tuple(letter.headers)) or letter.reason in tick_arrow.WHOLE:
         return letter.value
     if letter.reason == MORE_ROWS:

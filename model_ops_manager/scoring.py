@@ -4,24 +4,19 @@ Shapes: N rows, M rows of all partitions, T rows of a window, F features, H hori
 """
 
 from collections.abc import Sequence
+from functools import reduce
+from operator import or_
 from typing import NamedTuple
 
 import numpy as np
 
+from data_io.topics.prediction_batch import REASONS
 from data_io.topics.predictions import PredictionBatch
 from ml_core.model.runtime import Scorer
 from ml_core.types import Bool, Float32, RowBatch, RowFlag
 
 # A row with one of these is not scored: the prediction abstains and says why.
-ABSTAIN = (
-    RowFlag.WARM_UP
-    | RowFlag.GAP
-    | RowFlag.NO_PRICE
-    | RowFlag.STALE
-    | RowFlag.AHEAD
-    | RowFlag.CLOSED
-    | RowFlag.NO_CALENDAR
-)
+ABSTAIN: RowFlag = reduce(or_, REASONS)
 _ABSTAIN = np.uint8(ABSTAIN)
 
 

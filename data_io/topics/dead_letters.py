@@ -68,11 +68,11 @@ def pack(rejects: Sequence[Reject], records: Records, topic: str, partition: int
 def _content(reject: Reject, records: Records, topic: str, partition: int) -> bytes:
     at, index, reason, detail = reject
     key, value, kept = records.key[at], records.value[at], records.headers[at]
-    if key is None or value is None or len(value) > letters.MAX_VALUE_BYTES:
+    before = record_batch.headers(kept) if kept else b""
+    if key is None or value is None or not letters.fits(key, value, before):
         return record_batch.content(*encode(reject, records, topic, partition))
     front, middle, behind, added = _common(reason, topic, partition, index)
     about, offset = detail.encode(errors="backslashreplace"), b"%d" % records.offset[at]
-    before = record_batch.headers(kept) if kept else b""
     parts = (
         VARINTS[len(key)], key, VARINTS[len(value)], value, VARINTS[len(kept) + added], before,
         front, VARINTS[len(about)], about, middle, VARINTS[len(offset)], offset, behind,
@@ -102,7 +102,7 @@ class Letter(NamedTuple):
     key: bytes | None
     value: bytes | None
     headers: list[Header]
-    about: dict[str, str]  # reason, detail, topic, partition, offset, index, version; cut-from: bytes it once had
+    about: dict[str, str]  # reason, detail, topic, partition, offset, index, version; what was cut
 
     @property
     def reason(self) -> str:

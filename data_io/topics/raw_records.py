@@ -4,16 +4,16 @@ Source: Kafka's message format, https://kafka.apache.org/documentation/#messagef
 """
 
 import struct
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 import numpy as np
-from aiokafka import codec
 
+from data_io.topics import codecs
 from data_io.topics.crc32c import crc32c
 from data_io.topics.record_walk import MIN_RECORD_BYTES, Batches, Places, find_records, read_headers
 from data_io.topics.records import Header, Records
-from ml_core.errors import CorruptRecordError
+from ml_core.errors import CorruptRecordError, SetupError
 
 # base offset, length, leader epoch, magic, CRC, attributes, last offset delta, first and last time, producer id, its
 # epoch, its sequence, count
@@ -23,12 +23,9 @@ _CRC_END = 21
 _MAGIC_V2 = 2
 _CODEC, _TRANSACTIONAL, _CONTROL = 0x07, 0x10, 0x20
 _ABORT = 0
-_DECOMPRESS: dict[int, Callable[[bytes], bytes]] = {
-    1: codec.gzip_decode,
-    2: codec.snappy_decode,
-    3: codec.lz4_decode,
-    4: codec.zstd_decode,
-}
+# Of what is decompressed at once: a megabyte of zeros takes some bytes, so a small fetch could fill all memory. It is
+# above all that a fetch holds uncompressed, and sixty times what a producer puts into a batch.
+MAX_BYTES = 64 << 20
 
 
 class RawFetch(NamedTuple):
@@ -77,8 +74,11 @@ class _Batch(NamedTuple):
 def unpack(fetch: RawFetch) -> tuple[Records, int]:
     """Return the records of ``fetch`` that a reader of committed data sees, and the offset of the next fetch.
 
+    Batches that would be more than MAX_BYTES together are left for another call: the offset lies in front of them.
+
     Raises:
         CorruptRecordError: A batch is damaged. Fetching again is safe.
+        SetupError: One batch alone would be more than MAX_BYTES: someone has to decide about it.
     """
     found = find(fetch)
     return found.take(range(len(found.places.offset_N))), found.next_offset
@@ -88,7 +88,7 @@ def find(fetch: RawFetch) -> FoundRecords:
     """Return where the records of ``fetch`` lie, as ``unpack`` returns them.
 
     Raises:
-        CorruptRecordError: As ``unpack``.
+        CorruptRecordError, SetupError: As ``unpack``.
     """
     next_offset = fetch.first_offset
     kept: list[_Batch] = []
@@ -103,7 +103,10 @@ def find(fetch: RawFetch) -> FoundRecords:
                 aborted_producers.discard(batch.producer_id)
         elif batch.records and not (batch.attributes & _TRANSACTIONAL and batch.producer_id in aborted_producers):
             kept.append(batch)
+    kept = [batch for batch in kept if batch.base + batch.span >= fetch.first_offset]
     data, batches = _uncompressed(fetch.raw, kept)
+    if (taken := len(batches.base_B)) < len(kept):
+        next_offset = max(fetch.first_offset, kept[taken].base)
     places = find_records(batches, fetch.first_offset)
     if places is None:
         raise CorruptRecordError(
@@ -132,14 +135,13 @@ def _whole_batches(raw: bytes | memoryview) -> Iterator[_Batch]:
 
 
 def _uncompressed(raw: bytes | memoryview, kept: list[_Batch]) -> tuple[bytes | memoryview, Batches]:
-    parts: list[bytes] = []
+    """Return the bytes of as many of ``kept`` as fit into MAX_BYTES, and where they are."""
     buffer: bytes | memoryview = raw
     bounds = [(batch.start, batch.end) for batch in kept]
     if any(batch.attributes & _CODEC for batch in kept):
-        parts = [_decompress(raw, batch) for batch in kept]
-        buffer = b"".join(parts)
-        ends = np.cumsum([len(part) for part in parts]).tolist()
+        buffer, ends = _decompressed(raw, kept)
         bounds = list(zip([0, *ends[:-1]], ends, strict=True))
+        kept = kept[: len(ends)]
     for batch, (start, end) in zip(kept, bounds, strict=True):
         if batch.records > (end - start) // MIN_RECORD_BYTES:
             raise CorruptRecordError(
@@ -158,17 +160,28 @@ def _uncompressed(raw: bytes | memoryview, kept: list[_Batch]) -> tuple[bytes | 
     return buffer, Batches(np.frombuffer(buffer, np.uint8), *columns)
 
 
-def _decompress(raw: bytes | memoryview, batch: _Batch) -> bytes:
-    data = bytes(raw[batch.start : batch.end])
-    kind = batch.attributes & _CODEC
-    if kind == 0:
-        return data
-    try:
-        return _DECOMPRESS[kind](data)
-    except Exception as error:  # the codecs share no error; all of them mean that these bytes are not what they claim
-        raise CorruptRecordError(
-            f"the record batch at offset {batch.base} (codec {kind}) cannot be decompressed: {error!r}"
-        ) from error
+def _decompressed(raw: bytes | memoryview, kept: list[_Batch]) -> tuple[memoryview, list[int]]:
+    """Return the bytes of the first of ``kept``, one behind the other, and where those of each end."""
+    room = memoryview(np.empty(MAX_BYTES, np.uint8))  # type: ignore[arg-type]  # an array is a buffer
+    ends: list[int] = []
+    at = 0  # pages behind it are never touched, and so are no memory
+    for batch in kept:
+        data, kind = raw[batch.start : batch.end], batch.attributes & _CODEC
+        try:
+            at += codecs.decompress(kind, data, room[at:])
+        except codecs.NoRoomError:
+            if ends:
+                break
+            raise SetupError(
+                f"the record batch at offset {batch.base}, {len(data)} bytes of {codecs.NAMES[kind]}, holds more than "
+                f"{MAX_BYTES} bytes and is not read"
+            ) from None
+        except Exception as error:  # the codecs share no error; all of them mean damage
+            raise CorruptRecordError(
+                f"the record batch at offset {batch.base} (codec {kind}) cannot be decompressed: {error!r}"
+            ) from error
+        ends.append(at)
+    return room[:at], ends
 
 
 def _is_abort(raw: bytes | memoryview, batch: _Batch) -> bool:

@@ -74,7 +74,7 @@ class TickDecoder:
         """Return what ``decode`` would for the records of ``fetch``; plain native JSON is parsed where it lies.
 
         Raises:
-            CorruptRecordError: A record batch is damaged. Fetching again is safe.
+            CorruptRecordError, SetupError: As ``raw_records.unpack``.
         """
         found = find(fetch)
         if self._plan is None or found.places.typed_N.all():  # the kernel takes no record that names its type

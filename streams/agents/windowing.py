@@ -177,6 +177,6 @@ def _publish_predictions(each: _Waiting, scored: PredictionBatch) -> None:
             version=version,
         )
     partition.outputs.send(predictions.name(name), encoder.record_batches(scored))
-    ok = int(np.isfinite(scored.score_NH[:, 0]).sum())
+    ok = int(np.isfinite(scored.score_NH).all(axis=1).sum())
     metrics.PREDICTIONS.labels(name, "ok").inc(ok)
     metrics.PREDICTIONS.labels(name, "abstained").inc(len(scored.score_NH) - ok)

@@ -5,13 +5,13 @@ from collections.abc import Awaitable, Iterator, Sequence
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.errors import KafkaError
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from data_io import log_reader
 from data_io.kafka_clients import end_producer
 from data_io.topics import admin
 from data_io.topics.admin import TopicSpec, compacted_topic
-from ml_core.errors import KafkaUnavailableError, NotFoundError
+from ml_core.errors import KafkaUnavailableError, NotFoundError, SetupError
 from model_ops_manager.shed import Shed
 from streams.transport.tails import Place
 
@@ -66,6 +66,17 @@ class Manifest(BaseModel):
         default_factory=dict, description="feature set -> revision that bars begin with; 0 where it is missing"
     )
 
+    @field_validator("version")
+    @classmethod
+    def _is_known(cls, version: int) -> int:
+        # What it says, and whether its state means the same here, is not known.
+        if version > MANIFEST_VERSION:
+            raise SetupError(
+                f"the checkpoint was written by a later tickwise: its version is {version}, and {MANIFEST_VERSION} is "
+                "the last one that is known here; run that tickwise again, or start a new group"
+            )
+        return version
+
     @property
     def text(self) -> str:
         """As JSON; nothing of what is rare where nothing is, so that a worker from before it can read it."""
@@ -84,6 +95,7 @@ async def manifests(bootstrap: str, group: str) -> dict[int, Manifest]:
 
     Raises:
         KafkaUnavailableError: Kafka did not answer in time. A retry is safe.
+        SetupError: A manifest is of a later version than is known here.
     """
     topic = name(group)
     try:
@@ -124,6 +136,7 @@ class StateLog:
 
         Raises:
             KafkaUnavailableError: Kafka did not answer in time. A retry is safe.
+            SetupError: The manifest is of a later version than is known here.
         """
         try:
             async with asyncio.timeout(self.timeout_s):

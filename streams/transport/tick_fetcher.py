@@ -242,7 +242,7 @@ def _apart(raw: memoryview) -> memoryview:
     return memoryview(bytes(raw)) if len(raw) < len(raw.obj) // 8 else raw  # type: ignore[arg-type]  # bytes, or an array
 
 
-def end_of(raw: memoryview, otherwise: int) -> tuple[int, int]:
+def end_of(raw: bytes | memoryview, otherwise: int) -> tuple[int, int]:
     """Return the offset after the last whole record batch in ``raw`` and where its bytes end.
 
     They are ``otherwise`` and 0 where there is none.

@@ -22,7 +22,7 @@ from streams.transport.batch_channel import Batch, BatchChannel, Round
 from streams.transport.batch_sender import BatchSender
 from streams.transport.partition import Partition, Phase
 from streams.transport.shared import Shared
-from streams.transport.tick_fetcher import TickFetcher
+from streams.transport.tick_fetcher import TickFetcher, end_of
 
 log = structlog.get_logger()
 
@@ -232,6 +232,9 @@ class TickSource(mode.Service, ConsumerRebalanceListener):  # type: ignore[misc]
             attempt=attempts,
             error=repr(error),
         )
+        if isinstance(error, SetupError):  # no attempt changes that
+            self.give_up(SetupError(f"partition {number} of {partition.tp.topic}: {error}"))
+            return
         if attempts >= MAX_ATTEMPTS:
             self.give_up(error)
             return
@@ -367,6 +370,8 @@ class TickSource(mode.Service, ConsumerRebalanceListener):  # type: ignore[misc]
         partition = batch.partition
         try:
             partition.advance(*await batch.ended)
+            if partition.position < end_of(batch.fetch.raw, otherwise=0)[0]:  # it was too much to decompress at once
+                partition.fetched.appendleft(batch.fetch._replace(first_offset=partition.position))
         except Exception as error:  # noqa: BLE001 - a batch that cannot be processed stops its partition, uncommitted
             self._fail(partition, error)
 

@@ -86,6 +86,27 @@ async def test_below_the_checkpoint_ticks_move_state_and_nothing_goes_out(partit
     assert [dict(headers)["tickwise.dlq.offset"] for *_, headers in partition.outputs.of(LETTERS)] == [b"8"]
 
 
+async def test_predictions_are_counted_as_they_are_published(partition, spec) -> None:
+    class Scores:
+        contract = SimpleNamespace(horizons_ns=(10**9, 10**10))
+
+        def scores(self, x_NTF):
+            score_NH = np.ones((len(x_NTF), 2), np.float32)
+            score_NH[-1, 1] = np.nan
+            return score_NH
+
+    partition.serving = {spec.name: Serving(SimpleNamespace(version=1), Scores())}
+    counters = [metrics.PREDICTIONS.labels(spec.name, status) for status in ("ok", "abstained")]
+    before = [counter._value.get() for counter in counters]
+
+    await run(partition, fetch_of([*quotes(80), quote(1_700_000_075 * 10**9), *quotes(2, start_s=1_700_000_080)]))
+
+    published = [json.loads(value) for _, value, _ in partition.outputs.of(predictions.name(spec.name))]
+    assert {each["reason"] for each in published} >= {None, "late", "no_score"}
+    counts = [sum(each["status"] == status for each in published) for status in ("ok", "abstained")]
+    assert [counter._value.get() - count for counter, count in zip(counters, before, strict=True)] == counts
+
+
 async def test_rows_whose_label_was_counted_before_a_rebuild_are_not_counted_again(partition, spec) -> None:
     partition.tails = Tails(30)
     partition.state.labelled[spec.name].matured = 29

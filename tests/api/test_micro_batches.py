@@ -112,6 +112,32 @@ async def test_an_answer_that_does_not_come_is_given_up(monkeypatch):
     assert "no answer within" in str(found)
 
 
+@pytest.mark.parametrize("answers", [[], [b"one"], [b"one", b"two", b"three"]])
+async def test_another_number_of_answers_is_an_error_of_the_batch_and_the_next_one_is_answered(answers):
+    async def answer(questions):
+        return answers if len(questions) == 2 else [b"ok"]
+
+    batcher = MicroBatcher("answer", answer, batch_rows=2)
+
+    found = await settled(*asks(batcher, 1, 2, 3))
+
+    assert [str(each) for each in found[:2]] == [f"answer gave {len(answers)} answers to 2 questions"] * 2
+    assert found[2] == b"ok"
+
+
+async def test_who_waits_behind_other_batches_waits_no_longer_than_the_bound(monkeypatch):
+    monkeypatch.setattr(micro_batches, "BATCH_TIMEOUT_S", 0.05)
+    answering = Answering()
+    batcher = MicroBatcher("answer", answering, batch_rows=1)
+
+    found = await settled(*asks(batcher, *range(6)))
+    answering.gate.set()
+
+    assert [str(each) for each in found] == ["no answer within 0.05 s"] * 6
+    assert await batcher.ask("next", 1) == b"next"
+    assert answering.batches == [[0], ["next"]]  # nobody waits for the others any more
+
+
 async def test_a_stop_answers_those_who_wait():
     answering = Answering()
     batcher = MicroBatcher("answer", answering, batch_rows=1)

@@ -13,6 +13,8 @@ import pytest
 
 from api.cli.serve import listen
 from ml_core.errors import SetupError
+from ml_core.spec import load
+from tests.api.model_lab import make_model
 
 
 @contextmanager
@@ -92,12 +94,31 @@ def test_wrong_settings_end_the_process_at_once(make_settings, words, variables)
         assert process.wait(20) == 2
 
 
-def test_the_server_lives_without_torch_faust_and_at_first_mlflow():
-    code = (
-        "import sys; import api.server; "
-        "print([name for name in ('torch', 'faust', 'mlflow', 'onnx', 'streams') if name in sys.modules])"
-    )
+def test_the_server_answers_one_row_without_torch_faust_pandas_and_at_first_mlflow(pipelines, tmp_path):
+    code = """
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+import api.server
+from api.answers import Answerer
+from api.metrics import Metrics
+from api.questions import Question
+from ml_core.data_processor.plan import FeaturePlan
+from ml_core.model.runtime import Scorer
+from ml_core.spec import load
+from model_ops_manager.champion import Serving
 
-    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+spec = load(Path(sys.argv[1]))
+serving = Serving(SimpleNamespace(version=1), Scorer(Path(sys.argv[2]).read_bytes()))
+followed = SimpleNamespace(plan=FeaturePlan.from_spec(spec))
+answerer = Answerer(spec, SimpleNamespace(current=serving), followed, Metrics())
+question = Question.read(b'{"pipeline":"demo","features":{"return:1s":0.5,"queue_imbalance":null}}')
+assert b'"status":"ok"' in answerer.answer([answerer.check(question)])[0]
+print([name for name in ("torch", "faust", "mlflow", "onnx", "pandas", "streams") if name in sys.modules])
+"""
+    (tmp_path / "model.onnx").write_bytes(make_model(load(pipelines / "demo.toml")).onnx)
 
-    assert loaded.stdout.strip() == "[]"
+    command = [sys.executable, "-c", code, str(pipelines / "demo.toml"), str(tmp_path / "model.onnx")]
+    loaded = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+
+    assert (loaded.stdout.strip(), loaded.stderr) == ("[]", "")

@@ -10,13 +10,13 @@ import pytest
 from ml_core.data_processor import bars
 from ml_core.data_processor.bars import BarPlan
 from ml_core.data_processor.features import FeaturePlan
-from ml_core.errors import ModelRefusedError
+from ml_core.errors import ModelRefusedError, SetupError
 from ml_core.spec import parse
 from model_ops_manager.shed import Shed
 from streams.partition_state import PartitionState
 from streams.transport.partition import Phase
 from streams.transport.published import Out
-from streams.transport.state_log import Manifest
+from streams.transport.state_log import MANIFEST_VERSION, Manifest
 from streams.transport.tails import WHOLE_RECORD, Tails
 from tests.unit.ml_core.data_processor.market import batch, trade
 from tests.unit.streams.partition_lab import built, keep_commits
@@ -432,6 +432,12 @@ async def test_nothing_is_committed_at_the_end_where_nothing_came_or_was_shown(s
     await partition.close(checkpoint=True)
 
     assert kept == []
+
+
+def test_a_checkpoint_of_a_later_version_is_refused() -> None:
+    later = manifest().text.replace(f'"version":{MANIFEST_VERSION}', f'"version":{MANIFEST_VERSION + 1}')
+    with pytest.raises(SetupError, match=r"by a later tickwise: its version is 2, and 1 is"):
+        Manifest.model_validate_json(later)
 
 
 def test_a_checkpoint_without_skipped_ticks_says_nothing_of_them_and_reads_as_one_from_before_there_were_any() -> None:

@@ -8,11 +8,13 @@ import pytest
 from aiokafka import TopicPartition
 
 from data_io.topics.raw_records import RawFetch
-from ml_core.errors import ModelStoreUnavailableError
+from ml_core.errors import ModelStoreUnavailableError, SetupError
 from streams.transport import tick_source
+from streams.transport.batch_channel import Batch
 from streams.transport.partition import Phase
 from streams.transport.tick_fetcher import TickFetcher
 from streams.transport.tick_source import MAX_ATTEMPTS, POLL_S, ROUND_BYTES, TickSource
+from tests.agents.in_memory import fetch_of
 
 
 def partition(*sizes: int, takes: bool = True, lingers_s: float = 0.0):
@@ -123,3 +125,39 @@ async def test_a_batch_that_fails_while_its_partition_is_revoked_lets_no_checkpo
     source._idle.set()
     await closing
     assert closed_in == [Phase.CLOSED]
+
+
+async def test_what_was_left_of_a_fetch_is_handed_out_next() -> None:
+    source = TickSource(SimpleNamespace(topic="ticks"), SimpleNamespace(), tick_source.Membership())
+    next_fetch = fetch_of([b"d"], first_offset=3)
+    taken = SimpleNamespace(number=0, position=0, fetched=deque([next_fetch]))
+    taken.advance = lambda next_offset, _rows: setattr(taken, "position", next_offset)
+    batch = Batch(taken, fetch_of([b"a", b"b", b"c"]))
+
+    batch.done(2, 2)
+    await source._ended(batch)
+
+    assert list(taken.fetched) == [batch.fetch._replace(first_offset=2), next_fetch]
+
+    batch = Batch(taken, taken.fetched.popleft())
+    batch.done(3, 1)
+    await source._ended(batch)
+
+    assert list(taken.fetched) == [next_fetch]
+
+
+async def test_an_error_that_a_person_has_to_decide_about_ends_the_worker_at_once() -> None:
+    source = TickSource(SimpleNamespace(topic="ticks"), SimpleNamespace(), tick_source.Membership())
+    source.fetcher = TickFetcher(SimpleNamespace())
+
+    async def close(*, checkpoint: bool) -> None:
+        assert not checkpoint
+
+    tp = TopicPartition("ticks", 3)
+    failed = source.partitions[3] = SimpleNamespace(number=3, tp=tp, phase=Phase.OPEN, position=700, close=close)
+    source._fail(failed, SetupError("the record batch at offset 700 is too large"))
+    async with asyncio.timeout(5):
+        error = await source.fatal
+
+    assert isinstance(error, SetupError)
+    assert str(error) == "partition 3 of ticks: the record batch at offset 700 is too large"

@@ -1,10 +1,11 @@
 from importlib.metadata import version
 
-from data_io.topics import dead_letters
-from data_io.topics.letters import MAX_VALUE_BYTES
+from data_io.topics import dead_letters, record_batch
+from data_io.topics.letters import MAX_BYTES, MAX_PART_BYTES
 from data_io.topics.raw_records import RawFetch, unpack
 from data_io.topics.record_batch import BATCH_BYTES, seal
 from data_io.topics.records import Records, Reject
+from streams.transport.outputs import RECORD_BYTES
 
 
 def test_a_dead_letter_keeps_the_record_and_says_where_it_came_from() -> None:
@@ -39,13 +40,39 @@ def test_a_detail_that_has_no_utf8_is_escaped() -> None:
 
 
 def test_a_value_that_no_broker_would_take_is_cut_and_says_so() -> None:
-    value = b"x" * (MAX_VALUE_BYTES + 1)
+    value = b"x" * (MAX_BYTES + 1)
     records = Records([0], [None], [value], [()])
 
     _, kept, headers = dead_letters.encode(Reject(0, 0, "too_large", "too large"), records, "t", 0)
 
     assert kept == value[:-1]
     assert dict(headers)["tickwise.dlq.cut-from"] == b"3500001"
+
+
+def test_key_headers_and_value_of_a_record_that_no_broker_would_take_are_cut_and_say_so() -> None:
+    kept = [("trace", b"t"), ("half", b"h" * (MAX_PART_BYTES - 50))]
+    headers = (*kept, ("large", b"l" * 1_000), ("last", b""))
+    records = Records([0], [b"k" * (MAX_PART_BYTES + 1)], [b"v" * MAX_BYTES], [headers])
+
+    key, value, found = dead_letters.encode(Reject(0, 0, "too_large", "too large"), records, "t", 0)
+
+    assert (key, found[:2], found[2][0]) == (b"k" * MAX_PART_BYTES, kept, "tickwise.dlq.reason")
+    assert value is not None
+    before = record_batch.headers(kept)
+    assert len(key) + len(value) + len(before) == MAX_BYTES
+    sizes = {"key": MAX_PART_BYTES + 1, "headers": len(record_batch.headers(headers)), "value": MAX_BYTES}
+    names = ("cut-key-from", "cut-headers-from", "cut-from")
+    assert found[-3:] == [
+        (f"tickwise.dlq.{name}", str(size).encode()) for name, size in zip(names, sizes.values(), strict=True)
+    ]
+
+
+def test_a_large_key_and_large_headers_that_a_broker_would_take_are_kept() -> None:
+    headers = (("large", b"l" * 1_500_000),)
+    records = Records([0], [b"k" * 1_500_000], [b"v"], [headers])
+    key, value, found = dead_letters.encode(Reject(0, 0, "bad_json", "no object"), records, "t", 0)
+    assert (key, value, found[:1]) == (b"k" * 1_500_000, b"v", list(headers))
+    assert not any("cut" in name for name, _ in found)
 
 
 def test_packed_letters_are_the_encoded_ones_in_order() -> None:
@@ -56,7 +83,9 @@ def test_packed_letters_are_the_encoded_ones_in_order() -> None:
         (b"", b"", (), Reject(0, 0, "empty_value", "the value has no bytes")),
         (None, b"{", traced, Reject(0, 70_000, "bad_json", "\ud800 is half of a pair, \u20ac is not")),
         (b"\xff", None, traced, Reject(0, 3, "null_value", "x" * 5_000)),
-        (b"S2", b"y" * (MAX_VALUE_BYTES + 1), (), Reject(0, 0, "too_large", "too large")),
+        (b"S2", b"y" * (MAX_BYTES + 1), (), Reject(0, 0, "too_large", "too large")),
+        (b"k" * (MAX_BYTES + 1), b"", (), Reject(0, 0, "too_large", "too large")),
+        (b"S3", b"{", (("h", b"h" * MAX_BYTES),), Reject(0, 0, "bad_json", "no object")),
         *((b"S%d" % n, b"z" * n, (), Reject(0, 0, f"reason:{n}", str(n))) for n in range(1_500)),
     ]
     keys, values, headers, rejects = zip(*of_each, strict=True)
@@ -73,6 +102,7 @@ def test_packed_letters_are_the_encoded_ones_in_order() -> None:
 
     assert found == [dead_letters.encode(reject, records, "md.ticks", 3) for reject in rejects]
     assert [batch.records for batch in batches if len(batch.data) > BATCH_BYTES] == [1]
+    assert max(len(batch.data) for batch in batches) <= RECORD_BYTES
 
 
 def test_no_letters_make_no_batch() -> None:

@@ -2,7 +2,7 @@ from importlib.metadata import version
 
 from data_io.topics import dead_letters, late_ticks
 from data_io.topics.late_ticks import Late
-from data_io.topics.letters import MAX_VALUE_BYTES
+from data_io.topics.letters import MAX_BYTES
 from data_io.topics.records import Records
 
 
@@ -26,11 +26,11 @@ def test_a_late_letter_keeps_the_record_and_says_whence_and_how_late() -> None:
 
 
 def test_a_value_that_no_broker_would_take_is_cut_and_says_so() -> None:
-    records = Records([0], [None], [b"x" * (MAX_VALUE_BYTES + 1)], [()])
+    records = Records([0], [None], [b"x" * (MAX_BYTES + 1)], [()])
 
     [(_, kept, headers)] = late_ticks.encode([Late(0, [0], 1)], records, "t", 0)
 
-    assert len(kept or b"") == MAX_VALUE_BYTES
+    assert len(kept or b"") == MAX_BYTES
     assert dict(headers)["tickwise.late.cut-from"] == b"3500001"
 
 

@@ -5,8 +5,9 @@ from aiokafka.record.memory_records import MemoryRecords
 from hypothesis import given
 from hypothesis import strategies as st
 
+from data_io.topics import raw_records
 from data_io.topics.raw_records import RawFetch, unpack
-from ml_core.errors import CorruptRecordError, DependencyError
+from ml_core.errors import CorruptRecordError, DependencyError, SetupError
 
 CODECS = [pytest.param(0, id="none"), pytest.param(1, id="gzip"), pytest.param(2, id="snappy")]
 CODECS += [pytest.param(3, id="lz4"), pytest.param(4, id="zstd")]
@@ -125,6 +126,28 @@ def test_bytes_that_do_not_decompress_are_damage(batches, codec: int) -> None:
     raw[61:] = b"\x07" * (len(raw) - 61)
     with pytest.raises(CorruptRecordError, match=r"decompress|malformed|too short"):
         unpack(fetch(batches.seal(raw)))
+
+
+@pytest.mark.parametrize("codec", CODECS[1:])
+def test_a_batch_that_is_too_large_uncompressed_is_named(batches, codec: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(raw_records, "MAX_BYTES", 10_000)
+    raw = batches.build([(None, bytes(10_000), [])], base=7, codec=codec)
+    with pytest.raises(SetupError, match=rf"at offset 7, {len(raw) - 61} bytes of \w+, holds more than 10000 bytes"):
+        unpack(fetch(raw))
+
+
+def test_batches_that_are_too_large_together_are_read_one_call_after_the_other(
+    batches, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(raw_records, "MAX_BYTES", 10_000)
+    raw = batches.build(PARTS, base=0, producer_id=7, transactional=True)
+    raw += b"".join(batches.build(PARTS, base=4 * (codec + 1), codec=codec) for codec in range(5))
+    found, at, calls = [], 0, 0
+    while at < 24:
+        records, behind = unpack(fetch(raw, at, aborted=[(7, 0)]))
+        assert behind > at
+        found, at, calls = found + records.offset, behind, calls + 1
+    assert (found, calls) == (list(range(4, 24)), 2)
 
 
 def test_the_old_message_formats_are_named_in_the_error(batches) -> None:

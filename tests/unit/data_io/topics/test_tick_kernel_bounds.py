@@ -39,13 +39,14 @@ TEXTS = {
 Place = Callable[[bytes], memoryview]
 
 
-def guarded() -> Place:
+def guarded(most_bytes: int = mmap.PAGESIZE) -> Place:
     """Return a function that puts bytes between two pages that end the process when they are touched."""
     libc = ctypes.CDLL(None, use_errno=True)
-    pages = mmap.mmap(-1, 3 * mmap.PAGESIZE)
+    inner = -(-most_bytes // mmap.PAGESIZE) * mmap.PAGESIZE
+    pages = mmap.mmap(-1, inner + 2 * mmap.PAGESIZE)
     start = ctypes.addressof(ctypes.c_char.from_buffer(pages))
-    view = memoryview(pages)[mmap.PAGESIZE : 2 * mmap.PAGESIZE]
-    for outer in (start, start + 2 * mmap.PAGESIZE):
+    view = memoryview(pages)[mmap.PAGESIZE : mmap.PAGESIZE + inner]
+    for outer in (start, start + mmap.PAGESIZE + inner):
         assert libc.mprotect(ctypes.c_void_p(outer), mmap.PAGESIZE, PROT_NONE) == 0
 
     def at_the_end(data: bytes) -> memoryview:
