@@ -97,6 +97,17 @@ async def test_another_partition_count_is_refused_and_nothing_changes(kafka: str
     assert (await describe(kafka, unique)).partitions == 2
 
 
+async def test_a_topic_that_follows_another_is_widened_by_many_at_once_and_never_narrowed(kafka, unique) -> None:
+    await ensure_topics(kafka, [log_topic(unique, 2)])
+
+    wider = [log_topic(unique, 3), log_topic(f"new-{unique}", 3)]
+    await asyncio.gather(*(ensure_topics(kafka, wider, widen=True) for _ in range(3)))
+    assert [(await describe(kafka, spec.name)).partitions for spec in wider] == [3, 3]
+
+    with pytest.raises(SetupError, match=f"{unique}' has 3 partitions instead of 2, and Kafka takes none away"):
+        await ensure_topics(kafka, [log_topic(unique, 2)], widen=True)
+
+
 async def test_a_setting_kafka_refuses_is_named(kafka: str, unique: str) -> None:
     with pytest.raises(SetupError, match=r"retention\.ms"):
         await ensure_topics(kafka, [log_topic(unique, 1, **{"retention.ms": "soon"})])
