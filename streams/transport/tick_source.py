@@ -113,23 +113,29 @@ class TickSource(mode.Service, ConsumerRebalanceListener):  # type: ignore[misc]
         self._wake: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     @property
-    def silent_s(self) -> float:
-        """For how long Kafka has not answered a fetch; 0 while none was sent."""
-        asked_s = self.fetcher.asked_s if self.has_joined else None
-        return 0.0 if asked_s is None else time.monotonic() - asked_s
+    def silent(self) -> dict[int, float]:
+        """For how many seconds Kafka has answered no fetch of a partition, where it is too long to be chance."""
+        now_s = time.monotonic()
+        return {
+            tp.partition: now_s - since_s
+            for tp, since_s in self.fetcher.waits.copy().items()
+            if now_s - since_s > SILENT_S
+        }
 
     def work(self) -> dict[int, tuple[float, object]]:
-        """Return how many ticks of each open partition wait, and its position; none while Kafka is silent.
+        """Return how many ticks of each open partition wait, and its position; not of those Kafka is silent about.
 
-        What lies behind an open transaction does not wait. Where the pump stands still, silence is not Kafka's.
+        What lies behind an open transaction does not wait, nor anything while Kafka answers nothing at all. Where the
+        pump stands still, silence is not Kafka's.
         """
-        if self.silent_s > SILENT_S and time.monotonic() - self.pumped_s < SILENT_S:
+        silent = self.silent if time.monotonic() - self.pumped_s < SILENT_S else {}
+        if silent and len(silent) == len(self.fetcher.waits):
             return {}
         readable = self.fetcher.readable
         return {
             each.number: (readable.get(each.tp, 0) - each.position, each.position)
             for each in tuple(self.partitions.values())
-            if each.phase in (Phase.OPEN, Phase.SWAPPING)
+            if each.phase in (Phase.OPEN, Phase.SWAPPING) and each.number not in silent
         }
 
     async def on_start(self) -> None:
@@ -172,7 +178,6 @@ class TickSource(mode.Service, ConsumerRebalanceListener):  # type: ignore[misc]
         if self.should_stop:
             return
         self.has_joined = True
-        self.fetcher.asked_s = None
         for tp in assigned:
             # The consumer is a member of the group and reads nothing: some position keeps it from asking for one.
             self.consumer.seek(tp, 0)
