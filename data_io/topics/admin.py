@@ -203,7 +203,8 @@ async def _client(bootstrap: str, timeout_s: float, purpose: str) -> AsyncIterat
             await client.bootstrap()
             yield client
     except (TimeoutError, OSError, errors.KafkaError) as error:
-        message = f"Kafka at {bootstrap} did not let us {purpose} within {timeout_s:g} s: {error!r}"
-        raise KafkaUnavailableError(message) from error
+        # `asyncio.timeout` says nothing; others, as a refused connection, may have come at once.
+        why = f" within {timeout_s:g} s" if type(error) is TimeoutError else f": {error!r}"
+        raise KafkaUnavailableError(f"Kafka at {bootstrap} did not let us {purpose}{why}") from error
     finally:
         await client.close()

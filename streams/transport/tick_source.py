@@ -18,6 +18,7 @@ from data_io.topics.raw_records import RawFetch
 from ml_core.errors import KafkaUnavailableError, NotFoundError, SetupError
 from streams import metrics
 from streams.transport import connection, packed_batch
+from streams.transport.attempts import Attempts, is_away
 from streams.transport.batch_channel import Batch, BatchChannel, Round
 from streams.transport.batch_sender import BatchSender
 from streams.transport.partition import Partition, Phase
@@ -38,8 +39,6 @@ ROUND_S = 0.1
 LEAST_FETCH_BYTES = 1 << 14
 # An open partition is asked for ticks all the time, and an empty answer comes within milliseconds.
 SILENT_S = 5.0
-# Takeovers in a row without progress after which the worker gives up instead of spinning.
-MAX_ATTEMPTS = 6
 
 
 @dataclass(frozen=True)
@@ -102,7 +101,7 @@ class TickSource(mode.Service, ConsumerRebalanceListener):  # type: ignore[misc]
         self.partitions: dict[int, Partition] = {}
         self.fatal: asyncio.Future[Exception] = asyncio.get_running_loop().create_future()
         self.pumped_s = time.monotonic()  # when the pump last came round
-        self._attempts: dict[int, tuple[int, int]] = {}  # partition -> (position, takeovers that got no further)
+        self._attempts: dict[int, Attempts] = {}  # of partitions that have failed since they last got further
         self._claims: dict[int, asyncio.Task[None]] = {}
         self.troubles: dict[int, str] = {}  # partition -> why it has to be taken over once more
         self.has_joined = False
@@ -203,6 +202,8 @@ class TickSource(mode.Service, ConsumerRebalanceListener):  # type: ignore[misc]
             await partition.open(beginnings[tp])
             self.fetcher.seek(tp, partition.position)
             self.troubles.pop(partition.number, None)
+            if attempts := self._attempts.get(partition.number):
+                attempts.taken_over()
         except SetupError as error:
             self.give_up(error)
         except Exception as error:  # noqa: BLE001 - whatever stopped a takeover, the way out is the same
@@ -221,27 +222,26 @@ class TickSource(mode.Service, ConsumerRebalanceListener):  # type: ignore[misc]
 
     async def _start_over(self, partition: Partition, error: Exception) -> None:
         """Throw the partition away and claim it again, unless that has not helped for too long."""
-        number = partition.number
+        number, away = partition.number, partition.phase is Phase.CLAIMING and is_away(error)
         await partition.close(checkpoint=False)
         if self.partitions.get(number) is not partition:
             return
-        position, attempts = self._attempts.get(number, (-1, 0))
-        attempts = attempts + 1 if partition.position == position else 1
-        self._attempts[number] = (partition.position, attempts)
+        attempts = self._attempts.setdefault(number, Attempts())
+        pause_s = attempts.failed(partition.position, away=away)
         self.troubles[number] = str(error) or repr(error)
         log.error(
             "partition failed, taking it over again",
             action="start-over",
             partition=number,
             position=partition.position,
-            attempt=attempts,
+            attempt=attempts.count,
+            away=away,
             error=repr(error),
         )
-        if attempts >= MAX_ATTEMPTS:
+        if pause_s is None:
             self.give_up(error)
-            return
-        if partition.tp in self.consumer.assignment():
-            self._claim(number, delay_s=min(0.5 * 2**attempts, 8.0))
+        elif partition.tp in self.consumer.assignment():
+            self._claim(number, delay_s=pause_s)
 
     def give_up(self, error: Exception) -> None:
         """Let the worker end with ``error``, unless it ends with another one."""

@@ -129,13 +129,14 @@ async def test_a_name_kafka_does_not_allow_is_bad_input(kafka: str, name: str) -
 async def test_nobody_listening_is_told_within_the_bound() -> None:
     (port,) = free_ports(1)
 
-    with pytest.raises(KafkaUnavailableError, match=str(port)):
-        await describe(f"127.0.0.1:{port}", "ticks", timeout_s=1)
+    with pytest.raises(KafkaUnavailableError, match=str(port)) as refused:
+        await describe(f"127.0.0.1:{port}", "ticks", timeout_s=30)
+    assert "within" not in str(refused.value), "it was told at once"
 
 
 async def test_somebody_who_never_answers_is_told_within_the_bound() -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         port = silent.getsockname()[1]
         async with asyncio.timeout(5):
-            with pytest.raises(KafkaUnavailableError, match=str(port)):
+            with pytest.raises(KafkaUnavailableError, match=f"{port} .* within 0.3 s"):
                 await describe(f"127.0.0.1:{port}", "ticks", timeout_s=0.3)
