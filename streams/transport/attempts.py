@@ -59,6 +59,10 @@ class Attempts:
         """Take note that Kafka was there."""
         self._away_s, self._away = None, 0
 
+    def is_over(self, position: int) -> bool:
+        """Return whether the partition has got further than where it failed."""
+        return position > self._position
+
 
 def _pause_s(attempt: int) -> float:
     return min(0.5 * 2.0 ** min(attempt, 10), MAX_PAUSE_S)

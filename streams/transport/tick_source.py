@@ -252,6 +252,7 @@ class TickSource(mode.Service, ConsumerRebalanceListener):  # type: ignore[misc]
         partitions, self.partitions = list(self.partitions.values()), {}
         self.has_joined = False
         self.troubles.clear()
+        self._attempts.clear()
         metrics.LAG.clear()
         for partition in partitions:
             self.fetcher.forget(partition.tp)
@@ -372,6 +373,9 @@ class TickSource(mode.Service, ConsumerRebalanceListener):  # type: ignore[misc]
         partition = batch.partition
         try:
             partition.advance(*await batch.ended)
+            failed = self._attempts.get(partition.number)
+            if failed is not None and failed.is_over(partition.position):
+                del self._attempts[partition.number]
         except Exception as error:  # noqa: BLE001 - a batch that cannot be processed stops its partition, uncommitted
             self._fail(partition, error)
 

@@ -158,6 +158,52 @@ async def test_a_worker_does_not_wait_for_a_broker_for_ever(monkeypatch) -> None
     assert AWAY_S <= claims.now_s < AWAY_S + 10
 
 
+async def test_attempts_are_forgotten_once_the_partition_is_further_on_than_where_it_failed(monkeypatch) -> None:
+    async def end() -> None:
+        pass
+
+    source = Claims(monkeypatch, end).source
+    await asyncio.gather(*source._claims.values())
+    opened = source.partitions[0]
+    opened.advance = lambda next_offset, _: setattr(opened, "position", next_offset)
+    attempts = source._attempts[0] = Attempts()
+    attempts.failed(600, away=False)
+
+    async def advanced_to(offset: int) -> None:
+        ended = asyncio.get_running_loop().create_future()
+        ended.set_result((offset, 1))
+        await source._ended(SimpleNamespace(partition=opened, ended=ended))
+
+    await advanced_to(600)
+    assert source._attempts == {0: attempts}, "the batch that failed has not been processed"
+    await advanced_to(601)
+    assert source._attempts == {}
+
+
+async def test_attempts_of_a_partition_are_forgotten_when_the_group_deals_partitions_anew(monkeypatch) -> None:
+    rebalances, done = 0, asyncio.get_running_loop().create_future()
+
+    async def end() -> None:
+        nonlocal rebalances
+        if len(claims.tries) % 2:
+            raise ValueError("once in each")
+        rebalances += 1
+        if rebalances > MAX_ATTEMPTS:
+            done.set_result(None)
+        else:
+            again.append(asyncio.create_task(deal()))
+
+    async def deal() -> None:
+        await claims.source._close_all(checkpoint=True)
+        claims.source._claim(0)
+
+    again: list[asyncio.Task[None]] = []
+    claims = Claims(monkeypatch, end)
+    async with asyncio.timeout(5):
+        await done
+    assert not claims.source.fatal.done()
+
+
 async def test_a_batch_that_fails_while_its_partition_is_revoked_lets_no_checkpoint_trust_the_state() -> None:
     """The state has moved and the position has not: the next owner would take the same ticks twice."""
     source = TickSource(SimpleNamespace(topic="ticks"), SimpleNamespace(), tick_source.Membership())
