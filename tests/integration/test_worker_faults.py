@@ -99,7 +99,8 @@ async def test_a_widened_topic_is_refused_by_the_group_that_knew_it_and_a_new_gr
     await lab.publish(SOURCE.format(ticks=1_000, seed=4))
     expected = await lab.expected_rows(spec)
 
-    assert lab.start(spec).wait(60) == 2
+    process = lab.start(spec)
+    assert await lab.until(process.poll) == 2
     assert f"had {lab.partitions // 2} partitions and has {lab.partitions}" in lab.log()
 
     process = lab.start(spec, group=f"{spec.name}-2")
