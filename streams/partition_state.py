@@ -91,9 +91,14 @@ class PartitionState:
 
     @property
     def kernels(self) -> dict[str, str]:
-        """Feature set -> hash of its feature schema and, where it takes only some symbols, of their names; so bars."""
+        """What a checkpoint must agree about with this state, or the state is computed from the ticks.
+
+        Feature set -> hash of its feature schema and, where it takes only some symbols, of their names; so bars, and
+        each window: its tail would begin empty behind rows of which the log has those before.
+        """
+        windows = {f"{n}/window-{w}": _digest(state.plan) for n, state in self.sets.items() for w in state.tails}
         bars = {f"{name}/bars": state.bars.plan.hash for name, state in self.sets.items() if state.bars is not None}
-        return {name: _digest(state.plan) for name, state in self.sets.items()} | bars
+        return {name: _digest(state.plan) for name, state in self.sets.items()} | bars | windows
 
     def emptied(self) -> "PartitionState":
         """Return a state that has seen no ticks; it goes on counting labelled rows."""

@@ -277,18 +277,18 @@ class Worker:
                 raise
             await admin.ensure_topics(kafka, [ticks.topic_spec(self.topic, self.settings.partitions)])
             info = await admin.describe(kafka, self.topic)
-        specs = [
+        # They follow a topic of ticks that was widened; whether their state does, the manifest decides.
+        follow = [
             dead_letters.topic_spec(self.topic, info.partitions),
             late_ticks.topic_spec(self.topic, info.partitions),
             state_log.topic_spec(self.group, info.partitions),
             *(rows.topic_spec(name, info.partitions) for name in self.sets),
             *(bars.topic_spec(name, info.partitions) for name, (_, specs) in self.sets.items() if specs[0].bars),
             *(predictions.topic_spec(spec.name, info.partitions) for spec in self.pipelines),
-            job_requests.topic_spec(),
-            dead_letters.topic_spec(job_requests.NAME, 1),
-            label_counts.topic_spec(),
         ]
-        await admin.ensure_topics(kafka, specs)
+        own = [job_requests.topic_spec(), dead_letters.topic_spec(job_requests.NAME, 1), label_counts.topic_spec()]
+        await admin.ensure_topics(kafka, follow, widen=True)
+        await admin.ensure_topics(kafka, own)
         return info
 
     def _app(self) -> faust.App:

@@ -5,12 +5,15 @@ from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, NamedTuple
 
+import structlog
 from aiokafka import errors
 from aiokafka.client import AIOKafkaClient
-from aiokafka.protocol.admin import CreateTopicsRequest
+from aiokafka.protocol.admin import CreatePartitionsRequest, CreateTopicsRequest
 
 from data_io.topics.metadata import MetadataRequestWithIds
 from ml_core.errors import InputError, KafkaUnavailableError, NotFoundError, SetupError
+
+log = structlog.get_logger()
 
 DAY_MS = 86_400_000
 _RETRY_S = 0.1
@@ -65,11 +68,16 @@ def compacted_topic(name: str, partitions: int, **config: str) -> TopicSpec:
     return TopicSpec(name, partitions, own | config)
 
 
-async def ensure_topics(bootstrap: str, specs: Iterable[TopicSpec], timeout_s: float = 30) -> None:
-    """Create what is missing and return once every partition of ``specs`` has a leader. What exists is left as it is.
+async def ensure_topics(
+    bootstrap: str, specs: Iterable[TopicSpec], timeout_s: float = 30, *, widen: bool = False
+) -> None:
+    """Create what is missing and return once every partition of ``specs`` has a leader.
+
+    What exists is left as it is; with ``widen``, a topic of too few partitions is given more. That is for topics whose
+    records go to the partition of their ticks: where a key would choose it, symbols would move.
 
     Raises:
-        SetupError: A topic has another number of partitions, or Kafka refuses to create one. A retry will not help.
+        SetupError: A topic has another number of partitions, or Kafka refuses to create any. A retry will not help.
         KafkaUnavailableError: Kafka did not answer within ``timeout_s``. A retry is safe.
     """
     wanted = {spec.name: spec for spec in specs}
@@ -80,14 +88,17 @@ async def ensure_topics(bootstrap: str, specs: Iterable[TopicSpec], timeout_s: f
         while True:
             found = await _metadata(client, list(wanted))
             for name, topic in found.items():
-                _check(wanted[name], topic)
+                _check(wanted[name], topic, widen=widen)
             missing = [wanted[name] for name, topic in found.items() if topic.error is _UNKNOWN]
-            if not missing and all(topic.error is errors.NoError and topic.led for topic in found.values()):
+            narrow = [wanted[name] for name, topic in found.items() if _is_narrow(wanted[name], topic)]
+            if not (missing or narrow) and all(topic.error is errors.NoError and topic.led for topic in found.values()):
                 return
             if asked:  # the broker asked may hear of it a moment after the controller
                 await asyncio.sleep(_RETRY_S)
             if missing:
                 await _create(client, missing)
+            if narrow:
+                await _widen(client, narrow)
             asked = True
 
 
@@ -111,29 +122,54 @@ async def describe(bootstrap: str, topic: str, timeout_s: float = 30) -> TopicIn
             await asyncio.sleep(_RETRY_S)
 
 
-def _check(spec: TopicSpec, found: _Found) -> None:
-    if found.error is errors.NoError and found.info.partitions != spec.partitions:
+def _is_narrow(spec: TopicSpec, found: _Found) -> bool:
+    return found.error is errors.NoError and found.info.partitions < spec.partitions
+
+
+def _check(spec: TopicSpec, found: _Found, *, widen: bool) -> None:
+    has = found.info.partitions
+    if found.error is errors.NoError and has != spec.partitions and not widen:
         raise SetupError(
-            f"topic {spec.name!r} has {found.info.partitions} partitions instead of {spec.partitions}: "
+            f"topic {spec.name!r} has {has} partitions instead of {spec.partitions}: "
             "another number would send symbols elsewhere; use a topic of another name, or this number"
+        )
+    if found.error is errors.NoError and has > spec.partitions:
+        raise SetupError(
+            f"topic {spec.name!r} has {has} partitions instead of {spec.partitions}, and Kafka takes none away: "
+            f"delete it, or give the topic of ticks {has} partitions"
         )
     if found.error not in (errors.NoError, _UNKNOWN) and not found.error.retriable:
         raise SetupError(f"Kafka does not give topic {spec.name!r}: {found.error.__name__}")
 
 
+def _controller(client: AIOKafkaClient) -> Any:
+    known = client.cluster.controller
+    return client.get_random_node() if known is None else known.nodeId
+
+
 async def _create(client: AIOKafkaClient, specs: Sequence[TopicSpec]) -> None:
     topics: list[Any] = [(spec.name, spec.partitions, _BROKER_DEFAULT, [], list(spec.config.items())) for spec in specs]
-
-    def controller() -> Any:
-        known = client.cluster.controller
-        return client.get_random_node() if known is None else known.nodeId
-
-    answer = await _answer(client, controller, CreateTopicsRequest(topics, timeout=10_000, validate_only=False))
+    request = CreateTopicsRequest(topics, timeout=10_000, validate_only=False)
+    answer = await _answer(client, lambda: _controller(client), request)
     for name, code, message in answer.topic_errors:
         error = errors.for_code(code)
         # existing: another process was faster; the next look checks its partitions
         if error not in (errors.NoError, errors.TopicAlreadyExistsError) and not error.retriable:
             raise SetupError(f"Kafka refuses to create topic {name!r}: {message or error.__name__}")
+
+
+async def _widen(client: AIOKafkaClient, specs: Sequence[TopicSpec]) -> None:
+    topics: list[Any] = [(spec.name, (spec.partitions, None)) for spec in specs]  # None: on brokers of Kafka's choice
+    request = CreatePartitionsRequest(topics, timeout=10_000, validate_only=False)
+    answer = await _answer(client, lambda: _controller(client), request)
+    partitions = {spec.name: spec.partitions for spec in specs}
+    for name, code, message in answer.topic_errors:
+        error = errors.for_code(code)
+        if error is errors.NoError:
+            log.info("a topic was widened", action="topics", topic=name, partitions=partitions[name])
+        # invalid number: another process was faster; the next look checks it
+        elif error is not errors.InvalidPartitionsError and not error.retriable:
+            raise SetupError(f"Kafka refuses to widen topic {name!r}: {message or error.__name__}")
 
 
 async def _metadata(client: AIOKafkaClient, topics: Sequence[str]) -> dict[str, _Found]:
@@ -167,7 +203,8 @@ async def _client(bootstrap: str, timeout_s: float, purpose: str) -> AsyncIterat
             await client.bootstrap()
             yield client
     except (TimeoutError, OSError, errors.KafkaError) as error:
-        message = f"Kafka at {bootstrap} did not let us {purpose} within {timeout_s:g} s: {error!r}"
-        raise KafkaUnavailableError(message) from error
+        # `asyncio.timeout` says nothing; others, as a refused connection, may have come at once.
+        why = f" within {timeout_s:g} s" if type(error) is TimeoutError else f": {error!r}"
+        raise KafkaUnavailableError(f"Kafka at {bootstrap} did not let us {purpose}{why}") from error
     finally:
         await client.close()

@@ -47,7 +47,7 @@ class TickFetcher:
         """
         self.highwater: dict[TopicPartition, int] = {}  # the end of the partition, where one has been heard of
         self.readable: dict[TopicPartition, int] = {}  # as far as open transactions let it be read
-        self.asked_s: float | None = None  # since when something is wanted and nobody has answered
+        self.waits: dict[TopicPartition, float] = {}  # since when it is wanted, and nobody has answered
         self._client, self.partition_bytes, self._committed = client, partition_bytes, committed
         self._next: dict[TopicPartition, int] = {}
         self._most: dict[TopicPartition, int] = {}  # bytes asked for, where batches are large
@@ -73,6 +73,7 @@ class TickFetcher:
         self._next.pop(tp, None)
         self._most.pop(tp, None)
         self._resting.pop(tp, None)
+        self.waits.pop(tp, None)
         self._errors.pop(tp, None)
         self.highwater.pop(tp, None)
         self.readable.pop(tp, None)
@@ -81,16 +82,18 @@ class TickFetcher:
     def ask(self, wanted: Iterable[TopicPartition]) -> None:
         """Ask every broker that owes no answer for what follows in those of ``wanted`` that are read and it leads."""
         by_leader: dict[int, list[TopicPartition]] = {}
-        read = [tp for tp in wanted if tp in self._next]
-        for tp in read:
-            if self._rests(tp):
+        waits, now_s = {}, time.monotonic()
+        for tp in wanted:
+            if tp not in self._next:
                 continue
-            leader = self._client.cluster.leader_for_partition(tp)
-            by_leader.setdefault(-1 if leader is None else leader, []).append(tp)
-        if read and self.asked_s is None:
-            self.asked_s = time.monotonic()
-        elif not (read or self._asked):
-            self.asked_s = None
+            known = self._client.cluster.leader_for_partition(tp)
+            leader = -1 if known is None else known
+            # Where the broker owes another answer first, that one tells whether it is silent.
+            if tp in self.waits or leader not in self._asked:
+                waits[tp] = self.waits.get(tp, now_s)
+            if not self._rests(tp):
+                by_leader.setdefault(leader, []).append(tp)
+        self.waits = waits
         for leader, tps in by_leader.items():
             if leader in self._asked:
                 continue
@@ -174,7 +177,7 @@ class TickFetcher:
         elif part.error:
             self._refused(part.error, tp)
         else:
-            self.asked_s = None
+            self.waits.pop(tp, None)
             self.highwater[tp], self.readable[tp] = part.highwater, part.readable
             end, whole_bytes = end_of(part.raw, otherwise=offset)
             if end > offset:

@@ -18,6 +18,7 @@ from data_io.topics.raw_records import RawFetch
 from ml_core.errors import KafkaUnavailableError, NotFoundError, SetupError
 from streams import metrics
 from streams.transport import connection, packed_batch
+from streams.transport.attempts import Attempts, is_away
 from streams.transport.batch_channel import Batch, BatchChannel, Round
 from streams.transport.batch_sender import BatchSender
 from streams.transport.partition import Partition, Phase
@@ -38,8 +39,6 @@ ROUND_S = 0.1
 LEAST_FETCH_BYTES = 1 << 14
 # An open partition is asked for ticks all the time, and an empty answer comes within milliseconds.
 SILENT_S = 5.0
-# Takeovers in a row without progress after which the worker gives up instead of spinning.
-MAX_ATTEMPTS = 6
 
 
 @dataclass(frozen=True)
@@ -102,7 +101,7 @@ class TickSource(mode.Service, ConsumerRebalanceListener):  # type: ignore[misc]
         self.partitions: dict[int, Partition] = {}
         self.fatal: asyncio.Future[Exception] = asyncio.get_running_loop().create_future()
         self.pumped_s = time.monotonic()  # when the pump last came round
-        self._attempts: dict[int, tuple[int, int]] = {}  # partition -> (position, takeovers that got no further)
+        self._attempts: dict[int, Attempts] = {}  # of partitions that have failed since they last got further
         self._claims: dict[int, asyncio.Task[None]] = {}
         self.troubles: dict[int, str] = {}  # partition -> why it has to be taken over once more
         self.has_joined = False
@@ -113,23 +112,29 @@ class TickSource(mode.Service, ConsumerRebalanceListener):  # type: ignore[misc]
         self._wake: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     @property
-    def silent_s(self) -> float:
-        """For how long Kafka has not answered a fetch; 0 while none was sent."""
-        asked_s = self.fetcher.asked_s if self.has_joined else None
-        return 0.0 if asked_s is None else time.monotonic() - asked_s
+    def silent(self) -> dict[int, float]:
+        """For how many seconds Kafka has answered no fetch of a partition, where it is too long to be chance."""
+        now_s = time.monotonic()
+        return {
+            tp.partition: now_s - since_s
+            for tp, since_s in self.fetcher.waits.copy().items()
+            if now_s - since_s > SILENT_S
+        }
 
     def work(self) -> dict[int, tuple[float, object]]:
-        """Return how many ticks of each open partition wait, and its position; none while Kafka is silent.
+        """Return how many ticks of each open partition wait, and its position; not of those Kafka is silent about.
 
-        What lies behind an open transaction does not wait. Where the pump stands still, silence is not Kafka's.
+        What lies behind an open transaction does not wait, nor anything while Kafka answers nothing at all. Where the
+        pump stands still, silence is not Kafka's.
         """
-        if self.silent_s > SILENT_S and time.monotonic() - self.pumped_s < SILENT_S:
+        silent = self.silent if time.monotonic() - self.pumped_s < SILENT_S else {}
+        if silent and len(silent) == len(self.fetcher.waits):
             return {}
         readable = self.fetcher.readable
         return {
             each.number: (readable.get(each.tp, 0) - each.position, each.position)
             for each in tuple(self.partitions.values())
-            if each.phase in (Phase.OPEN, Phase.SWAPPING)
+            if each.phase in (Phase.OPEN, Phase.SWAPPING) and each.number not in silent
         }
 
     async def on_start(self) -> None:
@@ -172,7 +177,6 @@ class TickSource(mode.Service, ConsumerRebalanceListener):  # type: ignore[misc]
         if self.should_stop:
             return
         self.has_joined = True
-        self.fetcher.asked_s = None
         for tp in assigned:
             # The consumer is a member of the group and reads nothing: some position keeps it from asking for one.
             self.consumer.seek(tp, 0)
@@ -198,6 +202,8 @@ class TickSource(mode.Service, ConsumerRebalanceListener):  # type: ignore[misc]
             await partition.open(beginnings[tp])
             self.fetcher.seek(tp, partition.position)
             self.troubles.pop(partition.number, None)
+            if attempts := self._attempts.get(partition.number):
+                attempts.taken_over()
         except SetupError as error:
             self.give_up(error)
         except Exception as error:  # noqa: BLE001 - whatever stopped a takeover, the way out is the same
@@ -216,30 +222,28 @@ class TickSource(mode.Service, ConsumerRebalanceListener):  # type: ignore[misc]
 
     async def _start_over(self, partition: Partition, error: Exception) -> None:
         """Throw the partition away and claim it again, unless that has not helped for too long."""
-        number = partition.number
+        number, away = partition.number, partition.phase is Phase.CLAIMING and is_away(error)
         await partition.close(checkpoint=False)
         if self.partitions.get(number) is not partition:
             return
-        position, attempts = self._attempts.get(number, (-1, 0))
-        attempts = attempts + 1 if partition.position == position else 1
-        self._attempts[number] = (partition.position, attempts)
+        attempts = self._attempts.setdefault(number, Attempts())
+        pause_s = attempts.failed(partition.position, away=away)
         self.troubles[number] = str(error) or repr(error)
         log.error(
             "partition failed, taking it over again",
             action="start-over",
             partition=number,
             position=partition.position,
-            attempt=attempts,
+            attempt=attempts.count,
+            away=away,
             error=repr(error),
         )
         if isinstance(error, SetupError):  # no attempt changes that
             self.give_up(SetupError(f"partition {number} of {partition.tp.topic}: {error}"))
-            return
-        if attempts >= MAX_ATTEMPTS:
+        elif pause_s is None:
             self.give_up(error)
-            return
-        if partition.tp in self.consumer.assignment():
-            self._claim(number, delay_s=min(0.5 * 2**attempts, 8.0))
+        elif partition.tp in self.consumer.assignment():
+            self._claim(number, delay_s=pause_s)
 
     def give_up(self, error: Exception) -> None:
         """Let the worker end with ``error``, unless it ends with another one."""
@@ -250,6 +254,7 @@ class TickSource(mode.Service, ConsumerRebalanceListener):  # type: ignore[misc]
         partitions, self.partitions = list(self.partitions.values()), {}
         self.has_joined = False
         self.troubles.clear()
+        self._attempts.clear()
         metrics.LAG.clear()
         for partition in partitions:
             self.fetcher.forget(partition.tp)
@@ -372,6 +377,9 @@ class TickSource(mode.Service, ConsumerRebalanceListener):  # type: ignore[misc]
             partition.advance(*await batch.ended)
             if partition.position < end_of(batch.fetch.raw, otherwise=0)[0]:  # it was too much to decompress at once
                 partition.fetched.appendleft(batch.fetch._replace(first_offset=partition.position))
+            failed = self._attempts.get(partition.number)
+            if failed is not None and failed.is_over(partition.position):
+                del self._attempts[partition.number]
         except Exception as error:  # noqa: BLE001 - a batch that cannot be processed stops its partition, uncommitted
             self._fail(partition, error)
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from data_io.topics import admin, ticks
 from streams.local_kafka import broker
 from tests.integration.worker_lab import WorkerLab, stop
 
@@ -86,3 +87,22 @@ async def test_changed_features_are_rebuilt_from_the_ticks_and_rows_that_are_out
         name: value for name, value in expected.items() if name not in old
     }
     assert "features changed" not in lab.log()
+
+
+async def test_a_widened_topic_is_refused_by_the_group_that_knew_it_and_a_new_group_goes_on(lab) -> None:
+    spec = lab.pipeline("widened")
+    process = lab.start(spec)
+    await lab.until_rows(spec, await lab.publish(SOURCE.format(ticks=1_000, seed=3)))
+    assert stop(process) == 0
+    lab.partitions *= 2
+    await admin.ensure_topics(lab.kafka, [ticks.topic_spec(lab.topic, lab.partitions)], widen=True)
+    await lab.publish(SOURCE.format(ticks=1_000, seed=4))
+    expected = await lab.expected_rows(spec)
+
+    process = lab.start(spec)
+    assert await lab.until(process.poll) == 2
+    assert f"had {lab.partitions // 2} partitions and has {lab.partitions}" in lab.log()
+
+    process = lab.start(spec, group=f"{spec.name}-2")
+    assert await lab.until_rows(spec, len(expected)) == expected
+    assert stop(process) == 0

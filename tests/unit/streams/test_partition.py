@@ -101,6 +101,21 @@ async def test_while_state_is_rebuilt_no_checkpoint_is_written_and_what_is_out_i
     assert kept == []
 
 
+def windowed(window: int):
+    spec = parse({"name": "demo", "features": {"window": window}})
+    return {"demo": (FeaturePlan.from_spec(spec), [spec])}
+
+
+@pytest.mark.parametrize(("before", "now", "position"), [(8, 8, 500), (8, 1, 500), (3, 8, 0), (1, 8, 0)])
+async def test_a_window_that_the_checkpoint_does_not_know_is_filled_from_the_ticks(
+    partition, before, now, position
+) -> None:
+    """Behind a state that was restored its tail would begin empty, and the first windows of each symbol be short."""
+    partition.shared = dataclasses.replace(partition.shared, sets=windowed(now))
+    await partition._restore(manifest(kernels=PartitionState(windowed(before), {}).kernels), {}, first_offset=0)
+    assert partition.position == position
+
+
 async def test_a_tail_that_was_repeated_only_in_part_is_remembered_as_far_as_it_ever_was(partition) -> None:
     kept = keep_commits(partition)
     before = manifest(out={SCORES: (530, 0), ROWS: (510, 0)}, models={})

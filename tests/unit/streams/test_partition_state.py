@@ -92,7 +92,9 @@ def test_other_symbols_are_another_kernel() -> None:
 
     assert kernels(["A", "B"]) == kernels(["B", "A"])
     assert kernels(["A", "B"]) != kernels(["A"])
-    assert state_of(SHORT).kernels == {"basic": FeaturePlan.from_spec(SHORT).hash}
+    plain = FeaturePlan.from_spec(SHORT).hash
+    assert state_of(SHORT).kernels == {"basic": plain, "basic/window-3": plain}
+    assert state_of(SHORT, LONG).kernels == {"basic": plain, "basic/window-3": plain, "basic/window-8": plain}
 
 
 def with_bars(**source):

@@ -127,25 +127,34 @@ async def test_bytes_come_out_whole_and_the_next_request_begins_behind_them(fetc
 
 
 async def test_it_knows_since_when_it_waits_for_an_answer(fetcher, broker) -> None:
-    assert fetcher.asked_s is None
     fetcher.ask([A])
-    asked_s = fetcher.asked_s
+    since_s = fetcher.waits[A]
     fetcher.ask([A, B])
-    assert fetcher.asked_s == asked_s is not None
+    assert fetcher.waits == {A: since_s}, "the broker owes the other answer first"
     await broker.answer((A, NOT_LEADER, b""))
-    assert fetcher.asked_s == asked_s
     await fetcher._finding[-1]
     fetcher._rest(A, 30.0)
     fetcher.ask([A])
-    assert fetcher.asked_s == asked_s, "one that was refused still waits for ticks"
+    assert fetcher.waits == {A: since_s}, "one that was refused still waits for ticks"
     fetcher._resting.clear()
     fetcher.ask([A])
     await broker.answer((A, 0, b""))
-    assert fetcher.asked_s is None
+    assert fetcher.waits == {}
     fetcher.ask([A])
-    await broker.answer((A, 0, b""))
     fetcher.ask([])
-    assert fetcher.asked_s is None
+    assert fetcher.waits == {}, "it is not wanted any more"
+
+
+async def test_answers_for_one_partition_do_not_hide_that_none_come_for_another(fetcher, broker, monkeypatch) -> None:
+    monkeypatch.setattr(fetcher._client.cluster, "leader_for_partition", lambda tp: 1 if tp == A else None)
+    fetcher.ask([A, B])
+    since_s = fetcher.waits[B]
+    for _ in range(3):
+        await broker.answer((A, 0, b""))
+        assert fetcher.waits == {B: since_s}
+        fetcher.ask([A, B])
+    fetcher.seek(B, 9)
+    assert B not in fetcher.waits
 
 
 async def test_a_broker_that_owes_an_answer_is_not_asked_again(fetcher, broker) -> None:

@@ -2,18 +2,21 @@
 
 import asyncio
 from collections import deque
+from collections.abc import Awaitable, Callable
 from types import SimpleNamespace
 
 import pytest
 from aiokafka import TopicPartition
+from aiokafka.errors import KafkaConnectionError
 
 from data_io.topics.raw_records import RawFetch
-from ml_core.errors import ModelStoreUnavailableError, SetupError
+from ml_core.errors import KafkaUnavailableError, ModelStoreUnavailableError, SetupError
 from streams.transport import tick_source
+from streams.transport.attempts import AWAY_S, MAX_ATTEMPTS, Attempts
 from streams.transport.batch_channel import Batch
 from streams.transport.partition import Phase
 from streams.transport.tick_fetcher import TickFetcher
-from streams.transport.tick_source import MAX_ATTEMPTS, POLL_S, ROUND_BYTES, TickSource
+from streams.transport.tick_source import POLL_S, ROUND_BYTES, TickSource
 from tests.agents.in_memory import fetch_of
 
 
@@ -62,49 +65,145 @@ async def test_a_partition_that_failed_gets_nothing_of_what_was_fetched_before_i
     assert failed.phase is Phase.CLOSED
 
 
+class Claims:
+    """A source whose takeovers end as ``end`` says, and what it made of them; a pause takes no time."""
+
+    def __init__(self, monkeypatch, end: Callable[[], Awaitable[None]]) -> None:
+        self.pauses, self.closed, self.tries, self.now_s = [], [], [], 0.0
+        tp, lab = TopicPartition("ticks", 0), self
+
+        class Claimed:
+            """Knows its position from the checkpoint."""
+
+            def __init__(self, *_) -> None:
+                self.number, self.tp, self.position, self.phase = 0, tp, 0, Phase.CLAIMING
+
+            async def open(self, _first_offset) -> None:
+                lab.tries.append(dict(lab.source.troubles))
+                self.position = 500
+                await end()
+
+            async def close(self, *, checkpoint: bool) -> None:
+                self.phase = Phase.CLOSED
+                lab.closed.append(checkpoint)
+
+        async def beginning_offsets(tps):
+            return dict.fromkeys(tps, 0)
+
+        async def pause(seconds: float) -> None:
+            self.pauses.append(seconds)
+            self.now_s += seconds
+
+        async def is_there() -> None:
+            pass
+
+        self.source = TickSource(SimpleNamespace(topic="ticks"), SimpleNamespace(), tick_source.Membership())
+        self.source.consumer = SimpleNamespace(beginning_offsets=beginning_offsets, assignment=lambda: {tp})
+        self.source.fetcher = TickFetcher(SimpleNamespace())
+        self.source.sender, self.source._check_topic = None, is_there
+        monkeypatch.setattr(tick_source, "Partition", Claimed)
+        monkeypatch.setattr(tick_source.asyncio, "sleep", pause)
+        monkeypatch.setattr(tick_source, "Attempts", lambda: Attempts(lambda: self.now_s))
+        self.source._claim(0)
+
+
 async def test_a_worker_that_starts_while_the_model_store_is_away_tries_for_a_while_and_ends_with_its_error(
     monkeypatch,
 ) -> None:
-    tp, pauses, closed, tries = TopicPartition("ticks", 0), [], [], []
+    async def end() -> None:
+        raise ModelStoreUnavailableError("the model store is away")
 
-    class Claimed:
-        """Knows its position from the checkpoint, and the version there cannot be loaded."""
-
-        phase = Phase.CLAIMING
-
-        def __init__(self, *_) -> None:
-            self.number, self.tp, self.position = 0, tp, 0
-
-        async def open(self, _first_offset) -> None:
-            tries.append(dict(source.troubles))
-            self.position = 500
-            raise ModelStoreUnavailableError("the model store is away")
-
-        async def close(self, *, checkpoint: bool) -> None:
-            closed.append(checkpoint)
-
-    async def beginning_offsets(tps):
-        return dict.fromkeys(tps, 0)
-
-    async def pause(seconds: float) -> None:
-        pauses.append(seconds)
-
-    async def is_there() -> None:
-        pass
-
-    source = TickSource(SimpleNamespace(topic="ticks"), SimpleNamespace(), tick_source.Membership())
-    source.consumer = SimpleNamespace(beginning_offsets=beginning_offsets, assignment=lambda: {tp})
-    source.sender, source._check_topic = None, is_there
-    monkeypatch.setattr(tick_source, "Partition", Claimed)
-    monkeypatch.setattr(tick_source.asyncio, "sleep", pause)
-    source._claim(0)
+    claims = Claims(monkeypatch, end)
     async with asyncio.timeout(5):
-        error = await source.fatal
+        error = await claims.source.fatal
 
     assert isinstance(error, ModelStoreUnavailableError)
-    assert tries == [{}, *[{0: "the model store is away"}] * (MAX_ATTEMPTS - 1)]
-    assert closed == [False] * MAX_ATTEMPTS
-    assert 20 < sum(pauses) < 30
+    assert claims.tries == [{}, *[{0: "the model store is away"}] * (MAX_ATTEMPTS - 1)]
+    assert claims.closed == [False] * MAX_ATTEMPTS
+    assert 20 < sum(claims.pauses) < 30
+
+
+def refused() -> KafkaUnavailableError:
+    error = KafkaUnavailableError("no way to Kafka")
+    error.__cause__ = KafkaConnectionError("connection refused")
+    return error
+
+
+async def test_a_worker_outlasts_a_broker_that_refuses_connections_for_minutes_and_says_why_it_is_not_ready(
+    monkeypatch,
+) -> None:
+    is_back = asyncio.get_running_loop().create_future()
+
+    async def end() -> None:
+        if claims.now_s < AWAY_S - 60:
+            raise refused()
+        is_back.set_result(None)
+
+    claims = Claims(monkeypatch, end)
+    async with asyncio.timeout(5):
+        await is_back
+        await claims.source._claims[0]
+
+    assert len(claims.tries) > 3 * MAX_ATTEMPTS
+    assert claims.tries[1:] == [{0: "no way to Kafka"}] * (len(claims.tries) - 1)
+    assert (max(claims.pauses), claims.source.troubles, claims.source.fatal.done()) == (8.0, {}, False)
+    assert claims.source._attempts[0]._away_s is None, "when Kafka goes away again, it counts from then"
+
+
+async def test_a_worker_does_not_wait_for_a_broker_for_ever(monkeypatch) -> None:
+    async def end() -> None:
+        raise refused()
+
+    claims = Claims(monkeypatch, end)
+    async with asyncio.timeout(5):
+        assert isinstance(await claims.source.fatal, KafkaUnavailableError)
+    assert AWAY_S <= claims.now_s < AWAY_S + 10
+
+
+async def test_attempts_are_forgotten_once_the_partition_is_further_on_than_where_it_failed(monkeypatch) -> None:
+    async def end() -> None:
+        pass
+
+    source = Claims(monkeypatch, end).source
+    await asyncio.gather(*source._claims.values())
+    opened = source.partitions[0]
+    opened.advance = lambda next_offset, _: setattr(opened, "position", next_offset)
+    attempts = source._attempts[0] = Attempts()
+    attempts.failed(600, away=False)
+
+    async def advanced_to(offset: int) -> None:
+        ended = asyncio.get_running_loop().create_future()
+        ended.set_result((offset, 1))
+        await source._ended(SimpleNamespace(partition=opened, ended=ended))
+
+    await advanced_to(600)
+    assert source._attempts == {0: attempts}, "the batch that failed has not been processed"
+    await advanced_to(601)
+    assert source._attempts == {}
+
+
+async def test_attempts_of_a_partition_are_forgotten_when_the_group_deals_partitions_anew(monkeypatch) -> None:
+    rebalances, done = 0, asyncio.get_running_loop().create_future()
+
+    async def end() -> None:
+        nonlocal rebalances
+        if len(claims.tries) % 2:
+            raise ValueError("once in each")
+        rebalances += 1
+        if rebalances > MAX_ATTEMPTS:
+            done.set_result(None)
+        else:
+            again.append(asyncio.create_task(deal()))
+
+    async def deal() -> None:
+        await claims.source._close_all(checkpoint=True)
+        claims.source._claim(0)
+
+    again: list[asyncio.Task[None]] = []
+    claims = Claims(monkeypatch, end)
+    async with asyncio.timeout(5):
+        await done
+    assert not claims.source.fatal.done()
 
 
 async def test_a_batch_that_fails_while_its_partition_is_revoked_lets_no_checkpoint_trust_the_state() -> None:

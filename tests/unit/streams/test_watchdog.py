@@ -4,6 +4,7 @@ import time
 from types import SimpleNamespace
 
 import pytest
+from aiokafka import TopicPartition
 
 from streams.transport import tick_source
 from streams.transport.tick_source import TickSource
@@ -79,11 +80,24 @@ def test_one_partition_that_does_not_move_is_seen_beside_another_that_does(worke
 
 async def test_ticks_do_not_wait_while_kafka_is_silent_unless_it_is_the_pump_that_stands_still() -> None:
     source = TickSource(SimpleNamespace(topic="ticks"), SimpleNamespace(), tick_source.Membership())
-    source.has_joined = True
-    source.fetcher = SimpleNamespace(asked_s=None, readable={"tp": 15})
-    source.partitions[3] = SimpleNamespace(number=3, tp="tp", position=10, phase=tick_source.Phase.OPEN)
-    assert source.work() == {3: (5, 10)}
-    source.fetcher.asked_s = time.monotonic() - 60
+    silent, answered = (TopicPartition("ticks", number) for number in (3, 4))
+    source.fetcher = SimpleNamespace(waits={}, readable={silent: 15, answered: 16})
+    for tp in (silent, answered):
+        source.partitions[tp.partition] = SimpleNamespace(
+            number=tp.partition, tp=tp, position=10, phase=tick_source.Phase.OPEN
+        )
+    assert source.work() == {3: (5, 10), 4: (6, 10)}
+    source.fetcher.waits = {silent: time.monotonic() - 60, answered: time.monotonic()}
+    assert source.work() == {4: (6, 10)}
+    source.fetcher.waits = {silent: time.monotonic() - 60}  # the other one has ticks enough, and no way to write
     assert source.work() == {}
     source.pumped_s -= 60
-    assert source.work() == {3: (5, 10)}
+    assert source.work() == {3: (5, 10), 4: (6, 10)}
+
+
+async def test_silence_is_told_of_the_partition_it_is_about() -> None:
+    source = TickSource(SimpleNamespace(topic="ticks"), SimpleNamespace(), tick_source.Membership())
+    now_s = time.monotonic()
+    source.fetcher = SimpleNamespace(waits={TopicPartition("ticks", 0): now_s, TopicPartition("ticks", 3): now_s - 60})
+    [(partition, silent_s)] = source.silent.items()
+    assert (partition, round(silent_s)) == (3, 60)
