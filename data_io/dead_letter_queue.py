@@ -1,7 +1,8 @@
 """Reads, replays and purges the dead letters of a topic.
 
 How far each reason was replayed stands behind its letters, in a mark that is written in the transaction that sends the
-records again: a replay that was cut off goes on where it ended, and one that is repeated sends nothing twice.
+records again: a replay that was cut off goes on where it ended, and one that is repeated sends nothing twice. A mark
+also names the letters that were left because they could not be sent: every later replay tries them again.
 """
 
 import asyncio
@@ -10,6 +11,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, NamedTuple
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
@@ -28,6 +30,8 @@ from ml_core.errors import ConflictError, InputError, KafkaUnavailableError, Not
 TIMEOUT_S = 30.0
 _LETTERS_A_TRANSACTION = 500
 _DONE = "tickwise.replayed"  # header of a mark: until which offset letters of a reason were replayed
+# And the offsets of those among them that were left, and of those that were left before and sent now.
+_LEFT, _SENT = "tickwise.left", "tickwise.sent"
 _RECORD_BYTES = 4 << 20  # the largest dead letter there is
 
 
@@ -44,7 +48,12 @@ class Replayed:
     """What became of the dead letters that a replay has looked at."""
 
     sent: Counter[str] = field(default_factory=Counter)  # by reason
-    left: Counter[str] = field(default_factory=Counter)  # cannot be sent, by why
+    left: Counter[str] = field(default_factory=Counter)  # cannot be sent now, by why
+    reasons: set[str] = field(default_factory=set)  # that letters were refused for
+
+    def room(self, limit: int | None) -> int:
+        """Return how many more may be sent."""
+        return _LETTERS_A_TRANSACTION if limit is None else limit - self.sent.total()
 
 
 async def read(bootstrap: str, topic: str) -> AsyncIterator[tuple[Place, Letter]]:
@@ -80,59 +89,60 @@ async def find(bootstrap: str, topic: str, partition: int, offset: int) -> tuple
 async def replay(bootstrap: str, topic: str, reason: str | None = None, limit: int | None = None) -> Replayed:
     """Send dead letters of ``topic`` to it again, in order, each to the partition that it came from, and once.
 
-    Of a record of many ticks only the row that was refused is sent. What was cut, or stands for many rows, cannot be:
-    it is counted and left.
+    Of a record of many ticks only the row that was refused is sent. What was cut, stands for many rows, is larger than
+    the topic takes or came from a partition that is gone cannot be: it is counted and left, and tried again next time.
 
     Args:
         bootstrap: Kafka.
         topic: Where the records came from, and go.
         reason: Only those; None: all.
-        limit: At most so many; None: no limit.
+        limit: At most so many are sent; None: no limit.
 
     Raises:
-        NotFoundError: There are no dead letters.
+        NotFoundError: There are no dead letters, or the topic is gone.
         ConflictError: Another replay of the same topic has begun meanwhile; what this one sent, it has recorded.
         KafkaUnavailableError: Kafka did not answer in time. A retry is safe, and goes on where this one ended.
     """
     report = Replayed()
     tps = await _partitions(bootstrap, topic)
-    producer = AIOKafkaProducer(
-        bootstrap_servers=bootstrap, transactional_id=f"tickwise.dlq.{topic}", max_request_size=_RECORD_BYTES
-    )
+    partitions = (await admin.describe(bootstrap, topic)).partitions
+    transactions = _Transactions(bootstrap, topic)
     seen: set[bytes] = set()  # what a worker wrote twice, before and after a crash, is sent once
     try:
         async with log_reader.consumer(bootstrap) as consumer:
             try:
-                # First of all: it ends what an earlier replay has left open, and shuts that one out.
-                async with asyncio.timeout(TIMEOUT_S):
-                    await producer.start()
+                await transactions.start()
                 for tp in tps:
-                    done = await _done(consumer, tp)
+                    marks = await _marks(consumer, tp)
+                    lane = _Lane(transactions, tp, partitions, marks.left, report)
                     chunk: list[tuple[Place, Letter]] = []
                     async for place, letter in _read(consumer, [tp]):
-                        if limit is not None and report.sent.total() + len(chunk) >= limit:
-                            break
+                        report.reasons.add(letter.reason)
                         same = _identity(letter)
                         is_repeated = same in seen
                         seen.add(same)
-                        is_wanted = reason in (None, letter.reason) and place.offset >= done.get(letter.reason, 0)
-                        if is_wanted and not is_repeated:
+                        is_open = place.offset >= marks.done.get(letter.reason, 0) or place.offset in marks.left
+                        if reason in (None, letter.reason) and is_open and not is_repeated:
                             chunk.append((place, letter))
-                        if len(chunk) == _LETTERS_A_TRANSACTION:
-                            await _send(producer, tp, chunk, report)
+                        if chunk and len(chunk) >= min(_LETTERS_A_TRANSACTION, report.room(limit)):
+                            await lane.send(chunk)
                             chunk = []
-                    await _send(producer, tp, chunk, report)
+                        if not report.room(limit):
+                            break
+                    await lane.send(chunk)
             except ProducerFenced as error:
                 raise ConflictError(f"another replay of {topic} has begun") from error
             except (TimeoutError, KafkaError) as error:
                 raise KafkaUnavailableError(f"Kafka did not take the replay of {topic}: {error!r}") from error
     finally:
-        await end_producer(producer)
+        await transactions.end()
     return report
 
 
 async def purge(bootstrap: str, topic: str, before_ms: int | None = None) -> int:
     """Delete the dead letters of ``topic``, or those that Kafka took before ``before_ms``; return how many offsets.
+
+    Marks of replays, and the ends of their transactions, have offsets too.
 
     Raises:
         NotFoundError: There are no dead letters.
@@ -157,76 +167,129 @@ async def purge(bootstrap: str, topic: str, before_ms: int | None = None) -> int
     return int(sum(ends[tp] - begins[tp] for tp in doomed))
 
 
-async def _done(consumer: AIOKafkaConsumer, tp: TopicPartition) -> dict[str, int]:
-    """Return the offset in ``tp`` below which each reason was replayed, by the marks that stand there."""
-    found: dict[str, int] = {}
+class _Marks(NamedTuple):
+    """What earlier replays have noted behind the letters of a partition."""
+
+    done: dict[str, int]  # reason -> offset below which its letters were looked at
+    left: set[int]  # offsets of those that could not be sent
+
+
+async def _marks(consumer: AIOKafkaConsumer, tp: TopicPartition) -> _Marks:
+    done: dict[str, int] = {}
+    left: set[int] = set()
     async for _, records in log_reader.read(consumer, await log_reader.held(consumer, [tp])):
         for record in records:
             for name, text in record.headers:
                 if name == _DONE:
                     until, _, reason = text.decode().partition("/")
-                    found[reason] = max(found.get(reason, 0), int(until))
-    return found
+                    done[reason] = max(done.get(reason, 0), int(until))
+                elif name == _LEFT:
+                    left.update(map(int, text.split(b",")))
+                elif name == _SENT:
+                    left.difference_update(map(int, text.split(b",")))
+    return _Marks(done, left)
 
 
-async def _send(
-    producer: AIOKafkaProducer, tp: TopicPartition, letters: Sequence[tuple[Place, Letter]], report: Replayed
-) -> None:
-    """Send ``letters`` of ``tp`` and note that they were, all or nothing; one that is too large is left."""
-    if not letters:
-        return
-    sent, left, records = Counter[str](), Counter[str](), []
-    for place, letter in letters:
-        try:
-            records.append(_record(letter, tp, place))
-            sent[letter.reason] += 1
-        except _LeftError as error:
-            left[str(error)] += 1
-    marks = _marks(letters)
-    try:
-        await _write(producer, records, tp, marks)
-    except MessageSizeTooLargeError:
-        if len(letters) > 1:
-            half = len(letters) // 2
-            await _send(producer, tp, letters[:half], report)
-            await _send(producer, tp, letters[half:], report)
+class _Lane(NamedTuple):
+    """Sends letters of one partition again."""
+
+    transactions: "_Transactions"
+    tp: TopicPartition  # of the letters
+    partitions: int  # of the topic that they came from
+    left: set[int]  # offsets that earlier replays have left
+    report: Replayed
+
+    async def send(self, letters: Sequence[tuple[Place, Letter]], *, is_too_large: bool = False) -> None:
+        """Send ``letters`` and note what became of each, all or nothing; one that ``is_too_large`` is left."""
+        if not letters:
             return
-        await _write(producer, [], tp, marks)
-        sent.clear()
-        left["it is larger than the topic takes"] += 1
-    report.sent += sent
-    report.left += left
+        sent, left, records = Counter[str](), Counter[str](), []
+        sent_again, left_now = list[int](), list[int]()
+        for place, letter in letters:
+            try:
+                record = _record(letter, self.tp, place, self.partitions)
+                why = "it is larger than the topic takes" if is_too_large else ""
+            except _LeftError as error:
+                why = str(error)
+            if why:
+                left[why] += 1
+                left_now.append(place.offset)
+                continue
+            records.append(record)
+            sent[letter.reason] += 1
+            if place.offset in self.left:
+                sent_again.append(place.offset)
+        reached = {letter.reason: place.offset + 1 for place, letter in letters}
+        marks = [(_DONE, f"{offset}/{reason}".encode()) for reason, offset in reached.items()]
+        for name, offsets in ((_LEFT, left_now), (_SENT, sent_again)):
+            if offsets:
+                marks.append((name, ",".join(map(str, offsets)).encode()))
+        try:
+            await self.transactions.write(records, self.tp, marks)
+        except MessageSizeTooLargeError:
+            half = len(letters) // 2
+            if half:
+                await self.send(letters[:half])
+                await self.send(letters[half:])
+            else:
+                await self.send(letters, is_too_large=True)
+            return
+        self.report.sent += sent
+        self.report.left += left
 
 
-async def _write(
-    producer: AIOKafkaProducer,
-    records: Sequence[tuple[str, dict[str, Any]]],
-    tp: TopicPartition,
-    marks: Sequence[Header],
-) -> None:
-    try:
+class _Transactions:
+    """Writes records and the mark that they were sent, all or nothing."""
+
+    def __init__(self, bootstrap: str, topic: str) -> None:
+        """Write for a replay of ``topic``, once started."""
+        self._make = partial(
+            AIOKafkaProducer,
+            bootstrap_servers=bootstrap,
+            transactional_id=f"tickwise.dlq.{topic}",
+            max_request_size=_RECORD_BYTES,
+        )
+        self._producer = self._make()
+
+    async def start(self) -> None:
+        """End what an earlier replay has left open, and shut that one out."""
         async with asyncio.timeout(TIMEOUT_S):
-            await producer.begin_transaction()
-            written = [await producer.send(topic, **record) for topic, record in records]
-            written.append(await producer.send(tp.topic, b"", partition=tp.partition, headers=list(marks)))
-            # A commit does not ask what has become of the records.
-            await asyncio.gather(*written)
-            await producer.commit_transaction()
-    except BaseException:
-        with suppress(Exception):
-            async with asyncio.timeout(5.0):
-                await producer.abort_transaction()
-        raise
+            await self._producer.start()
+
+    async def end(self) -> None:
+        """Close the connections."""
+        await end_producer(self._producer)
+
+    async def write(
+        self, records: Sequence[tuple[str, dict[str, Any]]], tp: TopicPartition, marks: Sequence[Header]
+    ) -> None:
+        """Write ``records``, and ``marks`` to ``tp``; raises MessageSizeTooLargeError where Kafka takes not all."""
+        producer = self._producer
+        try:
+            async with asyncio.timeout(TIMEOUT_S):
+                await producer.begin_transaction()
+                written = [await producer.send(topic, **record) for topic, record in records]
+                written.append(await producer.send(tp.topic, b"", partition=tp.partition, headers=list(marks)))
+                # A commit does not ask what has become of the records.
+                await asyncio.gather(*written)
+                await producer.commit_transaction()
+        except BaseException as error:
+            with suppress(Exception):
+                async with asyncio.timeout(5.0):
+                    await producer.abort_transaction()
+            if isinstance(error, MessageSizeTooLargeError):
+                # The refused records have used up sequence numbers: this producer's next ones would be out of order.
+                await self.end()
+                self._producer = self._make()
+                await self.start()
+            raise
 
 
-def _marks(letters: Sequence[tuple[Place, Letter]]) -> list[Header]:
-    reached = {letter.reason: place.offset + 1 for place, letter in letters}
-    return [(_DONE, f"{offset}/{reason}".encode()) for reason, offset in reached.items()]
-
-
-def _record(letter: Letter, tp: TopicPartition, place: Place) -> tuple[str, dict[str, Any]]:
+def _record(letter: Letter, tp: TopicPartition, place: Place, partitions: int) -> tuple[str, dict[str, Any]]:
     value = _again(letter)
     topic, partition, *_ = letter.source
+    if partition >= partitions:
+        raise _LeftError(f"the topic has no partition {partition} any more")
     mark = (dead_letters.REPLAY_OF, f"{tp.topic}/{tp.partition}/{place.offset}".encode())
     headers = [*(each for each in letter.headers if each[0] != dead_letters.REPLAY_OF), mark]
     return topic, {"value": value, "key": letter.key, "partition": partition, "headers": headers}

@@ -55,7 +55,7 @@ class BarCheck:
         self._first: dict[str, int] = {}  # kind -> the first tick that had a bar of it written
         self._last = self._reached = -1  # place of the bar read, and of the one compared, before
         self._newest = -1  # the newest tick that had a bar written
-        self._is_open = False  # what is behind that one may be under way
+        self._open_from: int | None = None  # what is behind that one and not before this tick may be under way
         # Symbol -> how many of its first ticks were seen, and the newest time among them, where older ones are gone. By
         # then a clock that began with a wrong time is set back.
         self._begun: dict[str, tuple[int, int]] = {}
@@ -96,9 +96,9 @@ class BarCheck:
             self._compared.conflicting += 1
             self._note(bar, ("conflicting", found.value.decode(), before.value.decode()))
 
-    def end_at(self, end: int) -> None:
-        """End the range before ``end``, up to which not all bars may be out: none was lost behind the newest one."""
-        self._is_open = True
+    def end_at(self, end: int, settled: int = 0) -> None:
+        """End the range before ``end``; bars behind the newest one may not be out yet, from the tick ``settled`` on."""
+        self._open_from = settled
         self._asked = self._asked.model_copy(update={"end": end})
         self._out = {name: out for name, out in self._out.items() if out.offset < end}
 
@@ -134,7 +134,7 @@ class BarCheck:
             offset = expected.offset or 0
             if self._first and offset < self._first.get(expected.kind, self._asked.end):
                 compared.unchecked["before the first bar of its kind"] += 1
-            elif self._is_open and 0 <= self._newest <= offset:
+            elif self._open_from is not None and self._open_from <= offset and 0 <= self._newest <= offset:
                 compared.unchecked["may be under way"] += 1
             else:  # also where no bar is out at all
                 compared.missing += 1

@@ -1,7 +1,8 @@
 """Are the rows, predictions and bars in their topics the ones that their ticks give? Recomputes and compares."""
 
+import time
 from collections.abc import AsyncIterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from typing import Any, NamedTuple
 
@@ -18,6 +19,9 @@ from model_ops_manager.compared import MAX_COMPARED, Compared
 from model_ops_manager.parity_check import Check, Findings, Start
 from model_ops_manager.shed import Shed
 from model_ops_manager.subject import Subject
+
+# Rows, predictions and bars of a round go out together: beside what is out for longer, by Kafka's clock, all is.
+SETTLED_S = 10.0
 
 Offsets = Mapping[int, tuple[int, int]]  # partition -> first and last offset (exclusive)
 
@@ -39,6 +43,12 @@ class Parity:
     rows: Compared
     predictions: Compared
     bars: Compared | None = None  # where the pipeline makes any
+    not_out: dict[int, tuple[int, int]] = field(default_factory=dict)  # partition -> ticks at its end, left out
+
+    @property
+    def is_empty(self) -> bool:
+        """True where nothing was compared, and so nothing is proven."""
+        return not any(compared.compared for compared in self.outputs.values())
 
     @property
     def is_equal(self) -> bool:
@@ -57,7 +67,9 @@ class Parity:
             "pipeline": self.pipeline,
             "is_equal": self.is_equal,
             "ranges": [each.model_dump() for each in self.ranges],
+            "is_empty": self.is_empty,
             "state_from": self.state_from,
+            "not_out": self.not_out,
             **{kind: compared.as_dict() for kind, compared in self.outputs.items()},
         }
 
@@ -78,7 +90,8 @@ async def verify(
         bootstrap: Kafka.
         spec: The pipeline.
         models: Where the versions that scored are.
-        asked: The ticks to compare; what has no end goes as far as outputs reach. None: all.
+        asked: The ticks to compare; what has no end goes as far as outputs reach, without those of the last moment that
+            may be under way. None: all.
         shed: What the worker skipped of each partition: nothing is expected of it, and it is counted as shed.
 
     Raises:
@@ -114,6 +127,8 @@ async def verify(
             await _read_outputs(consumer, spec, check, tp.partition)
             if each.end == held[tp].end and (asked is None or isinstance(asked, Arrival)):
                 check.leave_what_is_under_way()
+                if check.asked.end < each.end:
+                    report.not_out[tp.partition] = check.asked.end, each.end
             report.ranges.append(check.asked)
             report.state_from[tp.partition] = begin
             state_and_all = OffsetRange(partition=tp.partition, start=begin, end=check.asked.end)
@@ -124,8 +139,10 @@ async def verify(
 
 
 async def _read_outputs(consumer: AIOKafkaConsumer, spec: PipelineSpec, check: Check, partition: int) -> None:
+    settled_ms = (time.time() - SETTLED_S) * 1000
+    # Rows first: what is beside them and read later cannot have been written after them and be missed.
     async for record in _all(consumer, TopicPartition(rows.name(spec.feature_set), partition)):
-        check.add_rows(record.value)
+        check.add_rows(record.value, is_settled=record.timestamp <= settled_ms)
     async for record in _all(consumer, TopicPartition(predictions.name(spec.name), partition)):
         check.add_predictions(record.value, record.headers)
     if spec.bars is not None:

@@ -80,11 +80,14 @@ class Check:
         self._first_row = self.asked.end
         self._first_prediction = self.asked.start if start.is_served else self.asked.end
         self._other: set[Name] = set()  # rows of other features
+        self._settled = 0  # end of the rows that nothing belonging to them is under way of
         self._served: dict[int, tuple[Serving, PredictionEncoder] | str] = {}
 
-    def add_rows(self, value: bytes | None) -> None:
-        """Take a record of rows, as far as they lie in the range."""
+    def add_rows(self, value: bytes | None, *, is_settled: bool = False) -> None:
+        """Take a record of rows, as far as they lie in the range; ``is_settled``: what is beside them must be out."""
         found = rows.decode(value)
+        if is_settled:
+            self._settled = max(self._settled, int(found.rows.offset_N.max(initial=-1)) + 1)
         self._first_row = min(self._first_row, int(found.rows.offset_N.min(initial=self._first_row)))
         if found.hash != self._plan.hash:
             self._other.update(name for name, _ in self._inside(found.rows))
@@ -108,15 +111,22 @@ class Check:
             self._bars.add(value)
 
     def leave_what_is_under_way(self) -> None:
-        """End the range where the shorter of rows and predictions ends; bars go out beside them, and may end before."""
-        ends = [max(offset for offset, _ in known) + 1 for known in (self._rows, self._predictions) if known]
-        end = max(min(ends, default=self.asked.start), self.asked.start)
+        """End the range where the shorter of rows and predictions ends, but not before the end of settled rows.
+
+        Bars go out beside them, and may end before.
+        """
+        start, places = self.asked.start, [name[0] for name in (*self._rows, *self._other)]
+        ends = [max(places) + 1] if places else []
+        if self._first_prediction < self.asked.end:  # none at all: no model, and rows stand alone
+            ends.append(max((offset + 1 for offset, _ in self._predictions), default=start))
+        settled = min(self._settled, self.asked.end)
+        end = max(min(ends, default=start), settled, start)
         self.asked = self.asked.model_copy(update={"end": end})
         for known in (self._rows, self._predictions):
             for name in [name for name in known if name[0] >= end]:
                 del known[name]
         if self._bars is not None:
-            self._bars.end_at(end)
+            self._bars.end_at(end, settled)
 
     def recompute(self, records: Sequence[ConsumerRecord]) -> None:
         """Move over ``records`` of the ticks and compare what they give, as far as it lies in the range."""

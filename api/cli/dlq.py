@@ -4,6 +4,7 @@ import asyncio
 import base64
 import time
 from collections import Counter
+from collections.abc import Set
 from datetime import UTC, datetime
 from typing import Annotated, Any
 
@@ -15,7 +16,7 @@ from data_io.dead_letter_queue import Place
 from data_io.settings import CommonSettings
 from data_io.topics import ticks
 from data_io.topics.dead_letters import Letter
-from ml_core.errors import InputError
+from ml_core.errors import InputError, nearest
 from ml_core.spec import parse_duration
 
 app = typer.Typer(no_args_is_help=True, help="Look at refused ticks, send them again.", pretty_exceptions_enable=False)
@@ -36,10 +37,11 @@ def list_letters(
     as_json: AsJson = False,
 ) -> None:
     """Count dead letters by reason, and list the newest."""
-    counts, found = asyncio.run(_listed(_bootstrap(kafka), topic, reason, newest))
+    counts, found, reasons = asyncio.run(_listed(_bootstrap(kafka), topic, reason, newest))
     if as_json:
         dump({"reasons": dict(counts), "newest": found})
         return
+    _hint(reason, reasons)
     table(
         [{"reason": each, "letters": count} for each, count in counts.most_common()],
         ("reason", "letters"),
@@ -76,14 +78,15 @@ def replay(
     kafka: Kafka = None,
     as_json: AsJson = False,
 ) -> None:
-    """Send them to the topic again, in order; what was sent once is not sent again."""
+    """Send them to the topic again, in order, each once; what had to be left is tried again by the next replay."""
     report = asyncio.run(queue.replay(_bootstrap(kafka), topic, reason, limit))
     if as_json:
         dump({"sent": dict(report.sent), "left": dict(report.left)})
         return
     say(f"sent {report.sent.total()} to {topic}")
     for why, count in report.left.most_common():
-        note(f"left {count}: {why}")
+        note(f"left {count}, which the next replay tries again: {why}")
+    _hint(reason, report.reasons)
 
 
 @app.command()
@@ -106,9 +109,9 @@ def purge(
     before_ms = None if age_ns is None else (time.time_ns() - age_ns) // 1_000_000
     count = asyncio.run(queue.purge(_bootstrap(kafka), topic, before_ms))
     if as_json:
-        dump({"deleted": count})
+        dump({"deleted_offsets": count})
     else:
-        say(f"deleted {count}")
+        say(f"deleted {count} offsets: letters, and what replays have noted between them")
 
 
 def _bootstrap(kafka: str | None) -> str:
@@ -117,17 +120,25 @@ def _bootstrap(kafka: str | None) -> str:
 
 async def _listed(
     bootstrap: str, topic: str, reason: str | None, newest: int
-) -> tuple[Counter[str], list[dict[str, Any]]]:
+) -> tuple[Counter[str], list[dict[str, Any]], set[str]]:
     counts: Counter[str] = Counter()
+    reasons: set[str] = set()
     found: list[dict[str, Any]] = []
     async for place, letter in queue.read(bootstrap, topic):
+        reasons.add(letter.reason)
         if reason not in (None, letter.reason):
             continue
         counts[letter.reason] += 1
         found.append(_described(place, letter))
         if len(found) > 2 * newest:
             found = _newest(found, newest)
-    return counts, _newest(found, newest)
+    return counts, _newest(found, newest), reasons
+
+
+def _hint(reason: str | None, reasons: Set[str]) -> None:
+    """Say which reasons there are where none is ``reason``."""
+    if reason is not None and reasons and reason not in reasons:
+        note(f"no dead letter has the reason {reason!r}{nearest(reason, reasons)}")
 
 
 def _newest(found: list[dict[str, Any]], count: int) -> list[dict[str, Any]]:

@@ -2,22 +2,31 @@
 
 import asyncio
 from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from api.cli.output import AsJson, dump, say
+from api.cli.output import AsJson, dump, note, say
 from data_io.data_fetcher.sources import open_source
 from data_io.settings import CommonSettings
 from data_io.topics import admin
 from ml_core.data_processor import look_ahead as ahead
 from ml_core.data_processor.features import FeaturePlan
+from ml_core.data_processor.windows import Tail
 from ml_core.errors import InputError
-from ml_core.spec import find, load_all
+from ml_core.model.fitted import FittedModel
+from ml_core.model.runtime import Scorer
+from ml_core.spec import PipelineSpec, find, load_all
+from ml_core.types import Float32, RowBatch
 from model_ops_manager import parity as checked
+from model_ops_manager import scoring
+from model_ops_manager.champion import Check, load_serving, must_fit
 from model_ops_manager.compared import Compared
 from model_ops_manager.mlflow_agent import MlflowAgent
 from model_ops_manager.parity import Arrival, Parity
+from model_ops_manager.scoring import Unscored
 from model_ops_manager.shed import Shed
 from streams.settings import WorkerSettings
 from streams.transport import state_log
@@ -60,7 +69,10 @@ def parity(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Recompute rows, predictions and bars from their ticks and compare bit by bit; exit code 1 where they differ."""
+    """Recompute rows, predictions and bars from their ticks and compare bits.
+
+    Exit code 1 where they differ, or where there are ticks and nothing could be compared.
+    """
     settings = WorkerSettings.read(kafka=kafka, group=group)
     spec = find(load_all(settings.pipelines), pipeline)
     models = MlflowAgent(settings.tracking_uri, settings.home)
@@ -75,7 +87,12 @@ def parity(
         dump(report.as_dict())
     else:
         _tell(report)
-    if not report.is_equal:
+    if not report.ranges:
+        note(f"{topic} holds no ticks: there is nothing to compare")
+        return
+    if report.is_empty:
+        note("nothing was compared, so nothing is proven: no output of these ticks is out that could be computed again")
+    if report.is_empty or not report.is_equal:
         raise typer.Exit(DIFFERENT)
 
 
@@ -83,27 +100,56 @@ def parity(
 def look_ahead(
     pipeline: Pipeline,
     source: Annotated[str, typer.Option(help="Ticks to try it on: a file, folder or synthetic:...")] = (
-        "synthetic:symbols=8,ticks=20000,rate=500"
+        "synthetic:symbols=8,ticks=20000,rate=50"
     ),
     ticks: Annotated[int, typer.Option(min=2, help="At most so many ticks of it.")] = 20_000,
     cuts: Annotated[int, typer.Option(min=1, help="At how many places they are cut off.")] = 50,
     seed: Annotated[int, typer.Option(help="Of the places.")] = 0,
+    model: Annotated[
+        Path | None, typer.Option(help="Folder of a model whose scores are looked at; default: the champion.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Cut ticks off at random places; exit code 1 where a row before the cut is another one than without it."""
-    plan = FeaturePlan.from_spec(find(load_all(CommonSettings.read().pipelines), pipeline))
+    """Cut ticks off at random places; exit code 1 where a row or score before the cut is another than without it."""
+    settings = CommonSettings.read()
+    spec = find(load_all(settings.pipelines), pipeline)
+    plan = FeaturePlan.from_spec(spec)
     batch = next(open_source(source).stream(ticks), None)
     if batch is None:
         raise InputError(f"{source} holds no ticks")
-    leaks = ahead.find(batch, plan, cuts=cuts, seed=seed)
+    scorer = _scorer(settings, spec, must_fit(plan.hash, spec.features.window), model)
+    score = None if scorer is None else partial(_scores, spec.features.window, scorer)
+    found = ahead.find(batch, plan, cuts=cuts, seed=seed, score=score)
     if as_json:
-        dump({"ticks": len(batch), "cuts": cuts, "leaks": [leak._asdict() for leak in leaks]})
+        counts = {"ticks": len(batch), "rows": found.rows, "scored": None if scorer is None else found.scored}
+        dump({**counts, "cuts": cuts, "leaks": [leak._asdict() for leak in found.leaks]})
     else:
-        say(f"{len(batch)} ticks, cut off at {cuts} places: {f'{len(leaks)} leaks' if leaks else 'no leak'}")
-        for leak in leaks:
+        scored = "no predictions (there is no champion)" if scorer is None else f"{found.scored} predictions"
+        told = f"{len(found.leaks)} leaks" if found.leaks else "no leak"
+        say(f"{len(batch)} ticks, cut off at {cuts} places, {found.rows} rows and {scored} compared: {told}")
+        for leak in found.leaks:
             say(f"  {leak.what}: row {leak.row} is {leak.whole:g} with all ticks, {leak.cut_off:g} with {leak.cut}")
-    if leaks:
+    if found.leaks:
         raise typer.Exit(DIFFERENT)
+
+
+def _scorer(settings: CommonSettings, spec: PipelineSpec, check: Check, folder: Path | None) -> Scorer | None:
+    """Return that of the model in ``folder``, else of the champion; None where there is none."""
+    if folder is not None:
+        scorer = FittedModel.load(folder).scorer()
+        check(scorer.contract)
+        return scorer
+    if settings.mlflow_tracking_uri is None and not (settings.home / "mlflow.db").exists():
+        return None  # asking would make the store
+    models = MlflowAgent(settings.tracking_uri, settings.home)
+    champion = models.champion(spec.name)
+    return None if champion is None else load_serving(models, spec.name, champion.version, check).scorer
+
+
+def _scores(window: int, scorer: Scorer, rows: RowBatch) -> Float32:
+    """Return the scores (R, H) of all rows since the beginning, as a worker scores them."""
+    x_RTF, ready_R = Tail(window, rows.x_NF.shape[1]).windows(rows)
+    return scoring.score([Unscored(rows, x_RTF, ready_R)], scorer)[0].score_NH
 
 
 async def _skipped(kafka: str, group: str, topic: str) -> dict[int, Shed]:
@@ -164,6 +210,8 @@ def _tell(report: Parity) -> None:
     for partition, offset in report.state_from.items():
         if offset:
             say(f"partition {partition}: ticks before {offset} are gone or were skipped, state starts there")
+    for partition, (first, end) in report.not_out.items():
+        say(f"partition {partition}: offsets {first} to {end - 1} have no outputs yet, or make none: left out")
 
 
 def _words(compared: Compared) -> str:

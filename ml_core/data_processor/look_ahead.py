@@ -1,8 +1,9 @@
-"""Does any row know what came after its tick? Cuts the ticks off at random places and looks what changes before.
+"""Does any row or score know what came after its tick? Cuts ticks off at random places and looks what changes before.
 
-Shapes: N ticks, F features.
+Shapes: N ticks, R rows, F features, H horizons.
 """
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -10,37 +11,52 @@ import numpy.typing as npt
 
 from ml_core.data_processor import features
 from ml_core.data_processor.features import FeaturePlan, FeatureState
-from ml_core.types import RowBatch, SymbolTable, TickBatch
+from ml_core.errors import InputError
+from ml_core.types import Float32, RowBatch, SymbolTable, TickBatch
+
+Score = Callable[[RowBatch], Float32]  # rows since the beginning -> their scores (R, H), NaN where a row is not scored
 
 
 class Leak(NamedTuple):
     """A value that is another one when later ticks are not there."""
 
-    what: str  # feature, or column of a row
+    what: str  # feature, column of a row, or "score" and the horizon's number
     cut: int  # ticks that were left
     row: int
     whole: float  # with all ticks
     cut_off: float
 
 
-def find(ticks: TickBatch, plan: FeaturePlan, *, cuts: int, seed: int = 0) -> list[Leak]:
-    """Return the first leak of every feature, mid, spread and flag that has one.
+class Looked(NamedTuple):
+    """What was looked at, and what was found."""
+
+    rows: int  # before the last cut
+    scored: int  # of those
+    leaks: list[Leak]
+
+
+def find(ticks: TickBatch, plan: FeaturePlan, *, cuts: int, seed: int = 0, score: Score | None = None) -> Looked:
+    """Return the first leak of every feature, mid, spread, flag and score that has one.
 
     Args:
         ticks: In arrival order, of one partition or file.
         plan: Of the rows.
         cuts: How many places are tried; the more, the surer.
         seed: Of the places.
+        score: Of a model; None: scores are not looked at.
 
     Raises:
-        InputError: An own feature failed. A retry will not help.
+        InputError: No row stands before a cut, or with ``score`` none that is scored, so nothing is proven; or an own
+            feature failed. A retry will not help.
     """
-    whole = _rows(ticks, plan)
+    whole = _made(ticks, plan, score)
     leaks: dict[str, Leak] = {}
+    most = scored = 0
     places = np.random.default_rng(seed).integers(1, max(len(ticks), 2), size=cuts)
     for cut in np.unique(places).tolist():
         fields: list[Any] = [*(column[:cut] for column in ticks[:-1]), ticks.symbols]
-        part = _rows(TickBatch(*fields), plan)
+        part = _made(TickBatch(*fields), plan, score)
+        most, scored = max(most, len(part.rows)), max(scored, part.scored)
         for what, there, alone in _columns(whole, part, plan.names):
             if what in leaks:
                 continue
@@ -48,18 +64,38 @@ def find(ticks: TickBatch, plan: FeaturePlan, *, cuts: int, seed: int = 0) -> li
             if len(different):
                 row = int(different[0])
                 leaks[what] = Leak(what, cut, row, float(there[row]), float(alone[row]))
-    return list(leaks.values())
+    if not most:
+        raise InputError(
+            f"nothing was compared: of {len(ticks)} ticks {len(whole.rows)} make a row, and none stands before a cut; "
+            "the pipeline may want other symbols or kinds than they have"
+        )
+    if score and not scored:
+        raise InputError(
+            f"no score was compared: none of {most} rows before a cut could be scored; it takes ticks of a longer time"
+        )
+    return Looked(most, scored, list(leaks.values()))
 
 
-def _rows(ticks: TickBatch, plan: FeaturePlan) -> RowBatch:
-    return features.step(ticks, FeatureState(plan, SymbolTable(ticks.symbols)))
+class _Made(NamedTuple):
+    rows: RowBatch
+    score_RH: Float32
+
+    @property
+    def scored(self) -> int:
+        return int(np.isfinite(self.score_RH).any(axis=1).sum())
 
 
-def _columns(
-    whole: RowBatch, part: RowBatch, names: tuple[str, ...]
-) -> list[tuple[str, npt.NDArray[Any], npt.NDArray[Any]]]:
-    pairs = [(name, whole.x_NF[:, f], part.x_NF[:, f]) for f, name in enumerate(names)]
-    pairs += [(name, getattr(whole, f"{name}_N"), getattr(part, f"{name}_N")) for name in ("mid", "spread", "flags")]
+def _made(ticks: TickBatch, plan: FeaturePlan, score: Score | None) -> _Made:
+    rows = features.step(ticks, FeatureState(plan, SymbolTable(ticks.symbols)))
+    return _Made(rows, np.empty((len(rows), 0), np.float32) if score is None else score(rows))
+
+
+def _columns(whole: _Made, part: _Made, names: tuple[str, ...]) -> list[tuple[str, npt.NDArray[Any], npt.NDArray[Any]]]:
+    pairs = [(name, whole.rows.x_NF[:, f], part.rows.x_NF[:, f]) for f, name in enumerate(names)]
+    pairs += [
+        (name, getattr(whole.rows, f"{name}_N"), getattr(part.rows, f"{name}_N")) for name in ("mid", "spread", "flags")
+    ]
+    pairs += [(f"score {h}", whole.score_RH[:, h], part.score_RH[:, h]) for h in range(whole.score_RH.shape[1])]
     return pairs
 
 

@@ -3,12 +3,15 @@
 import json
 import threading
 import time
+from dataclasses import replace
 
 import pytest
 
 from api.cli import main
+from ml_core.spec import find, load_all
 from ml_core.types import JobState
 from model_ops_manager.jobs.store import JobStore
+from tests.api.model_lab import make_model
 
 
 @pytest.fixture
@@ -198,3 +201,31 @@ def test_the_archive_is_shown_also_while_kafka_is_away(settings, tickwise, monke
 def test_an_archive_without_a_folder_says_which_setting_is_missing(settings, tickwise):
     code, _, told = tickwise("archive", "status")
     assert (code, "TICKWISE_ARCHIVE is not set" in told) == (2, True)
+
+
+def test_look_ahead_compares_scores_of_the_champion_or_of_a_folder_and_says_where_there_is_no_model(
+    settings, tickwise, tmp_path
+):
+    few = ("--source", "synthetic:symbols=2,ticks=2000,rate=50", "--cuts", 3)
+    model = make_model(find(load_all(settings.pipelines), "untrained"))
+    replace(model, contract=model.scorer().contract).save(tmp_path / "model")
+
+    code, out, _ = tickwise("verify", "look-ahead", "windows", *few, "--json")
+    _, of_folder, _ = tickwise("verify", "look-ahead", "untrained", *few, "--model", tmp_path / "model", "--json")
+    _, without, _ = tickwise("verify", "look-ahead", "untrained", *few)
+    misfit, _, told = tickwise("verify", "look-ahead", "windows", *few, "--model", tmp_path / "model")
+
+    assert (code, json.loads(out)["leaks"]) == (0, [])
+    assert json.loads(out)["scored"] > 100
+    assert json.loads(of_folder)["scored"] > 100
+    assert "no predictions (there is no champion)" in without
+    assert (misfit, "schema: trained on features" in told) == (2, True)
+
+
+def test_look_ahead_over_ticks_of_other_symbols_proves_nothing_and_fails(settings, tickwise, tmp_path, monkeypatch):
+    (tmp_path / "one.toml").write_text('name = "one"\n[source]\nsymbols = ["BTCUSDT"]')
+    monkeypatch.setenv("TICKWISE_PIPELINES", str(tmp_path / "one.toml"))
+
+    code, _, told = tickwise("verify", "look-ahead", "one")
+
+    assert (code, "nothing was compared: of 20000 ticks 0 make a row" in told) == (2, True)

@@ -6,6 +6,8 @@ import json
 
 import pyarrow as pa
 import pytest
+from aiokafka.admin import AIOKafkaAdminClient
+from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from typer.testing import CliRunner
 
 from api.cli import dlq
@@ -98,6 +100,36 @@ async def test_of_a_record_of_many_ticks_only_the_refused_row_is_sent(lab, lette
     assert whole == b"no arrow"
 
 
+async def test_what_had_to_be_left_is_tried_again_by_every_later_replay(lab, letters) -> None:
+    big, partition_gone = b"x" * 20_000, Reject(0, 0, "bad_json", "")
+    await letters.add((b"A", big, []), (b"B", b"small", []), (b"C", b"small too", []))
+    of_another = dead_letters.encode(partition_gone, Records([9], [b"D"], [b"gone"], [()]), lab.topic, 7)
+    await letters._write(*of_another, 0)
+    await _limit_bytes(lab, 5_000)
+    too_large, no_partition = "it is larger than the topic takes", "the topic has no partition 7 any more"
+
+    one = await queue.replay(lab.kafka, lab.topic, limit=1)
+    assert (one.sent.total(), one.left) == (1, {too_large: 1})
+    rest = await queue.replay(lab.kafka, lab.topic)
+    assert (rest.sent.total(), rest.left) == (1, {too_large: 1, no_partition: 1})
+    await _limit_bytes(lab, 1_000_000)
+    assert (await queue.replay(lab.kafka, lab.topic, "missing:price")).sent.total() == 0
+    mended = await queue.replay(lab.kafka, lab.topic)
+    assert (mended.sent.total(), mended.left) == (1, {no_partition: 1})
+    assert (await queue.replay(lab.kafka, lab.topic)).sent.total() == 0
+    assert [value for _, value, _ in await letters.replayed()] == [b"small", b"small too", big]
+
+
+async def _limit_bytes(lab, count: int) -> None:
+    client = AIOKafkaAdminClient(bootstrap_servers=lab.kafka)
+    await client.start()
+    try:
+        topic = ConfigResource(ConfigResourceType.TOPIC, lab.topic, {"max.message.bytes": str(count)})
+        await client.alter_configs([topic])
+    finally:
+        await client.close()
+
+
 async def test_after_the_map_is_mended_a_replay_gives_the_rows_of_a_run_that_never_failed(lab) -> None:
     fields = {"ts": "$.t", "symbol": "$.s", "price": "$.p", "size": "$.q"}
     values = [
@@ -129,10 +161,17 @@ async def test_the_commands_list_show_and_purge(lab, letters) -> None:
         await queue.replay(lab.kafka, lab.topic)
     await letters.add((b"A", b"\x00 not a tick", [("trace", b"1")]), (b"B", b"{", []))
 
-    def run(*words):
-        result = CliRunner().invoke(dlq.app, [*words, "--topic", lab.topic, "--kafka", lab.kafka, "--json"])
+    def invoked(*words):
+        result = CliRunner().invoke(dlq.app, [*words, "--topic", lab.topic, "--kafka", lab.kafka])
         assert result.exit_code == 0, result.output
-        return json.loads(result.stdout)
+        return result
+
+    def run(*words):
+        return json.loads(invoked(*words, "--json").stdout)
+
+    for command in ("list", "replay"):
+        misspelt = await asyncio.to_thread(invoked, command, "--reason", "bad_jsn")
+        assert "no dead letter has the reason 'bad_jsn'; did you mean 'bad_json'?" in misspelt.stderr
 
     listed = await asyncio.to_thread(run, "list", "--newest", "1")
     assert listed["reasons"] == {"bad_json": 2}
@@ -140,6 +179,6 @@ async def test_the_commands_list_show_and_purge(lab, letters) -> None:
     shown = await asyncio.to_thread(run, "show", "0", "0")
     assert (shown["key"], shown["value"], shown["headers"]) == ("QQ==", "ACBub3QgYSB0aWNr", [["trace", "MQ=="]])
     assert shown["source"] == f"{lab.topic}/0/0/0"
-    assert await asyncio.to_thread(run, "purge", "--older-than", "1h", "--yes") == {"deleted": 0}
-    assert await asyncio.to_thread(run, "purge", "--yes") == {"deleted": 2}
+    assert await asyncio.to_thread(run, "purge", "--older-than", "1h", "--yes") == {"deleted_offsets": 0}
+    assert await asyncio.to_thread(run, "purge", "--yes") == {"deleted_offsets": 2}
     assert (await asyncio.to_thread(run, "list"))["reasons"] == {}

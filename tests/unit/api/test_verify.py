@@ -3,9 +3,11 @@
 import time
 
 import pytest
+from typer.testing import CliRunner
 
 from api.cli import verify
 from ml_core.errors import InputError
+from ml_core.types import OffsetRange
 from model_ops_manager.compared import Compared
 from model_ops_manager.parity import Arrival, Parity
 
@@ -64,3 +66,28 @@ def test_bars_are_told_beside_rows_where_there_are_any(capsys):
     assert (without.is_equal, with_bars.is_equal) == (True, False)
     assert "bars" not in without.as_dict()
     assert with_bars.as_dict()["bars"]["mismatches"] == {"close": 1}
+
+
+@pytest.mark.parametrize(
+    ("ranges", "compared", "code", "words"),
+    [
+        ([OffsetRange(partition=0, start=0, end=9)], 9, 0, ""),
+        ([OffsetRange(partition=0, start=5, end=5)], 0, verify.DIFFERENT, "nothing was compared"),
+        ([], 0, 0, "holds no ticks"),
+    ],
+)
+def test_where_ticks_have_no_outputs_nothing_is_proven_and_the_command_fails(
+    monkeypatch, tmp_path, ranges, compared, code, words
+):
+    async def verified(*_):
+        return Parity("one", ranges, {}, Compared(compared=compared), Compared(), not_out={0: (5, 9)})
+
+    (tmp_path / "one.toml").write_text('name = "one"')
+    monkeypatch.setattr(verify.checked, "verify", verified)
+
+    words_given = ["parity", "one", "--shed", "0:0-0"]
+    result = CliRunner().invoke(verify.app, words_given, env={"TICKWISE_PIPELINES": str(tmp_path)})
+
+    assert result.exit_code == code
+    assert words in result.stderr
+    assert "partition 0: offsets 5 to 8 have no outputs yet" in result.stdout

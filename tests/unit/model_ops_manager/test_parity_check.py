@@ -78,6 +78,58 @@ def test_predictions_name_their_symbols_also_where_state_has_numbered_them_anew(
     assert (found.first, found.compared, found.shed) == (None, 30, 10)
 
 
+def scored(start: int, end: int) -> list[bytes]:
+    """Predictions of the ticks ``start`` to ``end``."""
+    state = FeatureState(PLAN, SymbolTable())
+    made = features.step(TickDecoder().decode(log_reader.columns(TICKS[:end]), state.symbols)[0], state)
+    made = made.select(made.offset_N >= start)
+    [batch] = scoring.score([Unscored(made, made.x_NF[:, None, :], np.ones(len(made), np.bool_))], SERVING.scorer)
+    about = {"topic_id": "id", "partition": 0, "horizons_ns": [10**9], "model": SPEC.name, "version": 1}
+    return [value for _, value in predictions.encode(batch, **about)]
+
+
+def followed(*, rows_to: int, settled_to: int, predicted: tuple[int, int], start: int = 0) -> tuple[Check, Findings]:
+    """Compare from ``start`` on, as far as outputs reach."""
+    findings, asked = Findings(), OffsetRange(partition=0, start=start, end=len(TICKS))
+    check = Check(Subject(SPEC, "id", asked), Start.empty(SPEC, PLAN), lambda _: SERVING, findings)
+    made = rows.decode(published((0, rows_to))[0]).rows
+    for part, is_settled in ((made.offset_N < settled_to, True), (made.offset_N >= settled_to, False)):
+        for _, value, _ in rows.encode(made.select(part), PLAN.names, PLAN.hash, KERNEL_VERSION):
+            check.add_rows(value, is_settled=is_settled)
+    for value in scored(*predicted):
+        check.add_predictions(value, ())
+    check.leave_what_is_under_way()
+    check.recompute(TICKS[: check.asked.end])
+    check.end()
+    return check, findings
+
+
+def test_predictions_that_stopped_while_rows_went_on_are_missing_except_those_under_way():
+    check, found = followed(rows_to=90, settled_to=80, predicted=(0, 40))
+    assert (check.asked.end, found.rows.compared, found.rows.is_equal) == (80, 80, True)
+    assert (found.predictions.compared, found.predictions.missing) == (40, 40)
+    assert found.predictions.first["offset"] == 40
+
+
+def test_what_is_under_way_is_left_out():
+    check, found = followed(rows_to=90, settled_to=30, predicted=(0, 80))
+    assert (check.asked.end, found.rows.compared, found.predictions.compared) == (80, 80, 80)
+    assert found.rows.is_equal
+    assert found.predictions.is_equal
+
+
+def test_a_range_in_which_predictions_had_stopped_before_misses_all_that_are_not_under_way():
+    check, found = followed(rows_to=90, settled_to=80, predicted=(0, 40), start=50)
+    assert (check.asked.end, found.predictions.missing) == (80, 30)
+    check, found = followed(rows_to=90, settled_to=0, predicted=(0, 40), start=50)
+    assert (check.asked.end, found.predictions.missing) == (50, 0)
+
+
+def test_rows_without_a_model_are_compared_to_their_end():
+    check, found = followed(rows_to=90, settled_to=0, predicted=(0, 0))
+    assert (check.asked.end, found.rows.compared, found.predictions.missing) == (90, 90, 0)
+
+
 def compared(values: list[bytes], *, shed: Shed, step: int = 7) -> Compared:
     findings = Findings()
     asked = OffsetRange(partition=0, start=0, end=len(TICKS))

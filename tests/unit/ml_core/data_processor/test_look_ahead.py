@@ -1,4 +1,4 @@
-"""A feature that knows what comes later is found; those of the catalogue are not."""
+"""A feature or score that knows what comes later is found; those of the catalogue do not."""
 
 import numpy as np
 import pytest
@@ -6,7 +6,9 @@ import pytest
 from data_io.data_fetcher.sources import open_source
 from ml_core.data_processor import look_ahead
 from ml_core.data_processor.features import FeaturePlan
+from ml_core.errors import InputError
 from ml_core.spec import load, parse
+from ml_core.types import TickBatch
 
 LEAKS = """
 import numpy as np
@@ -33,14 +35,14 @@ def plan_with(folder, name: str, value: str) -> FeaturePlan:
 
 
 def test_the_features_of_the_catalogue_know_nothing_of_later_ticks(ticks) -> None:
-    assert look_ahead.find(ticks, FeaturePlan.from_spec(parse({"name": "plain"})), cuts=20) == []
+    assert look_ahead.find(ticks, FeaturePlan.from_spec(parse({"name": "plain"})), cuts=20).leaks == []
 
 
 def test_a_feature_that_sees_the_next_tick_is_found_with_its_place_and_its_values(ticks, tmp_path) -> None:
     plan = plan_with(
         tmp_path, "NextTime", "(np.append(ticks.ts_ns_N[1:], ticks.ts_ns_N[-1:]) - ticks.ts_ns_N).astype(float)"
     )
-    [leak] = look_ahead.find(ticks, plan, cuts=5)
+    [leak] = look_ahead.find(ticks, plan, cuts=5).leaks
     assert leak.what == "my_features:NextTime"
     assert leak.row == leak.cut - 1
     assert leak.whole > leak.cut_off
@@ -48,7 +50,33 @@ def test_a_feature_that_sees_the_next_tick_is_found_with_its_place_and_its_value
 
 def test_a_feature_that_depends_on_where_batches_are_cut_is_found(ticks, tmp_path) -> None:
     plan = plan_with(tmp_path, "BatchMean", "np.full(len(ticks), float(len(ticks)))")
-    assert [leak.what for leak in look_ahead.find(ticks, plan, cuts=3)] == ["my_features:BatchMean"]
+    assert [leak.what for leak in look_ahead.find(ticks, plan, cuts=3).leaks] == ["my_features:BatchMean"]
+
+
+def test_a_score_that_depends_on_later_rows_is_found_and_one_that_does_not_is_counted(ticks) -> None:
+    plan = FeaturePlan.from_spec(parse({"name": "plain"}))
+
+    def by_all(rows):
+        return np.stack([rows.mid_N, rows.mid_N - rows.mid_N.mean()], axis=1).astype(np.float32)
+
+    def by_row(rows):
+        return np.where(rows.symbol_N == 0, rows.mid_N, np.nan).astype(np.float32)[:, None]
+
+    assert [leak.what for leak in look_ahead.find(ticks, plan, cuts=3, score=by_all).leaks] == ["score 1"]
+    looked = look_ahead.find(ticks, plan, cuts=3, score=by_row)
+    assert looked.leaks == []
+    assert 0 < looked.scored < looked.rows < len(ticks)
+    with pytest.raises(InputError, match="no score was compared"):
+        look_ahead.find(ticks, plan, cuts=3, score=lambda rows: by_row(rows) * np.float32("nan"))
+
+
+@pytest.mark.parametrize("symbol", ["BTCUSDT", "SYN03"])
+def test_where_no_row_stands_before_a_cut_nothing_is_proven(ticks, symbol) -> None:
+    until = int(np.flatnonzero(ticks.symbol_N == ticks.symbols.index("SYN03"))[0]) + 1  # the first of its symbol
+    few = TickBatch(*(column[:until] for column in ticks[:-1]), ticks.symbols)
+    plan = FeaturePlan.from_spec(parse({"name": "plain", "source": {"symbols": [symbol]}}))
+    with pytest.raises(InputError, match="nothing was compared"):
+        look_ahead.find(few, plan, cuts=20)
 
 
 def test_the_bits_of_a_nan_are_no_leak_and_the_sign_of_zero_is() -> None:
