@@ -9,7 +9,7 @@ from aiokafka.admin import AIOKafkaAdminClient
 
 from tests.faults.bench import Bench, Result
 from tests.faults.cluster import Broker, cluster
-from tests.faults.scene import SILENT, TOLD_S, Scene
+from tests.faults.scene import BACK_S, SILENT, TOLD_S, Scene
 
 DEAD_S = 60.0
 
@@ -17,7 +17,7 @@ DEAD_S = 60.0
 async def broker_paused(bench: Bench, seconds: float) -> Result:
     """SIGSTOP the broker, then let it go on: no worker is restarted."""
 
-    async def pause(scene: Scene, brokers: Sequence[Broker]) -> float | None:
+    async def pause(scene: Scene, brokers: Sequence[Broker]) -> Result:
         [broker] = brokers
         began, told_s = time.monotonic(), None
         broker.signal(signal.SIGSTOP)
@@ -27,7 +27,7 @@ async def broker_paused(bench: Bench, seconds: float) -> Result:
             await asyncio.sleep(max(began + seconds - time.monotonic(), 0.0))
         finally:
             broker.signal(signal.SIGCONT)
-        return told_s
+        return {"told_s": told_s}
 
     return await _survived(bench, pause)
 
@@ -35,7 +35,7 @@ async def broker_paused(bench: Bench, seconds: float) -> Result:
 async def broker_killed(bench: Bench) -> Result:
     """SIGKILL the broker and start it again, a minute later, on the same data."""
 
-    async def kill(scene: Scene, brokers: Sequence[Broker]) -> float:
+    async def kill(scene: Scene, brokers: Sequence[Broker]) -> Result:
         [broker] = brokers
         began = time.monotonic()
         broker.kill()
@@ -44,7 +44,7 @@ async def broker_killed(bench: Bench) -> Result:
         scene.must_run()
         broker.start()
         await asyncio.to_thread(broker.await_answer)
-        return told_s
+        return {"told_s": told_s}
 
     return await _survived(bench, kill)
 
@@ -52,14 +52,24 @@ async def broker_killed(bench: Bench) -> Result:
 async def one_of_three_killed(bench: Bench) -> Result:
     """SIGKILL the one of three brokers that leads a partition of the ticks, for good."""
 
-    async def kill(scene: Scene, brokers: Sequence[Broker]) -> None:
+    async def kill(scene: Scene, brokers: Sequence[Broker]) -> Result:
         brokers[await _leader(scene) - 1].kill()
+        told_s, back_s = await asyncio.gather(
+            scene.told_of(SILENT, TOLD_S), scene.consumes(BACK_S), return_exceptions=True
+        )
+        if isinstance(back_s, BaseException):
+            raise back_s
+        if isinstance(told_s, BaseException):
+            if back_s > TOLD_S:  # who consumes by then has nothing to tell
+                raise told_s
+            told_s = None
+        return {"told_s": told_s, "back_s": back_s}
 
     return await _survived(bench, kill, count=3)
 
 
 async def _survived(
-    bench: Bench, fault: Callable[[Scene, Sequence[Broker]], Awaitable[float | None]], count: int = 1
+    bench: Bench, fault: Callable[[Scene, Sequence[Broker]], Awaitable[Result]], count: int = 1
 ) -> Result:
     with cluster(count) as brokers:
         addresses = ",".join(broker.address for broker in brokers)
@@ -68,9 +78,9 @@ async def _survived(
             async with scene.load():
                 await scene.at_work("a")
                 scene.forget_peak()
-                told_s = await fault(scene, brokers)
+                told = await fault(scene, brokers)
                 back = await scene.back()
-            return {**await scene.undisturbed(), **back, "told_s": told_s}
+            return {**await scene.undisturbed(), **back, **told}
 
 
 async def _leader(scene: Scene) -> int:

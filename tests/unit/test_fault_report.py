@@ -38,11 +38,12 @@ def test_a_result_on_the_page_has_its_commit_its_time_and_its_note() -> None:
     assert line == "| kills | x y |  |  |  |  | note a \\| b | abc1234 2026-01-02T03:04Z |"
 
 
-def test_rows_begin_again_at_most_once_a_kill_and_a_partition() -> None:
+def test_rows_of_a_partition_begin_again_at_most_as_often_as_somebody_was_killed() -> None:
     kills = [{0: 10, 1: 10}, {0: 20, 1: 20}]
     found = [Jump(0, 12, 5), Jump(1, 21, 5), Jump(0, 25, 5)]
     assert repeats.of_kills(found, kills) == [found[:1], found[1:]]
 
-    for too_many, said in (([Jump(0, 9, 1)], "before any kill"), ([Jump(0, 12, 1), Jump(0, 13, 1)], "more than once")):
+    often = [Jump(0, 12, 1), Jump(0, 22, 1), Jump(0, 23, 1)]
+    for too_many, said in (([Jump(0, 9, 1)], "before any kill"), (often, "3} times by partition, of 2 kills")):
         with pytest.raises(FellShortError, match=said):
             repeats.of_kills(random.sample(too_many, len(too_many)), kills)
