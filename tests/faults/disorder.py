@@ -15,9 +15,10 @@ RATE = 50  # ticks a second of event time
 REPEATED = 0.2
 # (share, later by, s): those of 8 s come later than lateness
 DELAYS = ((0.05, 2), (0.02, 8))
-# (share, stamp off by, s)
+# (share, stamp off by, s): single ticks
 SHIFTS = ((0.02, -1.3), (0.01, 5.0), (0.01, -3600.0), (0.005, 3600.0))
-BACK_FROM, BACK_TO = 0.5, 0.55  # of the ticks: for so long all clocks are one hour back
+# (from, to, off by, s): all clocks, for so long a part of the ticks
+STRETCHES = ((0.2, 0.25, -1.3), (0.35, 0.4, 5.0), (0.5, 0.55, -3600.0))
 CLEAN_END = 50  # ticks that are as they should be, so that the last one makes a row
 BARS = ["time:1s", "time:10s", "ticks:20", "volume:500", "value:1e5"]
 
@@ -68,9 +69,10 @@ def _of_symbol(batch: TickBatch, order: list[int]) -> dict[str, list[Tick]]:
 
 
 def _shift_ns(place: float, rng: random.Random) -> int:
-    if BACK_FROM <= place < BACK_TO:
-        return -3600 * SECOND_NS
-    return next((round(off_s * SECOND_NS) for share, off_s in SHIFTS if rng.random() < share), 0)
+    off_s = next((off_s for start, end, off_s in STRETCHES if start <= place < end), None)
+    if off_s is None:
+        off_s = next((off_s for share, off_s in SHIFTS if rng.random() < share), 0.0)
+    return round(off_s * SECOND_NS)
 
 
 def _lags(

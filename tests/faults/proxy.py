@@ -19,11 +19,12 @@ class Proxy:
         """Listen on ``port`` for a broker at ``target``, once entered."""
         self.port, self.target = port, target
         self.delay_s = 0.0  # each way
-        self.is_cut = False  # nothing gets through, and nobody is told: connections stay half open
+        self.is_cut = False  # nothing gets through, and nobody is told: connections are half open
         self.lose_answer_to: int | None = None  # the next request of this kind reaches the broker, its answer nobody
         self.lost = 0
         self._server: asyncio.Server | None = None
         self._pairs: dict[asyncio.Task[None], tuple[asyncio.StreamWriter, asyncio.StreamWriter]] = {}
+        self._abandoned: set[asyncio.StreamWriter] = set()
 
     async def __aenter__(self) -> Self:
         """Listen."""
@@ -47,6 +48,11 @@ class Proxy:
                 writer.transport.abort()
             task.cancel()
 
+    def abandon(self) -> None:
+        """Let new connections through again; those there are stay half open until somebody closes them."""
+        self._abandoned |= {writer for writers in self._pairs.values() for writer in writers}
+        self.is_cut = False
+
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
         assert task is not None
@@ -66,6 +72,7 @@ class Proxy:
             pass
         finally:
             del self._pairs[task]
+            self._abandoned -= {writer, to_broker}
             for each in (writer, to_broker):
                 each.transport.abort()
 
@@ -104,7 +111,7 @@ class Proxy:
                 due_s, data = await queue.get()
                 if (wait_s := due_s - loop.time()) > 0:
                     await asyncio.sleep(wait_s)
-                if self.is_cut:
+                if self.is_cut or writer in self._abandoned:
                     continue
                 writer.write(data)
                 await writer.drain()

@@ -44,6 +44,8 @@ CHECKPOINT_S = 1.0
 CAUGHT_UP_S = 120.0
 START_S = 120.0  # of a worker, on a machine that does much else besides
 BACK_S = 30.0
+TOLD_S = 10.0
+SILENT = "Kafka has not answered"  # of /readyz
 DRAIN_S = 10.0
 PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 Rowless = Mapping[int, Sequence[int]]  # offsets of records that make no row, ascending, by partition
@@ -70,6 +72,7 @@ class Scene:
         self.lab, self.spec, self.store, self._settings = lab, spec, store, settings
         self.workers: dict[str, subprocess.Popen[bytes]] = {}
         self.ports: dict[str, int] = {}
+        self.counted: dict[str, int] = {}  # what is known so far, also where the scene falls short
         self._numbers: dict[str, int] = {}
         self._load: Load | None = None
 
@@ -85,7 +88,10 @@ class Scene:
         parts: Mapping[str, Any] | None = None,
         **settings: str,
     ) -> AsyncIterator["Scene"]:
-        """Make topic and champion; at the end every worker is gone."""
+        """Make topic and champion; at the end every worker is gone.
+
+        A FellShortError that passes through carries what was counted.
+        """
         home = folder / secrets.token_hex(4)
         home.mkdir()
         lab = WorkerLab(kafka, secrets.token_hex(4), home, partitions)
@@ -94,8 +100,12 @@ class Scene:
         spec = lab.pipeline("faults", **{**PARTS, **(parts or {})})
         version = register(store, restated(model, pipeline=spec.name), params={}, tags={})
         store.set_champion(spec.name, version.version, reason="the only one")
+        scene = cls(lab, spec, store, settings)
         try:
-            yield cls(lab, spec, store, settings)
+            yield scene
+        except FellShortError as error:
+            error.counted = scene.counted | error.counted
+            raise
         finally:
             lab.stop_all()
 
@@ -114,6 +124,7 @@ class Scene:
     async def kill(self, name: str) -> None:
         """SIGKILL the worker ``name``."""
         self.workers[name].kill()
+        self.counted["kills"] = self.counted.get("kills", 0) + 1
         await asyncio.to_thread(self.workers[name].wait, 10)
 
     async def terminate(self, name: str) -> float:
@@ -161,9 +172,9 @@ class Scene:
         await self.terminate("a")
         return await self.judged()
 
-    async def ends(self) -> dict[int, int]:
-        """Return where each partition of the ticks ends."""
-        tps = [TopicPartition(self.lab.topic, number) for number in range(self.lab.partitions)]
+    async def ends(self, topic: str = "") -> dict[int, int]:
+        """Return where each partition of ``topic``, else of the ticks, ends."""
+        tps = [TopicPartition(topic or self.lab.topic, number) for number in range(self.lab.partitions)]
         async with log_reader.consumer(self.lab.kafka) as consumer:
             return {tp.partition: end for tp, end in (await log_reader.bounds(consumer, tps))[1].items()}
 
@@ -206,6 +217,22 @@ class Scene:
             has_come, timeout_s, lambda: f"not consuming again in {timeout_s:.0f} s: {self.lab.log()[-500:]}"
         )
 
+    async def at_work(self, name: str) -> None:
+        """Wait until all is consumed, and until the worker ``name`` has committed a checkpoint since."""
+        await self.consumes(START_S)
+        before = await self._checkpoints(name)
+
+        async def has_committed() -> bool:
+            return await self._checkpoints(name) > before
+
+        await until(has_committed, START_S, lambda: f"{name} commits nothing: {self.log_of(name)[-500:]}", pause_s=0.1)
+
+    async def _checkpoints(self, name: str) -> float:
+        try:
+            return await self.metric("tickwise_checkpoints_total", worker=name)
+        except OSError:  # it does not listen yet
+            return 0.0
+
     async def caught_up(self) -> None:
         """Wait until every tick has its prediction."""
         await self.consumes(CAUGHT_UP_S)
@@ -232,6 +259,16 @@ class Scene:
             return all(word in each for each in said)
 
         return await until(is_told, within_s, f"/readyz said nothing of {word!r} in {within_s:.0f} s", pause_s=0.1)
+
+    async def back(self, name: str = "a") -> dict[str, float]:
+        """Return how long it took to consume again and then to say so, and the peak of memory meanwhile."""
+        back_s = await self.consumes(BACK_S)
+
+        async def is_ready() -> bool:
+            return await self.problems(name) == ""
+
+        ready_s = await until(is_ready, TOLD_S, f"it consumes and was not ready in {TOLD_S:.0f} s", pause_s=0.1)
+        return {"back_s": back_s, "ready_s": ready_s, "peak_mb": self.peak_mb(name)}
 
     async def late_ticks(self, name: str) -> dict[str, int]:
         """Return how many late ticks a worker has counted, by whether they were beyond lateness."""
@@ -262,10 +299,12 @@ class Scene:
             "shed": found.rows.shed,
             **({"bars": found.bars.compared} if found.bars else {}),
         }
+        self.counted |= counts
         if not counts.get("bars", 1):
             raise FellShortError("no bar was made")
         if self._load is not None:
             counts |= await self._load.acknowledged(self.lab.partitions)
+        self.counted |= counts
         skipped = await self._skipped(rowless, shed)
         is_whole = found.is_equal and not counts.get("acknowledged_lost") and not skipped
         if not is_whole or counts["unchecked"] or (counts["repeats"] and not repeats):
@@ -330,6 +369,16 @@ class Scene:
         """Return the resident memory of a worker."""
         pages = Path(f"/proc/{self.workers[worker].pid}/statm").read_text(encoding="ascii").split()[1]
         return int(pages) * PAGE_BYTES / 1e6
+
+    def forget_peak(self, worker: str = "a") -> float:
+        """Return the resident memory of a worker, and count its peak from now on."""
+        Path(f"/proc/{self.workers[worker].pid}/clear_refs").write_text("5", encoding="ascii")
+        return self.rss_mb(worker)
+
+    def peak_mb(self, worker: str = "a") -> float:
+        """Return the most memory that a worker had since its peak was forgotten."""
+        status = Path(f"/proc/{self.workers[worker].pid}/status").read_text(encoding="ascii")
+        return int(re.findall(r"VmHWM:\s+(\d+) kB", status)[0]) * 1024 / 1e6
 
     def must_be_bounded(self, before_mb: float, after_mb: float, *, most: float = 1.5) -> None:
         """Raise where a worker has grown by more than ``most`` times."""

@@ -3,12 +3,17 @@
 import asyncio
 import inspect
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 
 class FellShortError(AssertionError):
     """A fault was not survived as it must be; the text says how."""
+
+    def __init__(self, why: str, counted: Mapping[str, Any] | None = None) -> None:
+        """Say ``why``, and what had been counted by then."""
+        super().__init__(why)
+        self.counted = dict(counted or {})
 
 
 async def until(
