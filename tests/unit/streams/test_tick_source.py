@@ -175,7 +175,7 @@ async def test_attempts_are_forgotten_once_the_partition_is_further_on_than_wher
         ended = asyncio.get_running_loop().create_future()
         ended.set_result((offset, 1))
         fetch = SimpleNamespace(raw=memoryview(b""))
-            await source._ended(SimpleNamespace(partition=opened, ended=ended, fetch=fetch))
+        await source._ended(SimpleNamespace(partition=opened, ended=ended, fetch=fetch))
 
     await advanced_to(600)
     assert source._attempts == {0: attempts}, "the batch that failed has not been processed"
