@@ -56,7 +56,7 @@ def test_the_p99_of_http_is_that_of_callers_that_do_not_wait():
     found = {
         "single_latency_ms_p99": 6.0,
         "single_latency_ms_p99_at_3000_per_s": 20.0,
-        "runs": {"a": {"per_s": [1, 2]}},
+        "runs": {"single": {"per_s": [1, 2]}},
     }
     targets = page.targets(report.summary({"http": {"": [found]}}, {}, ABOUT))
     assert [(each.value, each.n, each.verdict) for each in targets if "p99 at 3,000" in each.what] == [
