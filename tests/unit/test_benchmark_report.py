@@ -26,6 +26,7 @@ def load(rate: float, growth: float, sent: float = 1.0) -> list[dict[str, float]
 LOADS = {
     "tickwise at 90%": load(900.0, 0.2),
     "tickwise at 80%": load(800.0, -0.001),
+    "tickwise at 70%": load(700.0, 0.0),
     "plain_loop best at 90%": load(90.0, 0.0, sent=0.5),
     "plain_loop best at 80%": load(80.0, 0.001),
     "bytewax best at 50%": load(50.0, 0.3),
