@@ -93,7 +93,7 @@ def targets(result: Mapping[str, Any]) -> list[Target]:
     json_out, arrow_out = (runs.get("arrow", {}).get(f"{OURS} with {form} out") for form in ("json", "arrow"))
     held = memory.get(OURS, [])
     http = runs.get("http", {}).get("", [{}])[0]
-    http_n = len(next(iter(http.get("runs", {"": {"": []}}).values()))["per_s"]) if http else 0
+    http_n = len(http["runs"]["single"]["per_s"]) if http else 0
 
     def headline(name: str) -> tuple[float | None, int]:
         return result.get(name), result["n"].get(name, 0)
