@@ -94,7 +94,7 @@ async def latency(
     plan = schedule(arena, work, rate, seconds)
     given = await arena.create(work, 1 + (plan.warm + plan.count) // len(plan.slots))
     result = arena.folder / f"read-{given.topic}.npz"
-    async with arena.run(name, form, given, exactly_once=exactly_once) as run:
+    async with arena.run(name, form, given, exactly_once=exactly_once, aim="latency") as run:
         await _warm(arena, run, given, plan)
         isolation = "read_committed" if exactly_once else "read_uncommitted"
         ticks = plan.ticks(plan.warm, plan.count)
