@@ -3,10 +3,12 @@
 import time
 from collections import Counter
 from collections.abc import Sequence
+from functools import cache
 from typing import Any, NamedTuple
 
 import faust
 import numpy as np
+import prometheus_client
 
 from data_io.topics import dead_letters, late_ticks, predictions, record_batch, rows
 from data_io.topics.predictions import PredictionBatch
@@ -130,7 +132,13 @@ def _publish_rejects(partition: Partition, decoded: Decoded) -> None:
     packed = dead_letters.pack(rejects, decoded.reject_records, topic, partition.number)
     partition.outputs.send(dead_letters.name(topic), packed)
     for reason, count in Counter(reject.reason for reject in rejects).items():
-        metrics.REJECTS.labels(topic, reason).inc(count)
+        _rejected(topic, reason).inc(count)
+
+
+@cache
+def _rejected(topic: str, reason: str) -> prometheus_client.Counter:
+    """Return the counter of a reason; bad records of many kinds would have it looked up for nearly each of them."""
+    return metrics.REJECTS.labels(topic, reason)
 
 
 def _publish_late(partition: Partition, decoded: Decoded, lags: Sequence[Int64]) -> None:
