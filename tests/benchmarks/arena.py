@@ -207,7 +207,9 @@ def model_home() -> Path:
         *sorted((ROOT / "ml_core/model").glob("*.py")),
     ]
     plan = FeaturePlan.from_spec(load(PIPELINE)).hash
-    digest = hashlib.sha256(b"".join([plan.encode(), *(path.read_bytes() for path in parts)])).hexdigest()[:12]
+    known = [str(environments.CACHE), plan]  # MLflow notes where its files lie
+    whole = b"".join([*map(str.encode, known), *(path.read_bytes() for path in parts)])
+    digest = hashlib.sha256(whole).hexdigest()[:12]
     home = environments.CACHE / f"model-{digest}"
     if not (home / ".ready").is_file():
         home.mkdir(parents=True, exist_ok=True)

@@ -102,6 +102,8 @@ async def watched(arena: Arena, run: Run, total: int, longest_s: float) -> tuple
 def steady(stamps: Sequence[Stamp], skip: Skip) -> tuple[int, int]:
     """Return the times, ms, between which the contender works evenly."""
     total, seen = sum(stamp.records for stamp in stamps), 0
+    if not total:
+        raise RuntimeError("no prediction came")
     first_ms = last_ms = stamps[0].time_ms
     for stamp in stamps:
         seen += stamp.records
