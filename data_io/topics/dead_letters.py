@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from data_io.topics import letters, record_batch
 from data_io.topics.admin import TopicSpec
-from data_io.topics.record_batch import VARINTS, Record, RecordBatch, sized
+from data_io.topics.record_batch import VARINTS, Record, sized
 from data_io.topics.records import Header, Records, Reject
 from ml_core.errors import InputError
 
@@ -56,13 +56,13 @@ def encode(reject: Reject, records: Records, topic: str, partition: int) -> Reco
     return letters.encode(records, at, _PREFIX, added)
 
 
-def pack(rejects: Sequence[Reject], records: Records, topic: str, partition: int) -> list[RecordBatch]:
-    """Return record batches of the dead letters of ``rejects``, in order, as ``encode`` returns each of them.
+def contents(rejects: Sequence[Reject], records: Records, topic: str, partition: int) -> list[bytes]:
+    """Return the dead letters of ``rejects`` as ``record_batch.content`` returns what ``encode`` makes of each.
 
     A topic may hold many records that cannot be read, and the ticks between them have a microsecond each: so what
     all letters of a reason have in common is made once.
     """
-    return record_batch.join([_content(reject, records, topic, partition) for reject in rejects])
+    return [_content(reject, records, topic, partition) for reject in rejects]
 
 
 def _content(reject: Reject, records: Records, topic: str, partition: int) -> bytes:

@@ -129,8 +129,8 @@ def _publish_rejects(partition: Partition, decoded: Decoded) -> None:
     rejects = [r for r in decoded.rejects if (offsets[r.position], r.index) > last]
     if not rejects:
         return
-    packed = dead_letters.pack(rejects, decoded.reject_records, topic, partition.number)
-    partition.outputs.send(dead_letters.name(topic), packed)
+    contents = dead_letters.contents(rejects, decoded.reject_records, topic, partition.number)
+    partition.outputs.hold(dead_letters.name(topic), contents)
     for reason, count in Counter(reject.reason for reject in rejects).items():
         _rejected(topic, reason).inc(count)
 

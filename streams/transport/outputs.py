@@ -1,6 +1,7 @@
 """The outputs of one partition: in order, bounded, and stopping at their first failure."""
 
 import asyncio
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
@@ -8,6 +9,7 @@ from typing import Any, Protocol
 from aiokafka import TopicPartition
 from aiokafka.errors import KafkaError
 
+from data_io.topics import record_batch
 from data_io.topics.record_batch import RecordBatch
 from ml_core.errors import KafkaUnavailableError
 from streams.transport.batch_sender import BatchSender, Lane
@@ -19,6 +21,9 @@ RECORD_BYTES = 4_000_000
 # Hand-outs whose outputs may be under way: one at the broker and one behind it. Ticks that arrive meanwhile wait in the
 # consumer and make the next batch larger, so this bounds memory and latency at once.
 MAX_UNDER_WAY = 2
+# Records of a topic that has few of them, though in nearly every batch of ticks, wait for so long, or until they are so
+# many: to Kafka and to its client a batch costs about as much as fifty records.
+HELD_S, HELD_BYTES = 0.1, 1 << 18
 
 
 class Channel(Protocol):
@@ -102,6 +107,9 @@ class Outputs:
         self._channel, self._on_room = channel, on_room
         self._hand_out = 0
         self._under_way: deque[tuple[int, asyncio.Future[Any]]] = deque()  # hand-out and its future, oldest first
+        self._held: dict[str, list[bytes]] = {}  # records by topic
+        self._held_bytes = 0
+        self._held_until_s = 0.0
 
     async def start(self, topics: Sequence[str]) -> None:
         """Connect, and learn where ``topics`` are: only to them anything can be sent.
@@ -131,7 +139,7 @@ class Outputs:
         Raises:
             KafkaUnavailableError: An earlier or this output failed; the partition has to be taken over again.
         """
-        self.check()
+        self._must_not_have_failed()
         tp = TopicPartition(topic, self.partition)
         for batch in batches:
             if len(batch.data) > RECORD_BYTES:
@@ -142,12 +150,34 @@ class Outputs:
             future.add_done_callback(lambda _: self._on_room())
             self._under_way.append((self._hand_out, future))
 
+    def hold(self, topic: str, contents: Sequence[bytes]) -> None:
+        """Queue records, as ``record_batch.content`` returns them, with those of the next batches of ticks.
+
+        They go out with one of the next calls of ``check``, and before anything settles.
+        """
+        if not self._held:
+            self._held_until_s = time.monotonic() + HELD_S
+        self._held.setdefault(topic, []).extend(contents)
+        self._held_bytes += sum(map(len, contents))
+
     def check(self) -> None:
-        """Forget what is acknowledged; what failed stays, so that whoever asks next learns of it too.
+        """Send what was held for long enough, and forget what is acknowledged.
+
+        What failed stays, so that whoever asks next learns of it too.
 
         Raises:
             KafkaUnavailableError: An output failed; the partition has to be taken over again.
         """
+        self._must_not_have_failed()
+        if self._held and (self._held_bytes >= HELD_BYTES or time.monotonic() >= self._held_until_s):
+            self._release()
+
+    def _release(self) -> None:
+        held, self._held, self._held_bytes = self._held, {}, 0
+        for topic, contents in held.items():
+            self.send(topic, record_batch.join(contents))
+
+    def _must_not_have_failed(self) -> None:
         while self._under_way and (oldest := self._under_way[0][1]).done():
             error = asyncio.CancelledError("it was stopped") if oldest.cancelled() else oldest.exception()
             if error is not None:
@@ -161,15 +191,16 @@ class Outputs:
         return self._hand_out + 1 - oldest < MAX_UNDER_WAY
 
     async def settle(self) -> None:
-        """Wait until everything sent so far is acknowledged.
+        """Wait until everything sent or held so far is acknowledged.
 
         Raises:
             KafkaUnavailableError: As ``check``, or it took too long.
         """
+        self._release()
         under_way = [future for _, future in self._under_way]
         if under_way:
             await asyncio.wait(under_way, timeout=self.timeout_s)
-        self.check()
+        self._must_not_have_failed()
         if any(not future.done() for future in under_way):
             raise KafkaUnavailableError(
                 f"outputs of partition {self.partition} were not acknowledged in {self.timeout_s:.0f} s"

@@ -12,6 +12,7 @@ from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, TopicPartition
 from aiokafka.coordinator.assignors.sticky.sticky_assignor import StickyPartitionAssignor
 from aiokafka.errors import KafkaError, OffsetOutOfRangeError
 
+from data_io import log_reader
 from data_io.kafka_clients import end_consumer
 from data_io.topics import admin
 from data_io.topics.raw_records import RawFetch
@@ -39,6 +40,11 @@ ROUND_S = 0.1
 LEAST_FETCH_BYTES = 1 << 14
 # An open partition is asked for ticks all the time, and an empty answer comes within milliseconds.
 SILENT_S = 5.0
+# What a takeover asks before its claim. A longer wait would outlast the cut of a network that it has begun in.
+ASKED_S = 10.0
+# Kafka answers who joins within the session timeout, and everything else at once. Behind a half open connection a
+# worker does not hear that its group has given it up, and goes on to claim what is no longer its own.
+GROUP_ANSWER_MS = 5_000  # besides the session timeout
 
 
 @dataclass(frozen=True)
@@ -152,6 +158,7 @@ class TickSource(mode.Service, ConsumerRebalanceListener):  # type: ignore[misc]
             partition_assignment_strategy=(StickyPartitionAssignor,),
             session_timeout_ms=self.membership.session_timeout_ms,
             heartbeat_interval_ms=self.membership.session_timeout_ms // 4,
+            request_timeout_ms=self.membership.session_timeout_ms + GROUP_ANSWER_MS,
         )
         self.fetcher = TickFetcher(self.consumer._client, partition_bytes=self.membership.max_fetch_bytes)
         self.consumer.subscribe([self.shared.topic], listener=self)
@@ -196,10 +203,10 @@ class TickSource(mode.Service, ConsumerRebalanceListener):  # type: ignore[misc]
         tp = partition.tp
         try:
             await asyncio.sleep(delay_s)
-            await self._check_topic()
-            async with asyncio.timeout(20.0):
-                beginnings = await self.consumer.beginning_offsets([tp])
-            await partition.open(beginnings[tp])
+            async with asyncio.timeout(ASKED_S):
+                await self._check_topic()
+                first_offset = await self._first_offset(tp)
+            await partition.open(first_offset)
             self.fetcher.seek(tp, partition.position)
             self.troubles.pop(partition.number, None)
             if attempts := self._attempts.get(partition.number):
@@ -219,6 +226,11 @@ class TickSource(mode.Service, ConsumerRebalanceListener):  # type: ignore[misc]
             raise SetupError(f"{shared.topic} was deleted while the worker ran") from error
         if (found.topic_id, found.partitions) != (shared.topic_id, shared.partitions):
             raise SetupError(f"{shared.topic} was made anew, or widened, while the worker ran: start it again")
+
+    async def _first_offset(self, tp: TopicPartition) -> int:
+        """Return the oldest tick Kafka still has; asked anew, for the connection of the group may be half open."""
+        async with log_reader.consumer(self.shared.bootstrap) as consumer:
+            return int((await consumer.beginning_offsets([tp]))[tp])
 
     async def _start_over(self, partition: Partition, error: Exception) -> None:
         """Throw the partition away and claim it again, unless that has not helped for too long."""

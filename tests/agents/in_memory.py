@@ -7,7 +7,7 @@ import pyarrow as pa
 from aiokafka.record.default_records import DefaultRecordBatchBuilder
 
 from data_io.topics.raw_records import RawFetch, unpack
-from data_io.topics.record_batch import RecordBatch, seal
+from data_io.topics.record_batch import RecordBatch, join, seal
 from data_io.topics.tick_arrow import CONTENT_TYPE
 
 TOPIC = "market.ticks.v1"
@@ -31,6 +31,9 @@ class Recorded:
             self.sent += [
                 (topic, record) for record in zip(records.key, records.value, map(list, records.headers), strict=True)
             ]
+
+    def hold(self, topic: str, contents: Sequence[bytes]) -> None:
+        self.send(topic, join(contents))
 
     def of(self, topic: str) -> list[tuple]:
         return [record for name, record in self.sent if name == topic]

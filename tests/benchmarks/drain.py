@@ -129,4 +129,6 @@ def cpu_s_per_million(samples: Sequence[Sample], skip: Skip) -> float:
     end = next(s for s in samples if s.count >= KEPT * last.count)
     if end.count <= begin.count:
         begin, end = first, last
+    if end.count <= begin.count:
+        raise RuntimeError(f"all {last.count} predictions came at once: too few to measure what one costs")
     return (end.cpu_s - begin.cpu_s) / (end.count - begin.count) * 1e6

@@ -14,7 +14,7 @@ import numpy as np
 from tests.benchmarks import arrow, open_loop
 from tests.benchmarks.arena import Arena, Ticks
 from tests.benchmarks.contenders.registry import variants
-from tests.benchmarks.drain import Drain, drain
+from tests.benchmarks.drain import Drain, drain, watched
 from tests.benchmarks.environments import MissingContenderError
 from tests.benchmarks.memory import memory
 from tests.benchmarks.processes import CONTENDER_CORE, ROOT
@@ -83,7 +83,8 @@ class Suite:
         """
         given = await self.arena.filled(self.arena.work(PASS_TICKS), self.plan.passes)
         try:
-            await self._drain(OURS, "", given)
+            async with self.arena.run(OURS, "", given) as run:
+                await watched(self.arena, run, given.count, self.plan.seconds)
         except Exception as error:  # noqa: BLE001 - as in ``_note``
             self._fail("throughput, the run before all others", error)
         for turn in turns(self.labels, self.plan.runs):

@@ -58,11 +58,12 @@ class Broker:
 def cluster(count: int = 1, *, proxied: bool = False) -> Iterator[list[Broker]]:
     """Give ``count`` brokers of one cluster; what they kept is deleted afterwards.
 
-    With ``proxied`` each tells clients to connect to another port, where somebody else has to listen.
+    With ``proxied`` each tells clients to connect to another port, where somebody else has to listen; brokers, who end
+    transactions by writing to themselves, do not go that way.
     """
     kit = jars.find()
     root = Path(tempfile.mkdtemp(prefix="tickwise-faults-"))
-    ports = node.free_ports(3 * count)
+    ports = node.free_ports(4 * count)
     voters = {k + 1: ports[k] for k in range(count)}
     identity = node.cluster_id()
     brokers: list[Broker] = []
@@ -70,10 +71,13 @@ def cluster(count: int = 1, *, proxied: bool = False) -> Iterator[list[Broker]]:
         for number in voters:
             folder = root / str(number)
             folder.mkdir()
-            port, other = ports[count + number - 1], ports[2 * count + number - 1]
+            port, other, inner = (ports[k * count + number - 1] for k in (1, 2, 3))
             advertised = other if proxied else port
             settings = node.properties(port, voters, node=number)
-            settings["advertised.listeners"] = f"PLAINTEXT://{node.HOST}:{advertised}"
+            settings["listeners"] += f",INNER://{node.HOST}:{inner}"
+            settings["advertised.listeners"] = f"PLAINTEXT://{node.HOST}:{advertised},INNER://{node.HOST}:{inner}"
+            settings["listener.security.protocol.map"] += ",INNER:PLAINTEXT"
+            settings["inter.broker.listener.name"] = "INNER"
             (folder / node.PROPERTIES).write_text(node.text(settings), encoding="utf-8")
             subprocess.run(node.format_command(kit, folder, identity), cwd=folder, check=True, capture_output=True)
             brokers.append(Broker(kit, folder, port, advertised))

@@ -218,12 +218,15 @@ class Scene:
         )
 
     async def at_work(self, name: str) -> None:
-        """Wait until all is consumed, and until the worker ``name`` has committed a checkpoint since."""
+        """Wait until all is consumed, and until every partition has a checkpoint since, the worker ``name`` one too."""
         await self.consumes(START_S)
-        before = await self._checkpoints(name)
+        before, reached = await self._checkpoints(name), await self.reached()
 
         async def has_committed() -> bool:
-            return await self._checkpoints(name) > before
+            found = await state_log.manifests(self.lab.kafka, self.spec.name)
+            positions = {number: manifest.position for number, manifest in found.items()}
+            is_behind = [number for number, end in reached.items() if positions.get(number, -1) < end]
+            return not is_behind and await self._checkpoints(name) > before
 
         await until(has_committed, START_S, lambda: f"{name} commits nothing: {self.log_of(name)[-500:]}", pause_s=0.1)
 

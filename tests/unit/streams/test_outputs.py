@@ -1,13 +1,16 @@
 """How many hand-outs may be under way, and what a failed one does."""
 
 import asyncio
+import time
+from types import SimpleNamespace
 
 import pytest
 from aiokafka import TopicPartition
 from aiokafka.errors import InvalidProducerEpoch
 
-from data_io.topics.record_batch import pack
+from data_io.topics.record_batch import content, pack
 from ml_core.errors import KafkaUnavailableError
+from streams.transport import outputs as transport
 from streams.transport.outputs import Outputs
 
 
@@ -16,8 +19,10 @@ class Channel:
 
     def __init__(self) -> None:
         self.queued: dict[TopicPartition, list[asyncio.Future]] = {}
+        self.sizes: list[int] = []
 
-    def queue(self, tp: TopicPartition, _batch) -> asyncio.Future:
+    def queue(self, tp: TopicPartition, batch) -> asyncio.Future:
+        self.sizes.append(batch.records)
         future = asyncio.get_running_loop().create_future()
         self.queued.setdefault(tp, []).append(future)
         return future
@@ -86,3 +91,37 @@ async def test_what_was_stopped_before_it_was_acknowledged_is_not_settled(output
     outputs.stop()
     with pytest.raises(KafkaUnavailableError, match="stopped"):
         await settling
+
+
+LETTER = content(b"k", b"v" * 100, [])
+
+
+async def test_what_is_held_goes_out_together_when_it_has_waited_long_enough(outputs, channel, monkeypatch) -> None:
+    outputs.hold("letters", [LETTER])
+    outputs.check()
+    outputs.hold("letters", [LETTER, LETTER])
+    outputs.check()
+    assert channel.sizes == []
+
+    monkeypatch.setattr(transport, "time", SimpleNamespace(monotonic=lambda: time.monotonic() + transport.HELD_S))
+    outputs.check()
+    outputs.check()
+    assert channel.sizes == [3]
+
+
+async def test_what_is_held_is_bounded(outputs, channel) -> None:
+    enough = transport.HELD_BYTES // len(LETTER) + 1
+    outputs.hold("letters", [LETTER] * enough)
+    outputs.check()
+    assert channel.sizes == [enough]
+
+
+async def test_nothing_settles_before_what_is_held_is_acknowledged(outputs, channel) -> None:
+    """A checkpoint says that its ticks are done with, their dead letters too."""
+    outputs.hold("letters", [LETTER])
+    settling = asyncio.create_task(outputs.settle())
+    await asyncio.sleep(0)
+    assert channel.sizes == [1]
+    assert not settling.done()
+    channel.oldest("letters").set_result(None)
+    await settling

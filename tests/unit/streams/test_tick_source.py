@@ -87,8 +87,8 @@ class Claims:
                 self.phase = Phase.CLOSED
                 lab.closed.append(checkpoint)
 
-        async def beginning_offsets(tps):
-            return dict.fromkeys(tps, 0)
+        async def first_offset(_tp):
+            return 0
 
         async def pause(seconds: float) -> None:
             self.pauses.append(seconds)
@@ -98,9 +98,9 @@ class Claims:
             pass
 
         self.source = TickSource(SimpleNamespace(topic="ticks"), SimpleNamespace(), tick_source.Membership())
-        self.source.consumer = SimpleNamespace(beginning_offsets=beginning_offsets, assignment=lambda: {tp})
+        self.source.consumer = SimpleNamespace(assignment=lambda: {tp})
         self.source.fetcher = TickFetcher(SimpleNamespace())
-        self.source.sender, self.source._check_topic = None, is_there
+        self.source.sender, self.source._check_topic, self.source._first_offset = None, is_there, first_offset
         monkeypatch.setattr(tick_source, "Partition", Claimed)
         monkeypatch.setattr(tick_source.asyncio, "sleep", pause)
         monkeypatch.setattr(tick_source, "Attempts", lambda: Attempts(lambda: self.now_s))

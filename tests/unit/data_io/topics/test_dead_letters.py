@@ -3,7 +3,7 @@ from importlib.metadata import version
 from data_io.topics import dead_letters, record_batch
 from data_io.topics.letters import MAX_BYTES, MAX_PART_BYTES
 from data_io.topics.raw_records import RawFetch, unpack
-from data_io.topics.record_batch import BATCH_BYTES, seal
+from data_io.topics.record_batch import BATCH_BYTES, join, seal
 from data_io.topics.records import Records, Reject
 from streams.transport.outputs import RECORD_BYTES
 
@@ -94,7 +94,7 @@ def test_packed_letters_are_the_encoded_ones_in_order() -> None:
     records = Records(offsets, list(keys), list(values), list(headers))
 
     found = []
-    batches = dead_letters.pack(rejects, records, "md.ticks", 3)
+    batches = join(dead_letters.contents(rejects, records, "md.ticks", 3))
     for batch in batches:
         seal(batch, producer_id=-1, epoch=-1, sequence=-1, transactional=False)
         read, _ = unpack(RawFetch(batch.data.tobytes(), 0, []))
@@ -106,4 +106,4 @@ def test_packed_letters_are_the_encoded_ones_in_order() -> None:
 
 
 def test_no_letters_make_no_batch() -> None:
-    assert dead_letters.pack([], Records([], [], [], []), "t", 0) == []
+    assert join(dead_letters.contents([], Records([], [], [], []), "t", 0)) == []
