@@ -28,7 +28,8 @@ from data_io.topics.ticks import MORE_ROWS
 from ml_core.errors import ConflictError, InputError, KafkaUnavailableError, NotFoundError
 
 TIMEOUT_S = 30.0
-_LETTERS_A_TRANSACTION = 500
+_LETTERS_A_TRANSACTION, _BYTES_A_TRANSACTION = 500, 8 << 20
+_REMEMBERED = 1_000_000  # letters; a worker writes again what came since a checkpoint
 _DONE = "tickwise.replayed"  # header of a mark: until which offset letters of a reason were replayed
 # And the offsets of those among them that were left, and of those that were left before and sent now.
 _LEFT, _SENT = "tickwise.left", "tickwise.sent"
@@ -107,26 +108,33 @@ async def replay(bootstrap: str, topic: str, reason: str | None = None, limit: i
     tps = await _partitions(bootstrap, topic)
     partitions = (await admin.describe(bootstrap, topic)).partitions
     transactions = _Transactions(bootstrap, topic)
-    seen: set[bytes] = set()  # what a worker wrote twice, before and after a crash, is sent once
+    seen: dict[bytes, None] = {}  # what a worker wrote twice, before and after a crash, is sent once
     try:
         async with log_reader.consumer(bootstrap) as consumer:
             try:
                 await transactions.start()
                 for tp in tps:
+                    if not report.room(limit):
+                        break
                     marks = await _marks(consumer, tp)
                     lane = _Lane(transactions, tp, partitions, marks.left, report)
-                    chunk: list[tuple[Place, Letter]] = []
+                    chunk: list[_Found] = []
+                    size = 0
                     async for place, letter in _read(consumer, [tp]):
                         report.reasons.add(letter.reason)
                         same = _identity(letter)
                         is_repeated = same in seen
-                        seen.add(same)
+                        seen[same] = None
+                        if len(seen) > _REMEMBERED:
+                            del seen[next(iter(seen))]
                         is_open = place.offset >= marks.done.get(letter.reason, 0) or place.offset in marks.left
-                        if reason in (None, letter.reason) and is_open and not is_repeated:
-                            chunk.append((place, letter))
-                        if chunk and len(chunk) >= min(_LETTERS_A_TRANSACTION, report.room(limit)):
+                        if reason in (None, letter.reason) and is_open:
+                            chunk.append(_Found(place, letter, is_repeated))
+                            size += len(letter.key or b"") + len(letter.value or b"")
+                        most = min(_LETTERS_A_TRANSACTION, report.room(limit))
+                        if chunk and (len(chunk) >= most or size >= _BYTES_A_TRANSACTION):
                             await lane.send(chunk)
-                            chunk = []
+                            chunk, size = [], 0
                         if not report.room(limit):
                             break
                     await lane.send(chunk)
@@ -174,19 +182,30 @@ class _Marks(NamedTuple):
     left: set[int]  # offsets of those that could not be sent
 
 
+class _Found(NamedTuple):
+    """A letter that no replay has dealt with."""
+
+    place: Place
+    letter: Letter
+    is_repeated: bool  # the same letter stands before it
+
+
 async def _marks(consumer: AIOKafkaConsumer, tp: TopicPartition) -> _Marks:
     done: dict[str, int] = {}
     left: set[int] = set()
     async for _, records in log_reader.read(consumer, await log_reader.held(consumer, [tp])):
         for record in records:
-            for name, text in record.headers:
-                if name == _DONE:
-                    until, _, reason = text.decode().partition("/")
-                    done[reason] = max(done.get(reason, 0), int(until))
-                elif name == _LEFT:
-                    left.update(map(int, text.split(b",")))
-                elif name == _SENT:
-                    left.difference_update(map(int, text.split(b",")))
+            if dead_letters.is_letter(record.headers):  # its own headers are whatever somebody has sent
+                continue
+            with suppress(ValueError):  # somebody else's record
+                for name, text in record.headers:
+                    if name == _DONE:
+                        until, _, reason = (text or b"").decode().partition("/")
+                        done[reason] = max(done.get(reason, 0), int(until))
+                    elif name == _LEFT:
+                        left.update(map(int, (text or b"").split(b",")))
+                    elif name == _SENT:
+                        left.difference_update(map(int, (text or b"").split(b",")))
     return _Marks(done, left)
 
 
@@ -199,13 +218,15 @@ class _Lane(NamedTuple):
     left: set[int]  # offsets that earlier replays have left
     report: Replayed
 
-    async def send(self, letters: Sequence[tuple[Place, Letter]], *, is_too_large: bool = False) -> None:
+    async def send(self, letters: Sequence[_Found], *, is_too_large: bool = False) -> None:
         """Send ``letters`` and note what became of each, all or nothing; one that ``is_too_large`` is left."""
         if not letters:
             return
         sent, left, records = Counter[str](), Counter[str](), []
         sent_again, left_now = list[int](), list[int]()
-        for place, letter in letters:
+        for place, letter, is_repeated in letters:
+            if is_repeated:
+                continue
             try:
                 record = _record(letter, self.tp, place, self.partitions)
                 why = "it is larger than the topic takes" if is_too_large else ""
@@ -219,7 +240,7 @@ class _Lane(NamedTuple):
             sent[letter.reason] += 1
             if place.offset in self.left:
                 sent_again.append(place.offset)
-        reached = {letter.reason: place.offset + 1 for place, letter in letters}
+        reached = {letter.reason: place.offset + 1 for place, letter, _ in letters}
         marks = [(_DONE, f"{offset}/{reason}".encode()) for reason, offset in reached.items()]
         for name, offsets in ((_LEFT, left_now), (_SENT, sent_again)):
             if offsets:

@@ -31,12 +31,12 @@ class HealthServer(health_server.HealthServer):
         if not self.source.all_open:
             found.append("not every assigned partition is open")
         found += [f"partition {number}: {why}" for number, why in sorted(self.source.troubles.copy().items())]
-        busy_since, silent = self.source.busy_since, self.source.silent
+        busy_since, unanswered = self.source.busy_since, self.source.unanswered
         if busy_since is not None and time.monotonic() - busy_since > self.settings.stuck_s:
             found.append(f"one batch has been at the agents for {time.monotonic() - busy_since:.0f} s")
-        if silent:
-            which = ", ".join(map(str, sorted(silent)))
-            found.append(f"Kafka has not answered for {max(silent.values()):.0f} s: ticks of partition {which}")
+        if unanswered:
+            which = ", ".join(map(str, sorted(unanswered)))
+            found.append(f"Kafka has not answered for {max(unanswered.values()):.0f} s: partition {which}")
         if self.watchdog.stalled_s > self.settings.stuck_s:
             found.append(f"ticks wait and nothing has moved for {self.watchdog.stalled_s:.0f} s")
         return found

@@ -8,6 +8,7 @@ import cramjam
 
 NAMES = ("none", "gzip", "snappy", "lz4", "zstd")  # by the number that a record batch gives
 _GZIP = 31  # window of 32 kB with the header and checksum of gzip
+_MEMBERS = 1_000  # of one gzip stream; a producer makes one
 # Snappy has no frames, so Java clients cut what they compress into blocks with their lengths in front.
 _XERIAL, _XERIAL_HEADER_BYTES = b"\x82SNAPPY\0", 16
 _LENGTH = struct.Struct(">I")
@@ -37,8 +38,11 @@ def _none(data: Buffer, room: memoryview) -> int:
 
 
 def _gzip(data: Buffer, room: memoryview) -> int:
-    at = 0
+    at, members = 0, 0
     while data:
+        members += 1
+        if members > _MEMBERS:  # each costs a copy of all that follows
+            raise zlib.error(f"more than {_MEMBERS} members")
         member = zlib.decompressobj(_GZIP)
         text = member.decompress(data, len(room) - at + 1)
         at += _none(text, room[at:])

@@ -116,6 +116,11 @@ class Letter(NamedTuple):
         return about["topic"], int(about["partition"]), int(about["offset"]), int(about["index"])
 
 
+def is_letter(found: Sequence[Header]) -> bool:
+    """Return whether headers are those of a dead letter."""
+    return any(name == _PREFIX + _FIRST for name, _ in found)
+
+
 def decode(key: bytes | None, value: bytes | None, found: Sequence[Header]) -> Letter:
     """Return what ``encode`` was given.
 
@@ -123,7 +128,7 @@ def decode(key: bytes | None, value: bytes | None, found: Sequence[Header]) -> L
         InputError: It is no dead letter of tickwise.
     """
     names = [name for name, _ in found]
-    if _PREFIX + _FIRST not in names:
+    if not is_letter(found):
         raise InputError(f"a record without the header {_PREFIX}{_FIRST} is no dead letter")
     # The record may have been a dead letter itself: what was added stands last.
     begin = len(names) - 1 - names[::-1].index(_PREFIX + _FIRST)

@@ -79,7 +79,10 @@ async def run_schedule(trigger: Trigger, pipeline: str, every_ns: int) -> None:
 
 
 async def until_answered(ask: Callable[[], Awaitable[T]]) -> T:
-    """Return what ``ask`` returns, asking again while nobody answers; the request waits in its topic."""
+    """Return what ``ask`` returns, asking again while nobody answers.
+
+    There is no bound: the request waits in its topic meanwhile, and whoever stops the agent cancels this.
+    """
     pause_s = 1.0
     while True:
         try:
@@ -123,9 +126,7 @@ def attach(app: faust.App, trigger: Trigger, runs_elsewhere: RunsElsewhere) -> A
                 headers = dead_letters.headers(
                     reason, str(error)[:500], message.topic, message.partition, message.offset
                 )
-                sent = await rejected.send(
-                    key=event.key, value=event.value, headers=dict([*(message.headers or ()), *headers])
-                )
-                await sent
+                kept = [*(message.headers or ()), *headers]  # no mapping: a name may stand there twice
+                await (await rejected.send(key=event.key, value=event.value, headers=kept))
 
     return app.agent(topic, name="jobs.retraining")(retraining)

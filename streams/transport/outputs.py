@@ -106,7 +106,8 @@ class Outputs:
         self.partition, self.timeout_s = partition, timeout_s
         self._channel, self._on_room = channel, on_room
         self._hand_out = 0
-        self._under_way: deque[tuple[int, asyncio.Future[Any]]] = deque()  # hand-out and its future, oldest first
+        # Hand-out, its future and since when it waits, oldest first.
+        self._under_way: deque[tuple[int, asyncio.Future[Any], float]] = deque()
         self._held: dict[str, list[bytes]] = {}  # records by topic
         self._held_bytes = 0
         self._held_until_s = 0.0
@@ -126,7 +127,7 @@ class Outputs:
     def stop(self) -> None:
         """Send nothing any more; what is not acknowledged by then is unknown."""
         self._channel.stop()
-        for _, future in self._under_way:
+        for _, future, _ in self._under_way:
             future.cancel()
 
     def begin(self) -> None:
@@ -148,22 +149,20 @@ class Outputs:
                 )
             future = self._channel.queue(tp, batch)
             future.add_done_callback(lambda _: self._on_room())
-            self._under_way.append((self._hand_out, future))
+            self._under_way.append((self._hand_out, future, time.monotonic()))
 
     def hold(self, topic: str, contents: Sequence[bytes]) -> None:
         """Queue records, as ``record_batch.content`` returns them, with those of the next batches of ticks.
 
-        They go out with one of the next calls of ``check``, and before anything settles.
+        They go out with one of the next calls of ``go_on``, and before anything settles.
         """
         if not self._held:
             self._held_until_s = time.monotonic() + HELD_S
         self._held.setdefault(topic, []).extend(contents)
         self._held_bytes += sum(map(len, contents))
 
-    def check(self) -> None:
-        """Send what was held for long enough, and forget what is acknowledged.
-
-        What failed stays, so that whoever asks next learns of it too.
+    def go_on(self) -> None:
+        """Send what was held for long enough.
 
         Raises:
             KafkaUnavailableError: An output failed; the partition has to be taken over again.
@@ -178,6 +177,7 @@ class Outputs:
             self.send(topic, record_batch.join(contents))
 
     def _must_not_have_failed(self) -> None:
+        """Forget what is acknowledged; what failed stays, so that whoever asks next learns of it too."""
         while self._under_way and (oldest := self._under_way[0][1]).done():
             error = asyncio.CancelledError("it was stopped") if oldest.cancelled() else oldest.exception()
             if error is not None:
@@ -187,17 +187,23 @@ class Outputs:
     @property
     def has_room(self) -> bool:
         """True where another batch of ticks may be handed out."""
-        oldest = next((hand_out for hand_out, future in self._under_way if not future.done()), self._hand_out + 1)
+        oldest = next((hand_out for hand_out, future, _ in self._under_way if not future.done()), self._hand_out + 1)
         return self._hand_out + 1 - oldest < MAX_UNDER_WAY
+
+    @property
+    def waiting_s(self) -> float:
+        """For how long the oldest output has waited to be acknowledged."""
+        since_s = next((since_s for _, future, since_s in self._under_way.copy() if not future.done()), None)
+        return 0.0 if since_s is None else time.monotonic() - since_s
 
     async def settle(self) -> None:
         """Wait until everything sent or held so far is acknowledged.
 
         Raises:
-            KafkaUnavailableError: As ``check``, or it took too long.
+            KafkaUnavailableError: As ``send``, or it took too long.
         """
         self._release()
-        under_way = [future for _, future in self._under_way]
+        under_way = [future for _, future, _ in self._under_way]
         if under_way:
             await asyncio.wait(under_way, timeout=self.timeout_s)
         self._must_not_have_failed()

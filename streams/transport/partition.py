@@ -31,6 +31,7 @@ log = structlog.get_logger()
 # Reporting label counts is no part of a checkpoint: counts are absolute, so the next report repairs a lost one.
 REPORT_TIMEOUT_S = 5.0
 SILENCE_S = 1.0  # between two looks for bars of silent symbols
+CHECKPOINT_S = 3.0  # a dozen answers of Kafka, one behind the other, where each takes a while
 
 
 class Copied(NamedTuple):
@@ -87,6 +88,8 @@ class Partition:
         self._next_silence = 0.0
         self._owes_commit = False  # something is in the transaction that is no output of a tick
         self._task: asyncio.Task[None] | None = None
+        self._task_since_s = 0.0
+        self._found: Manifest | None = None  # with which it was taken over
         self._copying: tuple[PipelineSpec, FeaturePlan, asyncio.Future[Copied]] | None = None
 
     async def open(self, first_offset: int) -> None:
@@ -132,7 +135,7 @@ class Partition:
         if found.manifest != manifest:  # what is out tomorrow is measured against it
             await self._log.commit(found.manifest, [(key, None) for key in self._unused])
             self._unused = set()
-        self._committed = found.manifest.position
+        self._committed, self._found = found.manifest.position, found.manifest
 
     @property
     def is_open(self) -> bool:
@@ -166,6 +169,13 @@ class Partition:
         return not self.fetched or (len(self.fetched) == 1 and self.takes_batches)
 
     @property
+    def unanswered_s(self) -> float:
+        """For how long Kafka has owed an answer to an output, or all that a checkpoint has to ask."""
+        task, since_s = self._task, self._task_since_s
+        asking_s = 0.0 if task is None or task.done() else time.monotonic() - since_s
+        return max(self.outputs.waiting_s, asking_s - CHECKPOINT_S)
+
+    @property
     def lingers_s(self) -> float:
         """Seconds until a batch may be handed out for all the linger has to say."""
         return self._handed_out_s + self.shared.linger_s - time.monotonic() if self.shared.linger_s else 0.0
@@ -188,7 +198,7 @@ class Partition:
         Raises:
             TickwiseError: The last checkpoint failed.
         """
-        self.outputs.check()
+        self.outputs.go_on()
         if self._task is not None:
             if not self._task.done():
                 return False
@@ -207,6 +217,8 @@ class Partition:
         elif self._is_due():
             self._copy()
             self._start(self._commit(*self._snapshot(self.serving)), "checkpoint")
+        elif self._found is not None and self._is_transaction_old():
+            self._start(self._commit(self._found, []), "checkpoint")
         return False
 
     def _show_silent_bars(self) -> None:
@@ -282,6 +294,7 @@ class Partition:
         wanted.set_result(Copied(self.position, *copied, self.serving.get(spec.name), self.state))
 
     def _start(self, work: Coroutine[Any, Any, None], name: str) -> None:
+        self._task_since_s = time.monotonic()
         self._task = asyncio.create_task(work, name=f"{name}-{self.number}")
         self._task.add_done_callback(lambda _: self._on_room())
 
@@ -330,6 +343,15 @@ class Partition:
         due = time.monotonic() >= self._next_checkpoint or self._rows_since >= self.shared.checkpoint_rows
         is_new = self.position != self._committed or self._owes_commit
         return due and is_new and self.position >= self.publish_from
+
+    def _is_transaction_old(self) -> bool:
+        """Return whether one has to be ended while state is rebuilt: what is refused meanwhile is written into it.
+
+        Kafka aborts a transaction that is open for too long. The next owner begins where this one has.
+        """
+        return (
+            self.shared.exactly_once and self.position < self.publish_from and time.monotonic() >= self._next_checkpoint
+        )
 
     def _snapshot(self, serving: Mapping[str, Serving]) -> tuple[Manifest, Blocks]:
         """Return position and changed state as they are between two batches; later batches do not touch the copy."""

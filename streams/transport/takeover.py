@@ -105,7 +105,8 @@ def _check(shared: Shared, number: int, manifest: Manifest, first_offset: int) -
 def _first(shared: Shared, out: Mapping[str, Out], first_offset: int) -> Manifest:
     """Return the manifest of a group that has none: it fits no state where something is out of the same ticks."""
     places = [each.place for each in out.values() if each.place is not None]
-    # Up to there every topic has its outputs.
+    # Up to there every topic has its outputs, but for letters that were held when an earlier group was killed: only
+    # that group would write them again.
     position = min(places)[0] if len(places) == len(out) else first_offset
     return Manifest(
         topic=shared.topic,

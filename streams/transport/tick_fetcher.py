@@ -142,6 +142,8 @@ class TickFetcher:
         except KafkaError as error:
             if not error.retriable:
                 self._errors[None] = error
+                for tp, _ in wanted:
+                    self._rest(tp, REFUSED_S)
             return
         self._asked.add(leader)
         answer.add_done_callback(lambda future: self._answered(leader, dict(wanted), future))

@@ -40,8 +40,8 @@ ROUND_S = 0.1
 LEAST_FETCH_BYTES = 1 << 14
 # An open partition is asked for ticks all the time, and an empty answer comes within milliseconds.
 SILENT_S = 5.0
-# What a takeover asks before its claim. A longer wait would outlast the cut of a network that it has begun in.
-ASKED_S = 10.0
+# How long a takeover asks what the topic is and holds. What begins in the cut of a network ends no sooner.
+ASKED_S = 15.0
 # Kafka answers who joins within the session timeout, and everything else at once. Behind a half open connection a
 # worker does not hear that its group has given it up, and goes on to claim what is no longer its own.
 GROUP_ANSWER_MS = 5_000  # besides the session timeout
@@ -118,6 +118,17 @@ class TickSource(mode.Service, ConsumerRebalanceListener):  # type: ignore[misc]
         self._wake: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     @property
+    def unanswered(self) -> dict[int, float]:
+        """For how many seconds Kafka has owed a partition an answer to whatever was asked, where that is no chance."""
+        if not self.has_joined:
+            return {}
+        found = self.silent
+        for partition in tuple(self.partitions.values()):
+            if partition.works and (wait_s := partition.unanswered_s) > SILENT_S:
+                found[partition.number] = max(wait_s, found.get(partition.number, 0.0))
+        return found
+
+    @property
     def silent(self) -> dict[int, float]:
         """For how many seconds Kafka has answered no fetch of a partition, where it is too long to be chance."""
         now_s = time.monotonic()
@@ -162,12 +173,15 @@ class TickSource(mode.Service, ConsumerRebalanceListener):  # type: ignore[misc]
         )
         self.fetcher = TickFetcher(self.consumer._client, partition_bytes=self.membership.max_fetch_bytes)
         self.consumer.subscribe([self.shared.topic], listener=self)
-        async with asyncio.timeout(30.0):
+        # A member that was killed keeps the group waiting until its session is over.
+        async with asyncio.timeout(30.0 + self.membership.session_timeout_ms / 1000):
             await self.consumer.start()
             await self.sender.start()
 
     async def on_stop(self) -> None:
         """Close every partition with a checkpoint, then leave the group."""
+        if not self.started:
+            return
         await self._close_all(checkpoint=True)
         await self.fetcher.stop()
         await self.sender.stop()
@@ -203,10 +217,7 @@ class TickSource(mode.Service, ConsumerRebalanceListener):  # type: ignore[misc]
         tp = partition.tp
         try:
             await asyncio.sleep(delay_s)
-            async with asyncio.timeout(ASKED_S):
-                await self._check_topic()
-                first_offset = await self._first_offset(tp)
-            await partition.open(first_offset)
+            await partition.open(await self._first_offset(tp))
             self.fetcher.seek(tp, partition.position)
             self.troubles.pop(partition.number, None)
             if attempts := self._attempts.get(partition.number):
@@ -217,6 +228,20 @@ class TickSource(mode.Service, ConsumerRebalanceListener):  # type: ignore[misc]
             metrics.TAKEOVER_FAILURES.inc()
             await self._start_over(partition, error)
 
+    async def _first_offset(self, tp: TopicPartition) -> int:
+        """Return the oldest tick Kafka still has, of a topic that is the one that rows are named after.
+
+        Asked through new connections: those of the group may be half open.
+        """
+        bootstrap = self.shared.bootstrap
+        try:
+            async with asyncio.timeout(ASKED_S):
+                await self._check_topic()
+                async with log_reader.consumer(bootstrap) as consumer:
+                    return int((await consumer.beginning_offsets([tp]))[tp])
+        except TimeoutError as error:
+            raise KafkaUnavailableError(f"Kafka at {bootstrap} did not answer within {ASKED_S:g} s") from error
+
     async def _check_topic(self) -> None:
         """Raise a SetupError where the topic is no longer the one that rows are named after."""
         shared = self.shared
@@ -226,11 +251,6 @@ class TickSource(mode.Service, ConsumerRebalanceListener):  # type: ignore[misc]
             raise SetupError(f"{shared.topic} was deleted while the worker ran") from error
         if (found.topic_id, found.partitions) != (shared.topic_id, shared.partitions):
             raise SetupError(f"{shared.topic} was made anew, or widened, while the worker ran: start it again")
-
-    async def _first_offset(self, tp: TopicPartition) -> int:
-        """Return the oldest tick Kafka still has; asked anew, for the connection of the group may be half open."""
-        async with log_reader.consumer(self.shared.bootstrap) as consumer:
-            return int((await consumer.beginning_offsets([tp]))[tp])
 
     async def _start_over(self, partition: Partition, error: Exception) -> None:
         """Throw the partition away and claim it again, unless that has not helped for too long."""

@@ -123,6 +123,11 @@ def rss_mb(samples: Sequence[Sample]) -> float:
 
 
 def cpu_s_per_million(samples: Sequence[Sample], skip: Skip) -> float:
+    """Return the CPU time, children included, of a million predictions in the steady part of a run.
+
+    Raises:
+        RuntimeError: The samples show no such part.
+    """
     first, last = samples[0], samples[-1]
     until = first.at_s + skip.longest_s
     begin = next(s for s in samples if s.count >= skip.share * last.count or s.at_s >= until)

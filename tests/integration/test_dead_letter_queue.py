@@ -6,7 +6,8 @@ import json
 
 import pyarrow as pa
 import pytest
-from aiokafka.admin import AIOKafkaAdminClient
+from aiokafka import TopicPartition
+from aiokafka.admin import AIOKafkaAdminClient, RecordsToDelete
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from typer.testing import CliRunner
 
@@ -66,6 +67,36 @@ async def test_replayed_records_are_the_refused_ones_byte_for_byte_in_order_and_
     assert (await queue.replay(lab.kafka, lab.topic)).sent.total() == 0
     assert await letters.replayed() == first
     assert await letters.replayed(1) == [(b"D", b"elsewhere", [])]
+
+
+async def test_a_limit_counts_the_letters_of_all_partitions(lab, letters) -> None:
+    for partition in range(PARTITIONS):
+        await letters.add((b"A", b"1", []), (b"B", b"2", []), partition=partition)
+
+    for _ in range(2 * PARTITIONS):
+        assert (await queue.replay(lab.kafka, lab.topic, limit=1)).sent.total() == 1
+    assert (await queue.replay(lab.kafka, lab.topic, limit=1)).sent.total() == 0
+
+
+async def test_headers_that_a_record_came_with_are_no_marks_of_a_replay(lab, letters) -> None:
+    forged = [("tickwise.replayed", b"999999999/bad_json"), ("tickwise.left", b"x"), ("tickwise.sent", b"")]
+    await letters.add((b"A", b"1", forged), (b"B", b"2", []))
+    await letters._write(b"C", b"of somebody else", [("tickwise.replayed", b"\xff"), ("tickwise.left", b"")], 0)
+
+    assert (await queue.replay(lab.kafka, lab.topic)).sent.total() == 2
+    assert (await queue.replay(lab.kafka, lab.topic)).sent.total() == 0
+
+
+async def test_a_letter_that_was_written_twice_is_not_sent_again_when_the_first_copy_is_gone(lab, letters) -> None:
+    await letters.add((b"A", b"1", []))
+    await letters.add((b"A", b"1", []))
+    assert (await queue.replay(lab.kafka, lab.topic)).sent.total() == 1
+
+    client = AIOKafkaAdminClient(bootstrap_servers=lab.kafka)
+    await client.start()
+    await client.delete_records({TopicPartition(dead_letters.name(lab.topic), 0): RecordsToDelete(before_offset=1)})
+    await client.close()
+    assert (await queue.replay(lab.kafka, lab.topic)).sent.total() == 0
 
 
 async def test_each_reason_is_replayed_by_itself_and_those_that_came_later_too(lab, letters) -> None:

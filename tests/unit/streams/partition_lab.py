@@ -18,9 +18,9 @@ from tests.agents.in_memory import Recorded, fetch_of
 class Sent(Recorded):
     """Outputs that Kafka has at once."""
 
-    has_room = True
+    has_room, waiting_s = True, 0.0
 
-    def check(self) -> None:
+    def go_on(self) -> None:
         pass
 
     def stop(self) -> None:

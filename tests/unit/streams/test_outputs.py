@@ -1,7 +1,6 @@
 """How many hand-outs may be under way, and what a failed one does."""
 
 import asyncio
-import time
 from types import SimpleNamespace
 
 import pytest
@@ -78,7 +77,7 @@ async def test_what_waits_to_settle_learns_of_a_failure_that_somebody_else_has_s
     await asyncio.sleep(0)
     channel.oldest("rows").set_exception(InvalidProducerEpoch())
     with pytest.raises(KafkaUnavailableError):
-        outputs.check()
+        outputs.go_on()
     channel.oldest("scores").set_result(None)
     with pytest.raises(KafkaUnavailableError):
         await settling
@@ -96,23 +95,41 @@ async def test_what_was_stopped_before_it_was_acknowledged_is_not_settled(output
 LETTER = content(b"k", b"v" * 100, [])
 
 
-async def test_what_is_held_goes_out_together_when_it_has_waited_long_enough(outputs, channel, monkeypatch) -> None:
+@pytest.fixture
+def clock(monkeypatch) -> SimpleNamespace:
+    clock = SimpleNamespace(now_s=100.0, monotonic=lambda: clock.now_s)
+    monkeypatch.setattr(transport, "time", clock)
+    return clock
+
+
+async def test_what_is_held_goes_out_together_when_it_has_waited_long_enough(outputs, channel, clock) -> None:
     outputs.hold("letters", [LETTER])
-    outputs.check()
+    outputs.go_on()
     outputs.hold("letters", [LETTER, LETTER])
-    outputs.check()
+    outputs.go_on()
     assert channel.sizes == []
 
-    monkeypatch.setattr(transport, "time", SimpleNamespace(monotonic=lambda: time.monotonic() + transport.HELD_S))
-    outputs.check()
-    outputs.check()
+    clock.now_s += transport.HELD_S
+    outputs.go_on()
+    outputs.go_on()
     assert channel.sizes == [3]
+
+
+async def test_outputs_tell_for_how_long_the_oldest_has_waited(outputs, channel, clock) -> None:
+    assert outputs.waiting_s == 0
+    hand_out(outputs)
+    clock.now_s += 7
+    hand_out(outputs)
+    assert outputs.waiting_s == 7
+    for topic in ("rows", "scores"):
+        channel.oldest(topic).set_result(None)
+    assert outputs.waiting_s == 0
 
 
 async def test_what_is_held_is_bounded(outputs, channel) -> None:
     enough = transport.HELD_BYTES // len(LETTER) + 1
     outputs.hold("letters", [LETTER] * enough)
-    outputs.check()
+    outputs.go_on()
     assert channel.sizes == [enough]
 
 

@@ -101,6 +101,23 @@ async def test_while_state_is_rebuilt_no_checkpoint_is_written_and_what_is_out_i
     assert kept == []
 
 
+async def test_a_transaction_is_ended_in_time_while_state_is_rebuilt_and_the_next_owner_begins_anew(partition) -> None:
+    """What is refused meanwhile is written into it, and Kafka aborts what is open for too long."""
+    partition.shared = dataclasses.replace(partition.shared, exactly_once=True)
+    kept = keep_commits(partition)
+    await partition._restore(manifest(kernels={SPEC.feature_set: "another"}), {}, first_offset=0)
+    partition.phase = Phase.OPEN
+    for position in (100, 200):
+        partition.advance(position, 100)
+        partition._next_checkpoint = 0.0
+        partition.look_around()
+        assert not partition.takes_batches  # nothing can be written between one transaction and the next
+        await partition._task
+
+    assert [(written.position, blocks) for written, blocks in kept[1:]] == [(500, [])] * 2
+    assert len({written.text for written, _ in kept}) == 1
+
+
 def windowed(window: int):
     spec = parse({"name": "demo", "features": {"window": window}})
     return {"demo": (FeaturePlan.from_spec(spec), [spec])}
@@ -245,7 +262,7 @@ async def test_ticks_are_fetched_for_what_can_be_handed_out_soon(
     partition.fetched.extend([None] * waiting)
     partition.outputs._hand_out = 0 if has_room else 2
     if not has_room:
-        partition.outputs._under_way.append((1, asyncio.get_running_loop().create_future()))
+        partition.outputs._under_way.append((1, asyncio.get_running_loop().create_future(), 0.0))
     partition.shared = dataclasses.replace(partition.shared, linger_s=linger_s)
     partition.advance(1, 1)
     assert partition.wants_ticks is wanted

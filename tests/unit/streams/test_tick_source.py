@@ -1,6 +1,7 @@
 """When partitions are waited for, and handed out together."""
 
 import asyncio
+import time
 from collections import deque
 from collections.abc import Awaitable, Callable
 from types import SimpleNamespace
@@ -12,7 +13,7 @@ from aiokafka.errors import KafkaConnectionError
 from data_io.topics.raw_records import RawFetch
 from ml_core.errors import KafkaUnavailableError, ModelStoreUnavailableError, SetupError
 from streams.transport import tick_source
-from streams.transport.attempts import AWAY_S, MAX_ATTEMPTS, Attempts
+from streams.transport.attempts import AWAY_S, MAX_ATTEMPTS, Attempts, is_away
 from streams.transport.batch_channel import Batch
 from streams.transport.partition import Phase
 from streams.transport.tick_fetcher import TickFetcher
@@ -94,13 +95,10 @@ class Claims:
             self.pauses.append(seconds)
             self.now_s += seconds
 
-        async def is_there() -> None:
-            pass
-
         self.source = TickSource(SimpleNamespace(topic="ticks"), SimpleNamespace(), tick_source.Membership())
         self.source.consumer = SimpleNamespace(assignment=lambda: {tp})
         self.source.fetcher = TickFetcher(SimpleNamespace())
-        self.source.sender, self.source._check_topic, self.source._first_offset = None, is_there, first_offset
+        self.source.sender, self.source._first_offset = None, first_offset
         monkeypatch.setattr(tick_source, "Partition", Claimed)
         monkeypatch.setattr(tick_source.asyncio, "sleep", pause)
         monkeypatch.setattr(tick_source, "Attempts", lambda: Attempts(lambda: self.now_s))
@@ -261,3 +259,30 @@ async def test_an_error_that_a_person_has_to_decide_about_ends_the_worker_at_onc
 
     assert isinstance(error, SetupError)
     assert str(error) == "partition 3 of ticks: the record batch at offset 700 is too large"
+
+
+async def test_a_takeover_does_not_wait_for_a_kafka_that_is_silent_and_says_who_was(monkeypatch) -> None:
+    shared = SimpleNamespace(topic="ticks", bootstrap="kafka:9092")
+    source = TickSource(shared, SimpleNamespace(), tick_source.Membership())
+    monkeypatch.setattr(tick_source, "ASKED_S", 0.01)
+    source._check_topic = asyncio.Event().wait
+
+    with pytest.raises(KafkaUnavailableError, match="kafka:9092 did not answer") as raised:
+        await source._first_offset(TopicPartition("ticks", 0))
+    assert is_away(raised.value)
+
+
+async def test_kafka_is_called_silent_where_it_owes_an_answer_to_a_fetch_an_output_or_a_checkpoint() -> None:
+    source = TickSource(SimpleNamespace(topic="ticks"), SimpleNamespace(), tick_source.Membership())
+    source.has_joined, now_s = True, time.monotonic()
+    source.fetcher = SimpleNamespace(waits={TopicPartition("ticks", 0): now_s - 9, TopicPartition("ticks", 1): now_s})
+    for number, unanswered_s in enumerate((0.0, 1.0, 7.0)):
+        source.partitions[number] = SimpleNamespace(number=number, works=True, unanswered_s=unanswered_s)
+
+    assert {number: round(wait_s) for number, wait_s in source.unanswered.items()} == {0: 9, 2: 7}
+
+
+async def test_a_source_that_has_not_begun_owes_nothing_and_stops() -> None:
+    source = TickSource(SimpleNamespace(topic="ticks"), SimpleNamespace(), tick_source.Membership())
+    assert source.unanswered == {}
+    await source.stop()

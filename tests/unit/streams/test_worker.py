@@ -58,7 +58,7 @@ def test_a_worker_imports_nothing_that_only_its_children_need() -> None:
 
 
 def health(stalled_s: float = 0.0, notes=(), **changes) -> HealthServer:
-    known = {"fatal": SimpleNamespace(done=lambda: False), "all_open": True, "busy_since": None, "silent": {}}
+    known = {"fatal": SimpleNamespace(done=lambda: False), "all_open": True, "busy_since": None, "unanswered": {}}
     known["troubles"] = {}
     source, watchdog = SimpleNamespace(**{**known, **changes}), SimpleNamespace(stalled_s=stalled_s)
     return HealthServer(WorkerSettings(), source, watchdog, lambda: list(notes))
@@ -88,7 +88,7 @@ def test_a_worker_is_ready_while_its_parts_move() -> None:
 
 def test_a_worker_is_not_ready_when_a_batch_hangs_kafka_is_silent_or_ticks_wait() -> None:
     assert "at the agents" in problems(busy_since=time.monotonic() - 100)[0]
-    assert problems(silent={3: 100.0, 1: 7.0}) == ["Kafka has not answered for 100 s: ticks of partition 1, 3"]
+    assert problems(unanswered={3: 100.0, 1: 7.0}) == ["Kafka has not answered for 100 s: partition 1, 3"]
     assert "ticks wait and nothing has moved for 61 s" in problems(stalled_s=61.0)
 
 

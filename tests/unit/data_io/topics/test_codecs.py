@@ -83,3 +83,9 @@ def test_members_of_gzip_follow_each_other() -> None:
     room = memoryview(bytearray(9))
     assert decompress(1, gzip.compress(b"one") + gzip.compress(b"") + gzip.compress(b"two"), room) == 6
     assert bytes(room[:6]) == b"onetwo"
+
+
+def test_more_members_of_gzip_than_anybody_writes_are_refused() -> None:
+    """Each costs a copy of all that follows."""
+    with pytest.raises(zlib.error, match="members"):
+        decompress(1, gzip.compress(b"") * 1_001, memoryview(bytearray(9)))
