@@ -14,6 +14,8 @@ from starlette.exceptions import HTTPException
 
 from ml_core.errors import ConflictError, DependencyError, InputError, NotFoundError, TickwiseError
 
+MAX_ERRORS = 20  # in one answer
+
 logger = logging.getLogger(__name__)
 
 MEDIA_TYPE = "application/problem+json"
@@ -138,8 +140,10 @@ async def _access_denied(request: Request, _error: Exception) -> JSONResponse:
 
 async def _validation_error(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, RequestValidationError)  # noqa: S101 - registered for this type alone
-    errors = [FieldError(pointer=_pointer(detail), detail=_reason(detail)) for detail in error.errors()]
-    return problem(request, 422, "The request is not valid; see `errors`.", "invalid_request", errors=errors)
+    found = error.errors()
+    errors = [FieldError(pointer=_pointer(detail), detail=_reason(detail)) for detail in found[:MAX_ERRORS]]
+    which = "see `errors`" if len(found) <= MAX_ERRORS else f"`errors` has the first {MAX_ERRORS} of {len(found)}"
+    return problem(request, 422, f"The request is not valid; {which}.", "invalid_request", errors=errors)
 
 
 def _pointer(detail: Mapping[str, Any]) -> str:

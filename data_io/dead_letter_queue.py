@@ -309,6 +309,8 @@ class _Transactions:
 def _record(letter: Letter, tp: TopicPartition, place: Place, partitions: int) -> tuple[str, dict[str, Any]]:
     value = _again(letter)
     topic, partition, *_ = letter.source
+    if dead_letters.name(topic) != tp.topic:  # headers are whatever somebody has written
+        raise _LeftError("it names another topic")
     if partition >= partitions:
         raise _LeftError(f"the topic has no partition {partition} any more")
     mark = (dead_letters.REPLAY_OF, f"{tp.topic}/{tp.partition}/{place.offset}".encode())

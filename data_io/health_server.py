@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Callable, Iterable
+from socketserver import ThreadingMixIn
 from types import TracebackType
 from typing import Any, Self
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
@@ -9,6 +10,34 @@ from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 from prometheus_client import make_wsgi_app
 
 from ml_core.errors import SetupError
+
+MAX_CONNECTIONS = 32  # more are closed at once
+
+
+class _Server(ThreadingMixIn, WSGIServer):
+    """A thread a connection: one that says nothing keeps nobody else from asking."""
+
+    daemon_threads = True
+    block_on_close = False
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        self._room = threading.BoundedSemaphore(MAX_CONNECTIONS)
+        super().__init__(*arguments, **options)
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        if self._room.acquire(blocking=False):
+            super().process_request(request, client_address)
+        else:
+            self.shutdown_request(request)
+
+    def process_request_thread(self, request: Any, client_address: Any) -> None:
+        try:
+            super().process_request_thread(request, client_address)
+        finally:
+            self._room.release()
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Write no traceback: whoever asked has gone, or said nothing for too long."""
 
 
 class _Quiet(WSGIRequestHandler):
@@ -56,7 +85,7 @@ class HealthServer:
         """
         if self._port:
             try:
-                self._server = make_server(self._host, self._port, self._answer, handler_class=_Quiet)
+                self._server = make_server(self._host, self._port, self._answer, _Server, _Quiet)
             except OSError as error:
                 raise SetupError(f"cannot listen on {self._host}:{self._port}: {error}") from error
             threading.Thread(target=self._server.serve_forever, name="health", daemon=True).start()

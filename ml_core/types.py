@@ -229,7 +229,9 @@ class JobSpec(BaseModel):
     kind: JobKind = JobKind.BATCH
     trigger: Literal["api", "schedule", "rows", "request", "cli"] = "api"
     ranges: tuple[OffsetRange, ...] | None = Field(
-        default=None, description="exact tick offsets to use; absent: the pipeline's train.span up to the newest tick"
+        default=None,
+        max_length=1_024,
+        description="exact tick offsets to use; absent: the pipeline's train.span up to the newest tick",
     )
     seed: int = Field(default=0, ge=0, lt=2**31)
     params: dict[str, Any] = Field(

@@ -189,7 +189,7 @@ class MlflowAgent:
     def _away(self, error: Exception) -> ModelStoreUnavailableError:
         netloc = urlsplit(self.tracking_uri).netloc  # may hold a password, and MLflow's messages repeat it
         said = f"the model store {self.tracking_uri} did not do as asked: {str(error) or type(error).__name__}"
-        return ModelStoreUnavailableError(said.splitlines()[0][:500].replace(netloc, netloc.rpartition("@")[2]))
+        return ModelStoreUnavailableError(said.splitlines()[0].replace(netloc, netloc.rpartition("@")[2])[:500])
 
     def _make_client(self) -> "MlflowClient":
         for key, value in LIMITS.items():

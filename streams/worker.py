@@ -79,7 +79,7 @@ def one_source(pipelines: Sequence[PipelineSpec]) -> PipelineSpec:
         if any(getattr(spec.source, part) != getattr(first.source, part) for part in ("topic", "map", "lateness")):
             raise SetupError(
                 f"{first.name} reads {first.source.topic} and {spec.name} reads {spec.source.topic} (or through "
-                "another map, or with another lateness): run one worker for each"
+                "another map, or with another lateness): run one worker for each, with --pipelines FILE"
             )
     return first
 

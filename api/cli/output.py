@@ -48,7 +48,16 @@ def fields(record: Mapping[str, Any]) -> None:
     """Print the fields of one record, one a line."""
     width = max(map(len, record), default=0)
     for name, value in record.items():
-        say(f"{name:<{width}}  {_text(value)}")
+        say(f"{printable(name):<{width}}  {_text(value)}")
+
+
+def printable(text: str) -> str:
+    r"""Return ``text`` with everything escaped that a terminal would obey, but for ends of lines.
+
+    >>> print(printable("AB\x1b[2J"))
+    AB\x1b[2J
+    """
+    return "".join(c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in text)
 
 
 def _text(value: Any) -> str:
@@ -58,7 +67,9 @@ def _text(value: Any) -> str:
         return value.isoformat(timespec="seconds")
     if isinstance(value, float):
         return f"{value:.6g}"
-    return json.dumps(value, default=_plain) if isinstance(value, dict | list | tuple) else str(value)
+    if isinstance(value, dict | list | tuple):
+        return json.dumps(value, default=_plain)
+    return printable(str(value))
 
 
 def _plain(value: object) -> object:

@@ -1,8 +1,7 @@
 """The ticks of the demo: a history to publish at once, and the rest to publish live at a pace that can change."""
 
-import itertools
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import Any, Self
 
 import numpy as np
@@ -73,8 +72,3 @@ class Paced(Held):
             time.sleep(max(0.0, due_s - time.monotonic()))
             yield cut(self.ticks, at, at + size)
             at += size
-
-
-def spread(names: Sequence[str]) -> Iterator[str]:
-    """Yield ``names`` over and over."""
-    return itertools.cycle(names)

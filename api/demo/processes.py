@@ -21,9 +21,10 @@ class Processes:
     """Child processes of the demo, ended in reverse order of their start."""
 
     def __init__(self, folder: Path, environment: Mapping[str, str]) -> None:
-        """Write a log file per process to ``folder``; ``environment`` is added to the current one."""
+        """Write a log file per process to ``folder``; settings of tickwise come from ``environment`` alone."""
         self.folder = folder
-        self.environment = {**os.environ, **environment}
+        inherited = {name: value for name, value in os.environ.items() if not name.startswith(("TICKWISE_", "MLFLOW_"))}
+        self.environment = {**inherited, **environment}
         self._running: dict[str, subprocess.Popen[bytes]] = {}
         self.exit_codes: dict[str, int] = {}
 

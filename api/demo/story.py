@@ -21,7 +21,7 @@ from api.demo.processes import Processes, wait_for
 from data_io.data_fetcher.sources import open_source
 from data_io.publisher import publish
 from data_io.topics import admin, dead_letters, predictions, rows, ticks
-from ml_core.errors import SetupError
+from ml_core.errors import NotFoundError, SetupError
 from streams.local_kafka import broker
 
 PIPELINE = "demo"
@@ -127,6 +127,7 @@ class Story:
 
     async def _play(self, stage: "Stage", history: Held, live: Held) -> dict[str, Any]:
         rate = min(MAX_LIVE_RATE, len(live) / LIVE_S)
+        await _must_be_empty(stage.kafka)
         await admin.ensure_topics(stage.kafka, [ticks.topic_spec(ticks.NAME, PARTITIONS)])
         for name, word in (("worker", "worker"), ("runner", "runner"), ("server", "serve")):
             stage.processes.start(name, word)
@@ -270,6 +271,15 @@ class Story:
                 same.append(all(answer[key] == streamed[key] for key in ("score", "ts", "horizon", "status", "reason")))
         self.say(f"asked the server for {len(counts.last)} symbols: {sum(same)} answers equal the stream's")
         return all(same) and bool(same) if counts.last else None
+
+
+async def _must_be_empty(kafka: str) -> None:
+    """Raise where somebody works with ticks on this Kafka: the demo would add to them, and join their workers."""
+    try:
+        await admin.describe(kafka, ticks.NAME)
+    except NotFoundError:
+        return
+    raise SetupError(f"Kafka at {kafka} has a topic {ticks.NAME} already, and the demo is no guest there: name another")
 
 
 @dataclass

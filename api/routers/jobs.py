@@ -109,13 +109,13 @@ def check_request(spec: JobSpec) -> None:
     """Refuse what no job can do.
 
     Raises:
-        NotEnoughDataError: The ranges hold no tick.
+        NotEnoughDataError: A range holds no tick.
         InputError: A partition is named twice.
     """
     if spec.ranges is None:
         return
-    if not any(part.start < part.end for part in spec.ranges):
-        raise NotEnoughDataError("the ranges hold no tick: each needs start < end; leave them out for train.span")
+    if not spec.ranges or any(part.start >= part.end for part in spec.ranges):
+        raise NotEnoughDataError("a range holds no tick: each needs start < end; leave them out for train.span")
     partitions = [part.partition for part in spec.ranges]
     if len(set(partitions)) < len(partitions):
         raise InputError("ranges names a partition twice; give one range for each")

@@ -3,7 +3,7 @@
 from typing import Annotated, Any, Literal, Self
 
 from fastapi import APIRouter, Body, Response
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, FailFast, Field, model_validator
 
 from api.errors import Responses, responses
 from api.parts import PartsOf
@@ -12,6 +12,8 @@ from api.questions import MAX_FEATURES, MAX_NAME, MAX_ROWS, MAX_VALUE, Question
 router = APIRouter(prefix="/v1/predictions", tags=["predictions"])
 
 Value = Annotated[float, Field(ge=-MAX_VALUE, le=MAX_VALUE, allow_inf_nan=False)]
+# At the first wrong value it ends: a body has room for half a million, and each would make an error.
+Row = Annotated[list[Value | None], Field(max_length=MAX_FEATURES), FailFast()]
 
 
 class PredictionRequest(BaseModel):
@@ -26,7 +28,7 @@ class PredictionRequest(BaseModel):
     features: dict[str, Value | None] | None = Field(
         default=None, max_length=MAX_FEATURES, description="values of one row by name; null where undefined"
     )
-    rows: list[Annotated[list[Value | None], Field(max_length=MAX_FEATURES)]] | None = Field(
+    rows: Annotated[list[Row], FailFast()] | None = Field(
         default=None,
         min_length=1,
         max_length=MAX_ROWS,

@@ -29,9 +29,9 @@ from sqlalchemy import (
     text,
 )
 from sqlalchemy.engine import URL, Engine, make_url
-from sqlalchemy.exc import IntegrityError, SQLAlchemyError
+from sqlalchemy.exc import DataError, IntegrityError, SQLAlchemyError
 
-from ml_core.errors import InvalidSettingsError, JobStoreUnavailableError, SetupError
+from ml_core.errors import InputError, InvalidSettingsError, JobStoreUnavailableError, SetupError
 
 SCHEMA_VERSION = 1
 # For a lock, a statement or a connection: longer than any transaction here, shorter than a caller's patience.
@@ -105,6 +105,7 @@ class Database:
         Raises:
             JobStoreUnavailableError: The database did not answer. Whether the transaction was committed is unknown
                 only when the commit itself got no answer.
+            InputError: The database takes no such value. A retry will not help.
             IntegrityError: A constraint was broken; the caller knows which.
         """
         self._prepare()
@@ -121,6 +122,8 @@ class Database:
             yield
         except IntegrityError:
             raise
+        except DataError as error:
+            raise InputError(f"the job store takes no such value: {str(error.orig).strip().splitlines()[0]}") from error
         except SQLAlchemyError as error:
             raise self._away(getattr(error, "orig", None) or error) from error
 

@@ -99,6 +99,15 @@ async def test_a_letter_that_was_written_twice_is_not_sent_again_when_the_first_
     assert (await queue.replay(lab.kafka, lab.topic)).sent.total() == 0
 
 
+async def test_a_letter_that_names_another_topic_is_left(lab, letters) -> None:
+    await letters.add((b"A", b"1", []))
+    other = dead_letters.encode(Reject(0, 0, "bad_json", ""), Records([0], [b"A"], [b"2"], [()]), "jobs.requests.v1", 0)
+    await letters._write(*other, 0)
+
+    report = await queue.replay(lab.kafka, lab.topic)
+    assert (report.sent.total(), report.left) == (1, {"it names another topic": 1})
+
+
 async def test_each_reason_is_replayed_by_itself_and_those_that_came_later_too(lab, letters) -> None:
     await letters.add((b"A", b"1", []), reason="bad_json")
     await letters.add((b"A", b"2", []), reason="missing:price")

@@ -3,6 +3,7 @@
 import ast
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,8 @@ import pytest
 from api.cli import COMMANDS
 from ml_core.data_processor.features import FeaturePlan
 from ml_core.spec import load
+from streams.settings import WorkerSettings
+from streams.worker import Worker
 
 ROOT = Path(__file__).parents[2]
 PACKAGES = ("api", "streams", "model_ops_manager", "data_io", "ml_core")
@@ -142,6 +145,17 @@ def test_the_pipeline_file_of_the_readme_is_one(tmp_path: Path) -> None:
 
     assert pipeline.source.map is not None
     assert FeaturePlan.from_spec(pipeline).names == ("return:1s", "return:10s", "ewma_vol:60s")
+
+
+def test_the_worker_of_the_readme_takes_its_pipeline_with_what_lies_beside_it(tmp_path: Path, monkeypatch) -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    shutil.copytree(ROOT / "pipelines", tmp_path / "pipelines")
+    [written] = re.findall(r"^```toml\n(# pipelines/btc\.toml\n.*?)^```", text, re.MULTILINE | re.DOTALL)
+    (tmp_path / "pipelines" / "btc.toml").write_text(written, encoding="utf-8")
+    [place] = re.findall(r"^tickwise worker --pipelines (\S+)", text, re.MULTILINE)
+    monkeypatch.chdir(tmp_path)
+
+    assert Worker(WorkerSettings(pipelines=place)).topic == "md.trades"
 
 
 def test_make_demo_prints_nothing_but_what_the_demo_prints() -> None:

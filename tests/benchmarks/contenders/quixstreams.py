@@ -9,8 +9,10 @@ usage: python -m tests.benchmarks.contenders.quixstreams \
 
 import signal
 import sys
+import tempfile
 import time
 from itertools import groupby
+from pathlib import Path
 from typing import Any
 
 import confluent_kafka
@@ -129,6 +131,7 @@ def application(given: Task, consumer: dict[str, Any]) -> Application:
         auto_offset_reset="earliest",
         commit_interval=COMMIT_S,
         auto_create_topics=False,
+        state_dir=Path(tempfile.gettempdir()) / "quixstreams",  # nothing is kept there; it would be made here
         consumer_extra_config=consumer,
         loglevel="WARNING",
     )

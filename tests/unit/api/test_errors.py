@@ -38,6 +38,10 @@ async def client():
     async def body(_body: Body):
         return {}
 
+    @app.post("/bodies")
+    async def bodies(_bodies: list[Body]):
+        return {}
+
     transport = httpx.ASGITransport(app, raise_app_exceptions=False)
     async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1") as client:
         yield client
@@ -86,6 +90,13 @@ async def test_what_is_wrong_with_a_body_is_pointed_at_and_not_repeated(client):
     assert answer.json()["code"] == "invalid_request"
     assert [error["pointer"] for error in answer.json()["errors"]] == ["#/items/1"]
     assert "sesame" not in answer.text
+
+
+async def test_an_answer_names_the_first_errors_and_says_how_many_there_are(client):
+    answer = await client.post("/bodies", json=[{"items": ["x"]}] * 500)
+
+    assert answer.json()["detail"] == "The request is not valid; `errors` has the first 20 of 500."
+    assert [error["pointer"] for error in answer.json()["errors"]] == [f"#/{n}/items/0" for n in range(20)]
 
 
 async def test_broken_json_is_a_problem_of_the_whole_body(client):
