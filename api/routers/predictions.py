@@ -3,7 +3,7 @@
 from typing import Annotated, Any, Literal, Self
 
 from fastapi import APIRouter, Body, Response
-from pydantic import BaseModel, ConfigDict, FailFast, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from api.errors import Responses, responses
 from api.parts import PartsOf
@@ -13,7 +13,8 @@ router = APIRouter(prefix="/v1/predictions", tags=["predictions"])
 
 Value = Annotated[float, Field(ge=-MAX_VALUE, le=MAX_VALUE, allow_inf_nan=False)]
 # At the first wrong value it ends: a body has room for half a million, and each would make an error.
-Row = Annotated[list[Value | None], Field(max_length=MAX_FEATURES), FailFast()]
+Row = Annotated[list[Value | None], Field(max_length=MAX_FEATURES, fail_fast=True)]
+Rows = Annotated[list[Row], Field(min_length=1, max_length=MAX_ROWS, fail_fast=True)]
 
 
 class PredictionRequest(BaseModel):
@@ -28,10 +29,8 @@ class PredictionRequest(BaseModel):
     features: dict[str, Value | None] | None = Field(
         default=None, max_length=MAX_FEATURES, description="values of one row by name; null where undefined"
     )
-    rows: Annotated[list[Row], FailFast()] | None = Field(
+    rows: Rows | None = Field(
         default=None,
-        min_length=1,
-        max_length=MAX_ROWS,
         description="consecutive rows of one symbol, oldest first, values in the order of the pipeline's features",
     )
 
