@@ -123,6 +123,8 @@ def test_an_unknown_job_is_not_found(store):
         store.get("train-nothing")
     with pytest.raises(JobNotFoundError):
         store.request_cancel("train-nothing")
+    with pytest.raises((JobNotFoundError, InputError)):  # which PostgreSQL cannot even be asked for
+        store.get("train-\0")
 
 
 def test_the_same_key_and_payload_give_the_first_job(store):
