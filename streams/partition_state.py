@@ -18,30 +18,42 @@ from ml_core.types import RowBatch, RowFlag, SymbolTable
 
 # Pending (time, rows) marks a pipeline keeps while it waits for labels to mature; older ones are merged.
 MAX_MARKS = 4096
+# The time of such a row is not sure: its symbol has begun anew, or does not confirm it.
+_UNSURE = np.uint8(RowFlag.AHEAD | RowFlag.GAP | RowFlag.WARM_UP | RowFlag.LATE | RowFlag.NO_CALENDAR)
 
 
 class LabelledRows:
-    """Counts rows whose label has matured: the partition's clock has passed their last horizon."""
+    """Counts rows whose label has matured: the partition's clock has passed their last horizon.
+
+    The clock is the newest sure time of a batch. It may fall, so a symbol that stays wrong has rows counted too early,
+    and stops no counting.
+    """
 
     def __init__(self, look_ahead_ns: int, matured: int = 0) -> None:
         """Start from a count of ``matured`` rows; a label is known ``look_ahead_ns`` after its row."""
         self.look_ahead_ns, self.matured = look_ahead_ns, matured
-        self._clock_ns = 0
-        self._pending: deque[tuple[int, int]] = deque()
+        self._pending: deque[tuple[int, int]] = deque()  # times ascend
+        self._unmarked = 0  # rows that wait for a clock
+        self._known = 0  # symbols of batches before
 
     def observe(self, rows: RowBatch) -> None:
-        """Add ``rows`` and move the clock to the newest event time of those that are not ahead."""
-        if not len(rows):
+        """Add ``rows``, and move the clock to the newest event time that is sure; nothing confirms a symbol's first."""
+        known, self._known = min(self._known, len(rows.symbols)), len(rows.symbols)
+        self._unmarked += len(rows)
+        is_sure_N = ((rows.flags_N & _UNSURE) == 0) & (rows.symbol_N < known)
+        if not is_sure_N.any():
             return
-        believed_N = (rows.flags_N & np.uint8(RowFlag.AHEAD)) == 0
-        self._clock_ns = int(rows.ts_ns_N.max(where=believed_N, initial=self._clock_ns))
-        if len(self._pending) >= MAX_MARKS:
-            _, count = self._pending.pop()
-            self._pending.append((self._clock_ns, count + len(rows)))
-        else:
-            self._pending.append((self._clock_ns, len(rows)))
-        while self._pending and self._pending[0][0] + self.look_ahead_ns <= self._clock_ns:
+        clock_ns, count = int(rows.ts_ns_N[is_sure_N].max()), self._unmarked
+        while self._pending and (self._pending[-1][0] >= clock_ns or len(self._pending) == MAX_MARKS):
+            count += self._pending.pop()[1]
+        self._pending.append((clock_ns, count))
+        self._unmarked = 0
+        while self._pending and self._pending[0][0] + self.look_ahead_ns <= clock_ns:
             self.matured += self._pending.popleft()[1]
+
+    def forget_symbols(self) -> None:
+        """Take every symbol for new again."""
+        self._known = 0
 
 
 class FeatureSetState:
@@ -106,6 +118,8 @@ class PartitionState:
             {name: (state.plan, state.pipelines) for name, state in self.sets.items()}, {}, self.bases
         )
         fresh.labelled = self.labelled
+        for counter in fresh.labelled.values():
+            counter.forget_symbols()
         return fresh
 
     def keys(self) -> set[bytes]:

@@ -78,6 +78,11 @@ def mark_new_names(dirty_B: Bool, known: int, now: int) -> None:
         dirty_B[known // BLOCK : (now - 1) // BLOCK + 1] = True
 
 
+def mark_loaded(dirty_B: Bool, block: int, names: int, known: int) -> None:
+    """Mark a block of ``names`` symbols as it is in the log: clean, unless more of those known fall into it."""
+    dirty_B[block] = names < min(BLOCK, known - block * BLOCK)
+
+
 def chosen(dirty_B: Bool, symbols: int, *, dirty_only: bool) -> list[int]:
     """Return the numbers of the blocks to dump."""
     blocks = range(-(-symbols // BLOCK))

@@ -76,6 +76,8 @@ class SymbolState:
     def load(self, block: int, data: bytes) -> None:
         """Take over what `dump` returned; blocks come in ascending order, into a state that has seen no ticks.
 
+        A block that is loaded is not dirty, unless the table has more symbols of it.
+
         Raises:
             SchemaMismatchError: The block is of another plan or kernel, is cut, or names its symbols otherwise than
                 the table does. State has to be rebuilt from ticks.
@@ -87,6 +89,7 @@ class SymbolState:
         self._grow()
         self._float_SK[first : first + len(names)] = float_SK
         self._int_SJ[first : first + len(names)] = int_SJ
+        blocks.mark_loaded(self._dirty_B, block, len(names), self._known)
 
     def _part(self, block: int) -> tuple[list[str], tuple[Float64, Int64]]:
         span = slice(block * blocks.BLOCK, min((block + 1) * blocks.BLOCK, self._known))

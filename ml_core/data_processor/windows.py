@@ -101,6 +101,8 @@ class Tail:
     def load(self, block: int, data: bytes) -> None:
         """Take over what `dump` returned; blocks come in ascending order, into a tail that has seen no rows.
 
+        A block that is loaded is not dirty.
+
         Raises:
             SchemaMismatchError: The block is of another window or number of features, is cut, or comes out of order.
                 State has to be rebuilt from rows.
@@ -113,6 +115,7 @@ class Tail:
         self._grow([*self._names[:first], *names])
         self._x_SHF[first : first + len(names)] = x_SHF
         self._count_S[first : first + len(names)] = count_S
+        blocks.mark_loaded(self._dirty_B, block, len(names), self._known)
 
     @property
     def _schema(self) -> str:

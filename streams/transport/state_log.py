@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Awaitable, Iterator, Sequence
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
-from aiokafka.errors import KafkaError
+from aiokafka.errors import KafkaError, MessageSizeTooLargeError, RecordListTooLargeError
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from data_io import log_reader
@@ -13,6 +13,7 @@ from data_io.topics import admin
 from data_io.topics.admin import TopicSpec, compacted_topic
 from ml_core.errors import KafkaUnavailableError, NotFoundError, SetupError
 from model_ops_manager.shed import Shed
+from streams.transport.pieces import Pieces
 from streams.transport.tails import Place
 
 Blocks = list[tuple[bytes, bytes | None]]  # key and bytes; None deletes the key
@@ -20,6 +21,7 @@ Blocks = list[tuple[bytes, bytes | None]]  # key and bytes; None deletes the key
 MANIFEST_KEY = b"manifest"
 MANIFEST_VERSION = 1
 BATCH_BYTES = 1_000_000
+RECORD_BYTES = BATCH_BYTES - 200  # key and value; the rest is framing
 MAX_REQUEST_BYTES = 8_000_000  # outputs of an exactly-once partition go out through this producer too
 # A stopped owner holds back `read_committed` readers for at most this long.
 TRANSACTION_TIMEOUT_MS = 15_000
@@ -119,6 +121,7 @@ class StateLog:
         """Serve ``ticks``; every step is bounded by ``timeout_s``."""
         self.bootstrap, self.group, self.ticks, self.timeout_s = bootstrap, group, ticks, timeout_s
         self._tp = TopicPartition(name(group), ticks.partition)
+        self._pieces = Pieces()
         self.producer = AIOKafkaProducer(
             bootstrap_servers=bootstrap,
             transactional_id=f"tickwise.{group}.{ticks.partition}",
@@ -145,14 +148,14 @@ class StateLog:
                     await self._end_empty_transaction(lanes)
                     # It is answered before its end is written everywhere; the next one is not begun before that.
                     await self._end_empty_transaction([self._tp])
-                blocks = await self._read()
+                records = await self._read()
                 await self.producer.begin_transaction()
         except (TimeoutError, KafkaError) as error:
             raise KafkaUnavailableError(
                 f"cannot take over {self.ticks.topic}-{self.ticks.partition}: {error!r}"
             ) from error
-        manifest = blocks.pop(MANIFEST_KEY, None)
-        return (Manifest.model_validate_json(manifest) if manifest else None), blocks
+        manifest = records.pop(MANIFEST_KEY, None)
+        return (Manifest.model_validate_json(manifest) if manifest else None), self._pieces.join(records)
 
     @property
     def identity(self) -> tuple[int, int]:
@@ -165,8 +168,9 @@ class StateLog:
 
         Raises:
             KafkaUnavailableError: Whether it was committed is *unknown*: drop the memory and claim again.
+            SetupError: A record, or a batch of them, is larger than Kafka takes. A retry will not help.
         """
-        records = [*blocks, (MANIFEST_KEY, manifest.text.encode())]
+        records = [*self._pieces.cut(blocks), (MANIFEST_KEY, manifest.text.encode())]
         try:
             async with asyncio.timeout(self.timeout_s):
                 # A record that fails does not stop aiokafka's commit, so each is awaited before it.
@@ -174,6 +178,11 @@ class StateLog:
                 await self.producer.send_offsets_to_transaction({self.ticks: manifest.position}, self.group)
                 await self.producer.commit_transaction()
                 await self.producer.begin_transaction()
+        except (MessageSizeTooLargeError, RecordListTooLargeError) as error:
+            raise SetupError(
+                f"{self._tp.topic} refuses a batch of up to {BATCH_BYTES} bytes as too large: "
+                "set its max.message.bytes to Kafka's default of 1048588 or more"
+            ) from error
         except (TimeoutError, KafkaError) as error:
             raise KafkaUnavailableError(
                 f"checkpoint of {self.ticks.topic}-{self.ticks.partition} failed: {error!r}"
@@ -192,11 +201,13 @@ class StateLog:
     def _batches(self, records: Sequence[tuple[bytes, bytes | None]]) -> Iterator[Awaitable[Awaitable[object]]]:
         batch = self.producer.create_batch()
         for key, value in records:
+            # The first record of a batch is taken whatever its size, and refused by the broker.
+            if (size := len(key) + len(value or b"")) > RECORD_BYTES:
+                raise SetupError(f"{key!r} of a checkpoint has {size} bytes, and Kafka takes {RECORD_BYTES}")
             if batch.append(key=key, value=value, timestamp=None) is None:
                 yield self.producer.send_batch(batch, self._tp.topic, partition=self._tp.partition)
                 batch = self.producer.create_batch()
-                if batch.append(key=key, value=value, timestamp=None) is None:
-                    raise KafkaUnavailableError(f"state block {key!r} is larger than {BATCH_BYTES} bytes")
+                batch.append(key=key, value=value, timestamp=None)
         yield self.producer.send_batch(batch, self._tp.topic, partition=self._tp.partition)
 
     async def _read(self) -> dict[bytes, bytes]:

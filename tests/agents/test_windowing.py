@@ -112,9 +112,10 @@ async def test_rows_whose_label_was_counted_before_a_rebuild_are_not_counted_aga
     partition.state.labelled[spec.name].matured = 29
 
     await run(partition, fetch_of(quotes(40)))
-    await run(partition, fetch_of(quotes(1, start_s=1_700_000_090), first_offset=40))
+    await run(partition, fetch_of(quotes(1, start_s=1_700_000_040), first_offset=40))
+    await run(partition, fetch_of(quotes(1, start_s=1_700_000_090), first_offset=41))
 
-    assert partition.state.labelled[spec.name].matured == 29 + 10  # the last row waits for its label
+    assert partition.state.labelled[spec.name].matured == 29 + 11  # the last row waits for its label
 
 
 async def test_a_batch_that_cannot_be_read_ends_as_failed_and_publishes_nothing(partition) -> None:

@@ -6,12 +6,14 @@ from data_io.topics import ticks
 from data_io.topics.records import Records
 from ml_core.data_processor import bars, features
 from ml_core.data_processor.bars import BarPlan
+from ml_core.data_processor.blocks import BLOCK
 from ml_core.data_processor.features import FeaturePlan
 from ml_core.errors import SchemaMismatchError
 from ml_core.spec import parse
 from ml_core.types import SECOND_NS, RowFlag
 from streams.agents import scoring
 from streams.partition_state import MAX_MARKS, LabelledRows, PartitionState
+from tests.agents.in_memory import quote
 
 PARTS = {"label": {"delay": "0ms", "horizons": ["1s"]}}
 SHORT = parse({"name": "short", "features": {"window": 3}, **PARTS})
@@ -67,6 +69,21 @@ def test_a_second_dump_without_ticks_writes_nothing(records) -> None:
 
     assert state.dump() != []
     assert state.dump() == []
+
+
+def test_a_state_that_was_loaded_writes_only_what_has_changed_since(records) -> None:
+    original, restored = state_of(with_bars(), LONG), state_of(with_bars(), LONG)
+    move(original, records, slice(0, 2900))
+    move_bars(original, records, slice(0, 2900))
+    blocks = dict(original.dump())
+    assert {key.decode().split("/")[1] for key in blocks} == {"features", "bars", "window-8"}
+
+    restored.load(blocks.items())
+    assert restored.dump() == []
+
+    decoded, _ = ticks.TickDecoder().decode(Records(*(column[2900:2903] for column in records)), restored.symbols)
+    features.step(decoded, restored.sets["basic"].features)
+    assert {key for key, _ in restored.dump()} == {f"basic/features/{n}".encode() for n in decoded.symbol_N // BLOCK}
 
 
 def test_blocks_of_a_window_that_is_not_used_any_more_are_named_so_that_they_can_be_deleted(records) -> None:
@@ -132,18 +149,27 @@ def test_other_bars_are_another_kernel_and_none_leave_the_digests_as_they_were(r
 
 
 class Rows:
-    """As much of a batch of rows as counting looks at."""
+    """As much of a batch of rows of one symbol, of a table of some, as counting looks at."""
 
-    def __init__(self, *seconds: float, flags: int = 0) -> None:
+    def __init__(self, *seconds: float, flags: int = 0, symbol: int = 0, symbols: int = 1) -> None:
         self.ts_ns_N = np.array([round(second * SECOND_NS) for second in seconds], np.int64)
         self.flags_N = np.full(len(seconds), flags, np.uint8)
+        self.symbol_N = np.full(len(seconds), symbol, np.int32)
+        self.symbols = [f"S{number}" for number in range(symbols)]
 
     def __len__(self) -> int:
         return len(self.ts_ns_N)
 
 
+def counter(look_ahead_ns: int = SECOND_NS, matured: int = 0) -> LabelledRows:
+    """One that knows a symbol."""
+    labelled = LabelledRows(look_ahead_ns, matured)
+    labelled.observe(Rows())
+    return labelled
+
+
 def test_rows_are_counted_once_the_clock_has_passed_their_horizon() -> None:
-    labelled = LabelledRows(SECOND_NS, matured=10)
+    labelled = counter(matured=10)
     labelled.observe(Rows(1.0, 1.5))
     labelled.observe(Rows(2.0))
     assert labelled.matured == 10
@@ -156,23 +182,87 @@ def test_rows_are_counted_once_the_clock_has_passed_their_horizon() -> None:
     assert labelled.matured == 14
 
 
-def test_a_row_that_is_ahead_counts_and_leaves_the_clock() -> None:
-    labelled = LabelledRows(SECOND_NS)
+@pytest.mark.parametrize("flag", ["AHEAD", "GAP", "WARM_UP", "LATE", "NO_CALENDAR"])
+def test_a_row_whose_time_is_not_sure_counts_and_leaves_the_clock(flag: str) -> None:
+    labelled = counter()
     labelled.observe(Rows(1.0))
-    labelled.observe(Rows(3600.0, flags=RowFlag.AHEAD))
+    labelled.observe(Rows(3600.0, flags=RowFlag[flag]))
     assert labelled.matured == 0
 
     labelled.observe(Rows(2.0))
-    assert labelled.matured == 2
+    assert labelled.matured == 1
+    labelled.observe(Rows(3.0))
+    assert labelled.matured == 3
+
+
+def test_the_first_time_of_a_symbol_leaves_the_clock() -> None:
+    labelled = counter()
+    labelled.observe(Rows(1.0))
+    labelled.observe(Rows(3600.0, symbol=1, symbols=2))
+    assert labelled.matured == 0
+
+    labelled.observe(Rows(2.0, symbols=2))
+    labelled.observe(Rows(3.0, symbols=2))
+    assert labelled.matured == 3
+
+
+def test_a_state_that_starts_empty_takes_every_symbol_for_new() -> None:
+    state = state_of(SHORT)
+    state.labelled["short"] = counter()
+    state.labelled["short"].observe(Rows(1.0))
+
+    labelled = state.emptied().labelled["short"]
+
+    labelled.observe(Rows(3600.0))
+    assert labelled.matured == 0
+    labelled.observe(Rows(2.0))
+    labelled.observe(Rows(3.0))
+    assert labelled.matured == 3
+
+
+def test_a_symbol_that_stays_far_ahead_stops_no_counting() -> None:
+    labelled = counter()
+    labelled.observe(Rows(symbols=2))
+    for second in range(1, 100):
+        labelled.observe(Rows(second, second, symbols=2))
+        labelled.observe(Rows(1e9 + second, symbol=1, symbols=2))
+        assert labelled.matured == 3 * second - 1
+
+    for second in range(100, 110):
+        labelled.observe(Rows(second, second, symbols=2))
+    assert labelled.matured == 3 * 99 + 2 * 9
 
 
 def test_waiting_marks_are_bounded_and_no_row_is_lost() -> None:
-    labelled = LabelledRows(10**9 * SECOND_NS)
-    for _ in range(MAX_MARKS + 100):
-        labelled.observe(Rows(1.0))
+    labelled = counter(10**9 * SECOND_NS)
+    for second in range(MAX_MARKS + 100):
+        labelled.observe(Rows(second))
     assert len(labelled._pending) == MAX_MARKS
 
     labelled.observe(Rows(2e9))
     labelled.observe(Rows(4e9))
 
     assert labelled.matured == MAX_MARKS + 101
+
+
+@pytest.mark.parametrize("use", [["relative_spread"], ["return:1s"]])
+def test_one_wrong_stamp_of_a_new_symbol_has_no_row_counted_too_early_and_none_forgotten(use: list[str]) -> None:
+    spec = parse({"name": "p", "features": {"use": use}, **PARTS})
+    far_ns, state = 3_786_912_000 * SECOND_NS, state_of(spec)  # the year 2090
+
+    def move_on(*records: bytes) -> int:
+        count = len(records)
+        decoded, _ = ticks.TickDecoder().decode(
+            Records(list(range(count)), [None] * count, list(records), [()] * count), state.symbols
+        )
+        state.labelled["p"].observe(features.step(decoded, state.sets["basic"].features))
+        return state.labelled["p"].matured
+
+    times_ns = [(1_700_000_000 + second) * SECOND_NS for second in range(100)]
+    for ts_ns in times_ns[:50]:
+        before = move_on(quote(ts_ns))
+    assert before == 49  # the last one waits for its label
+    assert move_on(quote(far_ns, "NEW")) == before
+    for ts_ns in times_ns[50:]:
+        after = move_on(quote(ts_ns), quote(ts_ns, "NEW"))
+    assert after == 49 + 1 + 1 + 2 * 49

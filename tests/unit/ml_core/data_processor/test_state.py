@@ -53,6 +53,15 @@ def test_a_loaded_block_is_the_dumped_one_to_the_bit() -> None:
     assert other.dump(dirty_only=False) == state.dump(dirty_only=False)
 
 
+def test_a_loaded_block_is_dirty_only_where_the_table_has_more_symbols_of_it() -> None:
+    loaded = filled(70).dump()
+    for known, dirty in ((70, []), (80, [1]), (130, [1, 2])):
+        other = FeatureState(PLAN, SymbolTable([f"S{i}" for i in range(known)]))
+        for block, data in loaded:
+            other.load(block, data)
+        assert [block for block, _ in other.dump()] == dirty
+
+
 def test_blocks_of_another_plan_are_refused() -> None:
     [(block, data)] = filled(3).dump()
     other = FeatureState(FeaturePlan.from_spec(pipeline(["return:1s"])), SymbolTable())

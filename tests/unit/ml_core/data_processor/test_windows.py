@@ -105,6 +105,7 @@ def test_a_dumped_tail_goes_on_where_it_was() -> None:
     tail.windows(made([(70, 0), (70, 0), (1, 0)], names))
     for block, data in tail.dump():
         other.load(block, data)
+    assert other.dump() == []
     following = made([(70, 0), (1, 0)], names)
     x_NTF, ready_N = tail.windows(following)
     again_x_NTF, again_ready_N = other.windows(following)
