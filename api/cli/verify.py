@@ -119,7 +119,7 @@ def look_ahead(
         raise InputError(f"{source} holds no ticks")
     scorer = _scorer(settings, spec, must_fit(plan.hash, spec.features.window), model)
     score = None if scorer is None else partial(_scores, spec.features.window, scorer)
-    found = ahead.find(batch, plan, cuts=cuts, seed=seed, score=score)
+    found = ahead.find(batch, plan.anew, cuts=cuts, seed=seed, score=score)
     if as_json:
         counts = {"ticks": len(batch), "rows": found.rows, "scored": None if scorer is None else found.scored}
         dump({**counts, "cuts": cuts, "leaks": [leak._asdict() for leak in found.leaks]})
