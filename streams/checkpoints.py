@@ -73,7 +73,7 @@ def committed(manifests: Sequence[tuple[Manifest, bool]], spec: PipelineSpec) ->
         at = manifest.position
         are_ours = manifest.kernels.get(features) == kernels[features]
         if are_ours and is_visible:
-            position = max(position, at)
+            position = at
         serves = spec.name in manifest.models and are_ours and predictions.name(spec.name) not in manifest.stays
         serves_from = _first(serves_from, at) if serves else None
         has_bars = of_bars in kernels and manifest.kernels.get(of_bars) == kernels[of_bars]

@@ -7,14 +7,14 @@ import numpy as np
 import pytest
 
 from data_io import log_reader
-from data_io.topics import predictions, rows
+from data_io.topics import bars, predictions, rows
 from data_io.topics.ticks import TickDecoder
 from ml_core.data_processor import features
 from ml_core.data_processor.features import KERNEL_VERSION, FeaturePlan, FeatureState
 from ml_core.errors import InputError, ModelNotFoundError
 from ml_core.spec import parse
 from ml_core.types import OffsetRange, RowBatch, SymbolTable
-from model_ops_manager import parity_check, scoring
+from model_ops_manager import parity, parity_check, scoring
 from model_ops_manager.compared import Compared
 from model_ops_manager.parity import Parity
 from model_ops_manager.parity_check import Check, Findings, Start
@@ -315,3 +315,11 @@ def test_what_was_skipped_before_the_first_tick_there_is_makes_no_unknown_row_a_
 
     assert findings.rows.compared < findings.rows.unchecked["looks back to before the first tick"]
     assert findings.rows.different == 0
+
+
+def test_where_the_oldest_outputs_were_deleted_a_checkpoint_says_nothing_of_the_first_one_that_is_out() -> None:
+    spec = parse({"name": "demo", "bars": {"by": ["time:1s"], "price": "mid"}})
+    said = Committed(9, serves_from=3, bars_from=2)
+    assert parity._still_out(spec, said, {rows.name(spec.feature_set)}) == said
+    assert parity._still_out(spec, said, {predictions.name("demo")}) == Committed(9, None, 2)
+    assert parity._still_out(spec, said, {bars.name(spec.feature_set)}) == Committed(9, 3, None)
