@@ -1,7 +1,7 @@
 """What the checkpoints of a worker group say about the outputs of a pipeline: all that the state topic still holds."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping
 from typing import NamedTuple
 
 from aiokafka import TopicPartition
@@ -42,44 +42,52 @@ async def read(bootstrap: str, group: str, spec: PipelineSpec) -> dict[int, Chec
         count = (await admin.describe(bootstrap, topic)).partitions
     except NotFoundError:
         return {}
-    visible_ms = (time.time() - VISIBLE_S) * 1000
-    found: dict[int, list[tuple[Manifest, bool]]] = {}
+    visible_ms, kernels = (time.time() - VISIBLE_S) * 1000, kernels_of(spec)
+    told: dict[int, Told] = {}
     async with log_reader.consumer(bootstrap) as consumer:
         held = await log_reader.held(consumer, [TopicPartition(topic, number) for number in range(count)])
         async for tp, records in log_reader.read(consumer, held):
             for record in records:
                 if record.key == MANIFEST_KEY and record.value:
                     manifest = Manifest.model_validate_json(record.value)
-                    found.setdefault(tp.partition, []).append((manifest, record.timestamp <= visible_ms))
-    ours = {number: [each for each in all_of if each[0].topic_id == topic_id] for number, all_of in found.items()}
-    return {number: Checkpoints(each[-1][0].shed, committed(each, spec)) for number, each in ours.items() if each}
+                    if manifest.topic_id == topic_id:
+                        each = told.setdefault(tp.partition, Told(spec, kernels))
+                        each.take(manifest, is_visible=record.timestamp <= visible_ms)
+    return {number: Checkpoints(each.shed, each.committed) for number, each in told.items()}
 
 
-def committed(manifests: Sequence[tuple[Manifest, bool]], spec: PipelineSpec) -> Committed:
-    """Return what ``manifests`` say must be out.
+def kernels_of(spec: PipelineSpec) -> dict[str, str]:
+    """Return what a manifest says of state that was made by features and rules of bars of ``spec``."""
+    return PartitionState({spec.feature_set: (FeaturePlan.from_spec(spec), [spec])}, {}).kernels
+
+
+class Told:
+    """What the manifests of one partition say, taken in the order of the log.
 
     A model scores all rows from the first of the last manifests that name one, and bars of these rules are written from
     the first of the last that name them. A manifest of a takeover from other features, or from a model that is gone, is
     none of them: what it leaves as it is may have ended anywhere.
-
-    Args:
-        manifests: In the order of the log, at least one, each with whether all that was committed with it can be read.
-        spec: The pipeline.
     """
-    kernels = PartitionState({spec.feature_set: (FeaturePlan.from_spec(spec), [spec])}, {}).kernels
-    features, of_bars = spec.feature_set, f"{spec.feature_set}/bars"
-    position, serves_from, bars_from = 0, None, None
-    for manifest, is_visible in manifests:
-        at = manifest.position
-        are_ours = manifest.kernels.get(features) == kernels[features]
-        if are_ours and is_visible:
-            position = at
-        serves = spec.name in manifest.models and are_ours and predictions.name(spec.name) not in manifest.stays
-        serves_from = _first(serves_from, at) if serves else None
-        has_bars = of_bars in kernels and manifest.kernels.get(of_bars) == kernels[of_bars]
-        writes = has_bars and are_ours and bars.name(features) not in manifest.stays
-        bars_from = _first(bars_from, at) if writes else None
-    return Committed(position, serves_from, bars_from)
+
+    def __init__(self, spec: PipelineSpec, kernels: Mapping[str, str]) -> None:
+        """Ask about ``spec``, of ``kernels``."""
+        self._spec, self._kernels = spec, kernels
+        self.shed, self.committed = Shed(), Committed()
+
+    def take(self, manifest: Manifest, *, is_visible: bool) -> None:
+        """Take the next one; ``is_visible``: all that was committed with it can be read by now."""
+        features, of_bars = self._spec.feature_set, f"{self._spec.feature_set}/bars"
+        position, serves_from, bars_from = self.committed
+        at, found, ours = manifest.position, manifest.kernels, self._kernels
+        are_ours = found.get(features) == ours[features]
+        serves = self._spec.name in manifest.models and predictions.name(self._spec.name) not in manifest.stays
+        writes = of_bars in ours and found.get(of_bars) == ours[of_bars] and bars.name(features) not in manifest.stays
+        self.shed = manifest.shed
+        self.committed = Committed(
+            at if are_ours and is_visible else position,
+            _first(serves_from, at) if are_ours and serves else None,
+            _first(bars_from, at) if are_ours and writes else None,
+        )
 
 
 def _first(known: int | None, at: int) -> int:

@@ -3,15 +3,13 @@
 import pytest
 
 from data_io.topics import bars, predictions
-from ml_core.data_processor.features import FeaturePlan
 from ml_core.spec import parse
 from model_ops_manager.subject import Committed
 from streams import checkpoints
-from streams.partition_state import PartitionState
 from streams.transport.state_log import Manifest
 
 SPEC = parse({"name": "demo", "bars": {"by": ["time:1s"], "price": "mid"}})
-OURS = PartitionState({SPEC.feature_set: (FeaturePlan.from_spec(SPEC), [SPEC])}, {}).kernels
+OURS = checkpoints.kernels_of(SPEC)
 OF_BARS = f"{SPEC.feature_set}/bars"
 SERVES = {"demo": 3}
 
@@ -20,6 +18,13 @@ def manifest(position: int, models=SERVES, kernels=OURS, stays=()) -> Manifest:
     return Manifest(
         topic="ticks", topic_id="id", partitions=1, position=position, kernels=kernels, models=models, stays=list(stays)
     )
+
+
+def committed(manifests, spec=SPEC) -> Committed:
+    told = checkpoints.Told(spec, checkpoints.kernels_of(spec))
+    for each, is_visible in manifests:
+        told.take(each, is_visible=is_visible)
+    return told.committed
 
 
 @pytest.mark.parametrize(
@@ -39,14 +44,14 @@ def manifest(position: int, models=SERVES, kernels=OURS, stays=()) -> Manifest:
     ],
 )
 def test_what_must_be_out_follows_from_the_last_checkpoints_that_say_so_without_a_break(manifests, expected) -> None:
-    assert checkpoints.committed([(each, True) for each in manifests], SPEC) == Committed(*expected)
+    assert committed([(each, True) for each in manifests]) == Committed(*expected)
 
 
 def test_outputs_of_a_checkpoint_that_may_not_be_readable_yet_need_not_be_out() -> None:
-    assert checkpoints.committed([(manifest(5), True), (manifest(9), False)], SPEC).position == 5
+    assert committed([(manifest(5), True), (manifest(9), False)]).position == 5
 
 
 def test_a_pipeline_without_bars_has_none() -> None:
     spec = parse({"name": "demo"})
     kernels = {SPEC.feature_set: OURS[SPEC.feature_set]}
-    assert checkpoints.committed([(manifest(5, kernels=kernels), True)], spec) == Committed(5, 5, None)
+    assert committed([(manifest(5, kernels=kernels), True)], spec) == Committed(5, 5, None)
