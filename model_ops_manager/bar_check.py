@@ -47,7 +47,7 @@ class BarCheck:
     ) -> None:
         """Compare bars of ``plan`` that the ticks asked for had written; ``compared`` is added to."""
         self._topic_id, self._asked, self._compared, self._is_cut = subject.topic_id, subject.asked, compared, is_cut
-        self._known_from = subject.shed.last_end
+        self._known_from, self._bars_from = subject.shed.last_end, subject.committed.bars_from
         self._prefix = f"{subject.topic_id}-{subject.asked.partition}-"
         self._kinds, rules = frozenset(plan.kinds), plan.rules
         self._doubt_ns = max(rules.gap_ns, rules.lateness_ns)
@@ -132,7 +132,8 @@ class BarCheck:
         found = self._out.pop(name, None)
         if found is None:
             offset = expected.offset or 0
-            if self._first and offset < self._first.get(expected.kind, self._asked.end):
+            is_before = self._bars_from is None or offset < self._bars_from
+            if is_before and self._first and offset < self._first.get(expected.kind, self._asked.end):
                 compared.unchecked["before the first bar of its kind"] += 1
             elif self._open_from is not None and self._open_from <= offset and 0 <= self._newest <= offset:
                 compared.unchecked["may be under way"] += 1

@@ -35,6 +35,7 @@ class Compared:
     misplaced: int = 0  # bars that neither follow the one before them nor begin a tail that repeats
     shed: int = 0  # not there because the worker skipped the tick
     unchecked: Counter[str] = field(default_factory=Counter)  # and why
+    unproven: Counter[str] = field(default_factory=Counter)  # of those unchecked: what should have been compared
     first: dict[str, Any] | None = None  # the first difference
 
     @property
@@ -44,7 +45,8 @@ class Compared:
 
     def as_dict(self) -> dict[str, Any]:
         """Return all of it as plain values."""
-        return {**vars(self), "mismatches": dict(self.mismatches), "unchecked": dict(self.unchecked)}
+        counts = ("mismatches", "unchecked", "unproven")
+        return {**vars(self), **{name: dict(getattr(self, name)) for name in counts}}
 
     def differs(self, partition: int, name: Name, differences: Sequence[Difference], *, of: str | None = None) -> None:
         """Count one that differs, in at least one thing."""

@@ -1,7 +1,8 @@
 """Are the rows, predictions and bars in their topics the ones that their ticks give? Recomputes and compares."""
 
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections import Counter
+from collections.abc import AsyncIterator, Collection, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any, NamedTuple
@@ -18,7 +19,7 @@ from model_ops_manager.champion import ModelReader, Serving, load_serving, must_
 from model_ops_manager.compared import MAX_COMPARED, Compared
 from model_ops_manager.parity_check import Check, Findings, Start
 from model_ops_manager.shed import Shed
-from model_ops_manager.subject import Subject
+from model_ops_manager.subject import Committed, Subject
 
 # Rows, predictions and bars of a round go out together: beside what is out for longer, by Kafka's clock, all is.
 SETTLED_S = 10.0
@@ -56,6 +57,14 @@ class Parity:
         return all(compared.is_equal for compared in self.outputs.values())
 
     @property
+    def unproven(self) -> dict[str, Counter[str]]:
+        """What should have been compared and could not be, by kind, and why."""
+        found = {kind: Counter(compared.unproven) for kind, compared in self.outputs.items()}
+        if not self.rows.compared:
+            found["rows"] = self.rows.unchecked
+        return {kind: +counts for kind, counts in found.items() if counts.total()}
+
+    @property
     def outputs(self) -> dict[str, Compared]:
         """What was compared, by kind."""
         found = {"rows": self.rows, "predictions": self.predictions}
@@ -68,6 +77,7 @@ class Parity:
             "is_equal": self.is_equal,
             "ranges": [each.model_dump() for each in self.ranges],
             "is_empty": self.is_empty,
+            "is_proven": not (self.is_empty or self.unproven),
             "state_from": self.state_from,
             "not_out": self.not_out,
             **{kind: compared.as_dict() for kind, compared in self.outputs.items()},
@@ -80,6 +90,7 @@ async def verify(
     models: ModelReader,
     asked: Offsets | Arrival | None = None,
     shed: Mapping[int, Shed] | None = None,
+    committed: Mapping[int, Committed] | None = None,
 ) -> Parity:
     """Recompute rows, predictions and bars of ``spec`` from its ticks and compare them, to the bit, with what is out.
 
@@ -93,9 +104,11 @@ async def verify(
         asked: The ticks to compare; what has no end goes as far as outputs reach, without those of the last moment that
             may be under way. None: all.
         shed: What the worker skipped of each partition: nothing is expected of it, and it is counted as shed.
+        committed: What checkpoints that were read before say must be out of each partition, beside what is seen.
 
     Raises:
-        InputError: A range is not there, or holds more than MAX_COMPARED ticks or bars. A retry will not help.
+        InputError: A range is not there, or holds more than MAX_COMPARED of ticks, rows, predictions or bars. A retry
+            will not help.
         NotFoundError: The topic of ticks, rows, predictions or bars is not there.
         KafkaUnavailableError, ModelStoreUnavailableError: A retry is safe.
     """
@@ -123,7 +136,10 @@ async def verify(
             begin = skipped.start_before(each.start, held[tp].start)
             is_cut = begin > 0 and not any(begin == end for _, end in skipped.ranges)
             start = Start.empty(spec, plan, begin, is_cut=is_cut)
-            check = Check(Subject(spec, info.topic_id, each, skipped), start, load, findings)
+            trimmed = await _trimmed(consumer, spec, tp.partition)
+            said = _still_out(spec, (committed or {}).get(tp.partition, Committed()), trimmed)
+            subject = Subject(spec, info.topic_id, each, skipped, said)
+            check = Check(subject, start, load, findings, is_trimmed=rows.name(spec.feature_set) in trimmed)
             await _read_outputs(consumer, spec, check, tp.partition)
             if each.end == held[tp].end and (asked is None or isinstance(asked, Arrival)):
                 check.leave_what_is_under_way()
@@ -142,12 +158,25 @@ async def _read_outputs(consumer: AIOKafkaConsumer, spec: PipelineSpec, check: C
     settled_ms = (time.time() - SETTLED_S) * 1000
     # Rows first: what is beside them and read later cannot have been written after them and be missed.
     async for record in _all(consumer, TopicPartition(rows.name(spec.feature_set), partition)):
-        check.add_rows(record.value, is_settled=record.timestamp <= settled_ms)
+        check.add_rows(record.value, record.headers, is_settled=record.timestamp <= settled_ms)
     async for record in _all(consumer, TopicPartition(predictions.name(spec.name), partition)):
         check.add_predictions(record.value, record.headers)
     if spec.bars is not None:
         async for record in _all(consumer, TopicPartition(bars.name(spec.feature_set), partition)):
             check.add_bars(record.value)
+
+
+async def _trimmed(consumer: AIOKafkaConsumer, spec: PipelineSpec, partition: int) -> set[str]:
+    """Return the output topics whose oldest records were deleted."""
+    begins, _ = await log_reader.bounds(consumer, [TopicPartition(name, partition) for name in _outputs(spec)])
+    return {tp.topic for tp, begin in begins.items() if begin > 0}
+
+
+def _still_out(spec: PipelineSpec, said: Committed, trimmed: Collection[str]) -> Committed:
+    """Return ``said`` without what may have been deleted since."""
+    if predictions.name(spec.name) in trimmed:
+        said = said._replace(serves_from=None)
+    return said._replace(bars_from=None) if bars.name(spec.feature_set) in trimmed else said
 
 
 def _outputs(spec: PipelineSpec) -> list[str]:

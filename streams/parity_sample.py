@@ -62,7 +62,7 @@ class ParitySample:
         self._turn = 0
         self._plans: dict[str, FeaturePlan] = {}  # pipeline -> a plan with own features of its own
         self._too_large: set[str] = set()  # pipelines, said once
-        for result in ("equal", "different", "missing", "unread"):
+        for result in ("equal", "different", "missing", "unchecked", "unread"):
             metrics.PARITY_ROWS.labels(result)
             metrics.PARITY_PREDICTIONS.labels(result)
 
@@ -111,7 +111,7 @@ class ParitySample:
         async with log_reader.consumer(self._bootstrap, fetch_bytes=FETCH_BYTES) as consumer:
             _, marks = await log_reader.bounds(consumer, [row_tp, prediction_tp])
             outputs = [
-                _Output(row_tp, marks[row_tp], _ticks_of_rows, lambda check, record: check.add_rows(record.value)),
+                _Output(row_tp, marks[row_tp], _ticks_of_rows, _add_rows),
                 _Output(prediction_tp, marks[prediction_tp], _ticks_of_predictions, _add_predictions),
             ]
             copied = await self._copied(partition, spec)
@@ -263,6 +263,10 @@ def _ticks_of_predictions(record: ConsumerRecord) -> Ticks:
     return first, last
 
 
+def _add_rows(check: Check, record: ConsumerRecord) -> None:
+    check.add_rows(record.value, record.headers)
+
+
 def _add_predictions(check: Check, record: ConsumerRecord) -> None:
     check.add_predictions(record.value, record.headers)
 
@@ -275,6 +279,7 @@ def _tell(spec: PipelineSpec, findings: Findings) -> None:
         counter.labels("equal").inc(compared.compared - compared.different)
         counter.labels("different").inc(compared.different + compared.conflicting + compared.unexpected)
         counter.labels("missing").inc(compared.missing)
+        counter.labels("unchecked").inc(compared.unchecked.total())
         if compared.first:
             log.error(
                 "what is published is not what its ticks give",

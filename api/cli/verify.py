@@ -1,6 +1,7 @@
 """`tickwise verify`: can the numbers be trusted?"""
 
 import asyncio
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -11,7 +12,6 @@ import typer
 from api.cli.output import AsJson, dump, note, say
 from data_io.data_fetcher.sources import open_source
 from data_io.settings import CommonSettings
-from data_io.topics import admin
 from ml_core.data_processor import look_ahead as ahead
 from ml_core.data_processor.features import FeaturePlan
 from ml_core.data_processor.windows import Tail
@@ -26,10 +26,12 @@ from model_ops_manager.champion import Check, load_serving, must_fit
 from model_ops_manager.compared import Compared
 from model_ops_manager.mlflow_agent import MlflowAgent
 from model_ops_manager.parity import Arrival, Parity
+from model_ops_manager.parity_check import BEFORE_FIRST
 from model_ops_manager.scoring import Unscored
 from model_ops_manager.shed import Shed
+from streams import checkpoints
+from streams.checkpoints import Checkpoints
 from streams.settings import WorkerSettings
-from streams.transport import state_log
 
 app = typer.Typer(no_args_is_help=True, help="Can the numbers be trusted?", pretty_exceptions_enable=False)
 
@@ -57,7 +59,8 @@ def parity(
     group: Annotated[
         str | None,
         typer.Option(
-            help="Worker group; its checkpoints say which ticks it skipped. Default: TICKWISE_GROUP, or from the topic."
+            help="Worker group; its checkpoints say what must be out and which ticks it skipped. "
+            "Default: TICKWISE_GROUP, or from the topic."
         ),
     ] = None,
     shed: Annotated[
@@ -71,18 +74,22 @@ def parity(
 ) -> None:
     """Recompute rows, predictions and bars from their ticks and compare bits.
 
-    Exit code 1 where they differ, or where there are ticks and nothing could be compared.
+    Exit code 1 where they differ, where something is missing that a checkpoint says is out, or where it is not proven:
+    there are ticks and nothing could be compared, or what should have been compared could not.
     """
     settings = WorkerSettings.read(kafka=kafka, group=group)
     spec = find(load_all(settings.pipelines), pipeline)
     models = MlflowAgent(settings.tracking_uri, settings.home)
     asked, topic, given = _asked(ranges, since, until), spec.source.topic, _shed(shed or [])
+    worker_group = settings.group or f"tickwise-{topic}"
 
-    async def verified() -> Parity:
-        skipped = given or await _skipped(settings.kafka, settings.group or f"tickwise-{topic}", topic)
-        return await checked.verify(settings.kafka, spec, models, asked, skipped)
+    async def verified() -> tuple[Parity, dict[int, Checkpoints]]:
+        said = {} if given else await checkpoints.read(settings.kafka, worker_group, spec)
+        skipped = given or {number: each.shed for number, each in said.items()}
+        committed = {number: each.committed for number, each in said.items()}
+        return await checked.verify(settings.kafka, spec, models, asked, skipped, committed), said
 
-    report = asyncio.run(verified())
+    report, said = asyncio.run(verified())
     if as_json:
         dump(report.as_dict())
     else:
@@ -90,9 +97,13 @@ def parity(
     if not report.ranges:
         note(f"{topic} holds no ticks: there is nothing to compare")
         return
+    _tell_what_is_not_known(report, said, worker_group)
     if report.is_empty:
         note("nothing was compared, so nothing is proven: no output of these ticks is out that could be computed again")
-    if report.is_empty or not report.is_equal:
+    for kind, reasons in report.unproven.items():
+        for why, count in reasons.items():
+            note(f"not proven: {count} {kind} could not be compared ({why})")
+    if report.is_empty or report.unproven or not report.is_equal:
         raise typer.Exit(DIFFERENT)
 
 
@@ -119,7 +130,7 @@ def look_ahead(
         raise InputError(f"{source} holds no ticks")
     scorer = _scorer(settings, spec, must_fit(plan.hash, spec.features.window), model)
     score = None if scorer is None else partial(_scores, spec.features.window, scorer)
-    found = ahead.find(batch, plan, cuts=cuts, seed=seed, score=score)
+    found = ahead.find(batch, plan.anew, cuts=cuts, seed=seed, score=score)
     if as_json:
         counts = {"ticks": len(batch), "rows": found.rows, "scored": None if scorer is None else found.scored}
         dump({**counts, "cuts": cuts, "leaks": [leak._asdict() for leak in found.leaks]})
@@ -150,13 +161,6 @@ def _scores(window: int, scorer: Scorer, rows: RowBatch) -> Float32:
     """Return the scores (R, H) of all rows since the beginning, as a worker scores them."""
     x_RTF, ready_R = Tail(window, rows.x_NF.shape[1]).windows(rows)
     return scoring.score([Unscored(rows, x_RTF, ready_R)], scorer)[0].score_NH
-
-
-async def _skipped(kafka: str, group: str, topic: str) -> dict[int, Shed]:
-    """Return what ``group`` has skipped of each partition, by its checkpoints."""
-    topic_id = (await admin.describe(kafka, topic)).topic_id
-    found = await state_log.manifests(kafka, group)
-    return {number: manifest.shed for number, manifest in found.items() if manifest.topic_id == topic_id}
 
 
 def _shed(texts: list[str]) -> dict[int, Shed]:
@@ -212,6 +216,20 @@ def _tell(report: Parity) -> None:
             say(f"partition {partition}: ticks before {offset} are gone or were skipped, state starts there")
     for partition, (first, end) in report.not_out.items():
         say(f"partition {partition}: offsets {first} to {end - 1} have no outputs yet, or make none: left out")
+
+
+def _tell_what_is_not_known(report: Parity, said: Mapping[int, Checkpoints], group: str) -> None:
+    unsaid = [each.partition for each in report.ranges if each.partition not in said]
+    if unsaid:
+        partitions = ", ".join(map(str, unsaid))
+        note(
+            f"no checkpoint of group {group!r} was read about partition {partitions}: whether more should be out, or "
+            "predictions from an earlier tick on, is not known; name the worker's group with --group"
+        )
+    serves = {number: each.committed.serves_from for number, each in said.items()}
+    if report.predictions.unchecked[BEFORE_FIRST] and any(offset is not None for offset in serves.values()):
+        told = ", ".join(f"{offset} of partition {number}" for number, offset in serves.items() if offset is not None)
+        note(f"checkpoints name a model from offset {told} on; whether one served before is not known")
 
 
 def _words(compared: Compared) -> str:

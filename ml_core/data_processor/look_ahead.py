@@ -14,6 +14,8 @@ from ml_core.data_processor.features import FeaturePlan, FeatureState
 from ml_core.errors import InputError
 from ml_core.types import Float32, RowBatch, SymbolTable, TickBatch
 
+# Called once for each run over ticks: own features of one run have seen nothing of another.
+MakePlan = Callable[[], FeaturePlan]
 Score = Callable[[RowBatch], Float32]  # rows since the beginning -> their scores (R, H), NaN where a row is not scored
 
 
@@ -35,12 +37,14 @@ class Looked(NamedTuple):
     leaks: list[Leak]
 
 
-def find(ticks: TickBatch, plan: FeaturePlan, *, cuts: int, seed: int = 0, score: Score | None = None) -> Looked:
+def find(ticks: TickBatch, make_plan: MakePlan, *, cuts: int, seed: int = 0, score: Score | None = None) -> Looked:
     """Return the first leak of every feature, mid, spread, flag and score that has one.
+
+    What an own feature keeps in its class or module outlives a run, and is not looked at.
 
     Args:
         ticks: In arrival order, of one partition or file.
-        plan: Of the rows.
+        make_plan: Of the rows.
         cuts: How many places are tried; the more, the surer.
         seed: Of the places.
         score: Of a model; None: scores are not looked at.
@@ -49,13 +53,14 @@ def find(ticks: TickBatch, plan: FeaturePlan, *, cuts: int, seed: int = 0, score
         InputError: No row stands before a cut, or with ``score`` none that is scored, so nothing is proven; or an own
             feature failed. A retry will not help.
     """
+    plan = make_plan()
     whole = _made(ticks, plan, score)
     leaks: dict[str, Leak] = {}
     most = scored = 0
     places = np.random.default_rng(seed).integers(1, max(len(ticks), 2), size=cuts)
     for cut in np.unique(places).tolist():
         fields: list[Any] = [*(column[:cut] for column in ticks[:-1]), ticks.symbols]
-        part = _made(TickBatch(*fields), plan, score)
+        part = _made(TickBatch(*fields), make_plan(), score)
         most, scored = max(most, len(part.rows)), max(scored, part.scored)
         for what, there, alone in _columns(whole, part, plan.names):
             if what in leaks:

@@ -31,6 +31,10 @@ class OwnFeature(NamedTuple):
     column: int  # of a row
     code_hash: str  # of the class's source: other code gives other values, so it is part of the feature hash
 
+    def anew(self) -> "OwnFeature":
+        """Return the feature with an object of its own; raises SpecError as ``find_own`` does."""
+        return self._replace(part=_built(type(self.part), self.name))
+
 
 def find_own(text: str, folder: Path | None, column: int) -> OwnFeature:
     """Return the feature that ``text``, such as ``my_features:VwapGap``, names.
@@ -40,10 +44,7 @@ def find_own(text: str, folder: Path | None, column: int) -> OwnFeature:
         SpecError: The class is not a feature.
     """
     cls = find_part(text, folder)
-    try:
-        part = cls()
-    except Exception as error:  # a user's own code may fail in any way
-        raise SpecError(f"features.use: {text!r} cannot be built: {type(error).__name__}: {error}") from error
+    part = _built(cls, text)
     width = getattr(part, "width", None)
     if not isinstance(width, int) or not 0 <= width <= MAX_WIDTH:
         raise SpecError(f"features.use: {text!r} needs an attribute width, an int from 0 to {MAX_WIDTH}")
@@ -69,6 +70,13 @@ def evaluate(own: OwnFeature, ticks: TickBatch, state_SK: Float64) -> Float32:
         raise InputError(f"own feature {own.name!r} returned shape {value_N.shape} for {len(ticks)} ticks")
     is_number_N = np.abs(value_N) <= np.finfo(np.float32).max
     return np.where(is_number_N, value_N, np.nan).astype(np.float32)
+
+
+def _built(cls: type, text: str) -> Any:
+    try:
+        return cls()
+    except Exception as error:  # a user's own code may fail in any way
+        raise SpecError(f"features.use: {text!r} cannot be built: {type(error).__name__}: {error}") from error
 
 
 def _code_hash(cls: type) -> str:

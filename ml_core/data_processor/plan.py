@@ -1,6 +1,6 @@
 """A plan: which features a row is made of, as the kernel's tables and a hash."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from ml_core.contract import schema_hash
 from ml_core.data_processor import calendars
@@ -77,6 +77,14 @@ class FeaturePlan:
             compiled=compiled,
             own=own,
         )
+
+    def anew(self) -> "FeaturePlan":
+        """Return the plan with own features that were built again, and so have seen nothing.
+
+        Raises:
+            SpecError: One could not be built a second time.
+        """
+        return replace(self, own=tuple(feature.anew() for feature in self.own))
 
     @property
     def floats(self) -> int:

@@ -11,6 +11,7 @@ from api.cli import verify
 from data_io.topics import predictions
 from ml_core.errors import InputError
 from model_ops_manager import parity
+from streams import checkpoints
 from streams.transport import state_log
 from tests.integration.test_worker_models import PARTS, SOURCE, crown, fitted, store  # noqa: F401 - fixtures
 from tests.integration.worker_lab import stop
@@ -89,6 +90,8 @@ async def test_what_a_late_worker_skips_stays_skipped_after_a_kill_and_the_rest_
 
     found = await asyncio.to_thread(_command, lab, spec, "--group", spec.name, expected=0)
 
+    said = await checkpoints.read(lab.kafka, spec.name, spec)
+    assert {each.committed.serves_from for each in said.values()} == {0}
     skipped = sum(manifest.shed.total for manifest in (await state_log.manifests(lab.kafka, spec.name)).values())
     for kind in ("rows", "predictions"):
         assert (found[kind]["shed"], found[kind]["compared"]) == (skipped, count - skipped)

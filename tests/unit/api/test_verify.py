@@ -1,6 +1,7 @@
 """What is asked of `tickwise verify parity`."""
 
 import time
+from collections import Counter
 
 import pytest
 from typer.testing import CliRunner
@@ -10,6 +11,9 @@ from ml_core.errors import InputError
 from ml_core.types import OffsetRange
 from model_ops_manager.compared import Compared
 from model_ops_manager.parity import Arrival, Parity
+from model_ops_manager.shed import Shed
+from model_ops_manager.subject import Committed
+from streams.checkpoints import Checkpoints
 
 TEN_MS = 1_795_946_400_000  # 2026-11-29T10:00 UTC
 
@@ -91,3 +95,47 @@ def test_where_ticks_have_no_outputs_nothing_is_proven_and_the_command_fails(
     assert result.exit_code == code
     assert words in result.stderr
     assert "partition 0: offsets 5 to 8 have no outputs yet" in result.stdout
+
+
+RANGES = [OffsetRange(partition=0, start=0, end=9)]
+UNPROVEN = Counter({"there is no version 9": 4})
+BEFORE = Counter({"rows before the first prediction": 9})
+
+
+@pytest.mark.parametrize(
+    ("said", "found", "code", "words"),
+    [
+        ({}, Compared(compared=9), 0, "no checkpoint of group 'mine' was read about partition 0"),
+        ({0: Committed(9)}, Compared(unchecked=BEFORE), 0, ""),
+        ({0: Committed(9, 9)}, Compared(unchecked=BEFORE), 0, "from offset 9 of partition 0 on; whether one served"),
+        ({0: Committed(9, 0)}, Compared(missing=9), verify.DIFFERENT, ""),
+        (
+            {0: Committed(9, 0)},
+            Compared(compared=5, unchecked=UNPROVEN, unproven=UNPROVEN),
+            verify.DIFFERENT,
+            "not proven: 4 predictions could not be compared (there is no version 9)",
+        ),
+    ],
+)
+def test_what_checkpoints_say_reaches_the_comparison_and_what_is_not_proven_fails(
+    monkeypatch, tmp_path, said, found, code, words
+):
+    skipped = Shed().add(1, 2)
+
+    async def read(_kafka, group, _spec):
+        assert group == "mine"
+        return {number: Checkpoints(skipped, each) for number, each in said.items()}
+
+    async def verified(_kafka, _spec, _models, _asked, shed, committed):
+        assert (shed, committed) == (dict.fromkeys(said, skipped), said)
+        return Parity("one", RANGES, {}, Compared(compared=9), found)
+
+    (tmp_path / "one.toml").write_text('name = "one"')
+    monkeypatch.setattr(verify.checked, "verify", verified)
+    monkeypatch.setattr(verify.checkpoints, "read", read)
+
+    given = ["parity", "one", "--group", "mine"]
+    result = CliRunner().invoke(verify.app, given, env={"TICKWISE_PIPELINES": str(tmp_path)})
+
+    assert (result.exit_code, type(result.exception)) == (code, SystemExit if code else type(None))
+    assert words in " ".join(result.stderr.split()) if words else not result.stderr

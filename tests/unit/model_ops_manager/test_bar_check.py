@@ -19,7 +19,7 @@ from model_ops_manager import bar_check
 from model_ops_manager.compared import Compared
 from model_ops_manager.parity_check import Check, Findings, Start
 from model_ops_manager.shed import Shed
-from model_ops_manager.subject import Subject
+from model_ops_manager.subject import Committed, Subject
 from tests.agents.in_memory import quote
 
 SPEC = parse({"name": "demo", "bars": {"by": ["time:1s", "ticks:7"], "price": "mid"}, "features": {"gap": "5s"}})
@@ -71,11 +71,14 @@ def changed(record: bytes, **fields) -> bytes:
     return msgspec.json.encode(msgspec.structs.replace(topic.decode(record), **fields))
 
 
-def compared(values: list[bytes], *, start=0, end=COUNT, cut=0, shed=NOTHING, spec=SPEC, is_open=False) -> Compared:
+def compared(
+    values: list[bytes], *, start=0, end=COUNT, cut=0, shed=NOTHING, spec=SPEC, is_open=False, bars_from=None
+) -> Compared:
     """What is found of ``[start, end)`` where ticks before ``cut`` are gone, and more may come where it is open."""
     findings, asked = Findings(), OffsetRange(partition=0, start=start, end=end)
     begin = Start.empty(spec, PLAN, cut, is_cut=cut > 0)
-    check = Check(Subject(spec, "id", asked, shed), begin, lambda _: None, findings)
+    subject = Subject(spec, "id", asked, shed, Committed(bars_from=bars_from))
+    check = Check(subject, begin, lambda _: None, findings)
     for value in values:
         check.add_bars(value)
     if is_open:
@@ -261,6 +264,18 @@ def test_bars_of_a_kind_begin_with_the_first_one_and_other_kinds_are_not_judged(
 
     found = compared(of_kind[9:], spec=spec)
     assert (found.is_equal, found.unchecked) == (True, {"before the first bar of its kind": 9})
+
+
+def test_a_kind_of_bars_that_checkpoints_say_is_written_is_missing_where_none_of_it_is_out() -> None:
+    by_time = [value for value in ALL if topic.decode(value).kind == "time:1s"]
+    by_ticks = [value for value in ALL if topic.decode(value).kind == "ticks:7"]
+    behind = [value for value in by_ticks if offset(value) >= 200]
+
+    assert compared(by_time).unchecked == {"before the first bar of its kind": len(by_ticks)}
+    found = compared(by_time, bars_from=200)
+    assert (found.compared, found.missing) == (len(by_time), len(behind))
+    assert found.unchecked == {"before the first bar of its kind": len(by_ticks) - len(behind)}
+    assert compared(ALL, bars_from=0).is_equal
 
 
 def test_behind_what_was_skipped_state_starts_empty_and_nothing_before_it_is_judged() -> None:

@@ -127,7 +127,7 @@ def counted() -> dict[tuple[str, str], float]:
     return {
         (kind, result): REGISTRY.get_sample_value(f"tickwise_parity_{kind}_total", {"result": result}) or 0.0
         for kind in ("rows", "predictions")
-        for result in ("equal", "different", "missing", "unread")
+        for result in ("equal", "different", "missing", "unchecked", "unread")
     }
 
 
@@ -178,6 +178,14 @@ async def test_what_is_not_there_is_missing(partition, monkeypatch):
         ("predictions", "equal"): TICKS - 1,
         ("predictions", "missing"): 1,
     }
+
+
+async def test_what_cannot_be_computed_again_is_counted_as_unchecked(partition, monkeypatch):
+    def swap(_sent) -> None:
+        partition.serving = {}
+
+    monkeypatch.setattr(partition, "_copy", lambda right=partition._copy: (swap(None), right()))
+    assert await sampled(partition, monkeypatch) == {("rows", "equal"): TICKS, ("predictions", "unchecked"): TICKS}
 
 
 async def test_outputs_are_decoded_beside_the_event_loop(partition, monkeypatch):

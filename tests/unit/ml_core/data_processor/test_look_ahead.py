@@ -21,6 +21,22 @@ class {name}:
         return {value}
 """
 
+FITTED = """
+import numpy as np
+
+
+class Fitted:
+    width = 0
+
+    def __init__(self):
+        self.kept, self.last = {kept}, None
+
+    def update(self, ticks, state_SK):
+        if self.last is None:
+            self.last = float(ticks.offset_N[-1])
+        return {value}
+"""
+
 
 @pytest.fixture(scope="module")
 def ticks():
@@ -35,14 +51,14 @@ def plan_with(folder, name: str, value: str) -> FeaturePlan:
 
 
 def test_the_features_of_the_catalogue_know_nothing_of_later_ticks(ticks) -> None:
-    assert look_ahead.find(ticks, FeaturePlan.from_spec(parse({"name": "plain"})), cuts=20).leaks == []
+    assert look_ahead.find(ticks, FeaturePlan.from_spec(parse({"name": "plain"})).anew, cuts=20).leaks == []
 
 
 def test_a_feature_that_sees_the_next_tick_is_found_with_its_place_and_its_values(ticks, tmp_path) -> None:
     plan = plan_with(
         tmp_path, "NextTime", "(np.append(ticks.ts_ns_N[1:], ticks.ts_ns_N[-1:]) - ticks.ts_ns_N).astype(float)"
     )
-    [leak] = look_ahead.find(ticks, plan, cuts=5).leaks
+    [leak] = look_ahead.find(ticks, plan.anew, cuts=5).leaks
     assert leak.what == "my_features:NextTime"
     assert leak.row == leak.cut - 1
     assert leak.whole > leak.cut_off
@@ -50,7 +66,26 @@ def test_a_feature_that_sees_the_next_tick_is_found_with_its_place_and_its_value
 
 def test_a_feature_that_depends_on_where_batches_are_cut_is_found(ticks, tmp_path) -> None:
     plan = plan_with(tmp_path, "BatchMean", "np.full(len(ticks), float(len(ticks)))")
-    assert [leak.what for leak in look_ahead.find(ticks, plan, cuts=3).leaks] == ["my_features:BatchMean"]
+    assert [leak.what for leak in look_ahead.find(ticks, plan.anew, cuts=3).leaks] == ["my_features:BatchMean"]
+
+
+@pytest.mark.parametrize(
+    ("kept", "value"),
+    [
+        ("None", "np.full(len(ticks), self.last)"),
+        ("{}", "np.array([self.kept.setdefault(n, self.last - n) for n in ticks.offset_N.tolist()], float)"),
+    ],
+)
+def test_a_feature_that_keeps_what_it_saw_in_its_first_batch_is_found(ticks, tmp_path, kept, value) -> None:
+    (tmp_path / "my_features.py").write_text(FITTED.format(kept=kept, value=value))
+    file = tmp_path / "own.toml"
+    file.write_text('name = "own"\n[features]\nuse = ["return:1s", "my_features:Fitted"]\n')
+    plan = FeaturePlan.from_spec(load(file))
+
+    [leak] = look_ahead.find(ticks, plan.anew, cuts=3).leaks
+
+    assert (leak.what, leak.row) == ("my_features:Fitted", 0)
+    assert plan.own[0].part.last is None
 
 
 def test_a_score_that_depends_on_later_rows_is_found_and_one_that_does_not_is_counted(ticks) -> None:
@@ -62,12 +97,12 @@ def test_a_score_that_depends_on_later_rows_is_found_and_one_that_does_not_is_co
     def by_row(rows):
         return np.where(rows.symbol_N == 0, rows.mid_N, np.nan).astype(np.float32)[:, None]
 
-    assert [leak.what for leak in look_ahead.find(ticks, plan, cuts=3, score=by_all).leaks] == ["score 1"]
-    looked = look_ahead.find(ticks, plan, cuts=3, score=by_row)
+    assert [leak.what for leak in look_ahead.find(ticks, plan.anew, cuts=3, score=by_all).leaks] == ["score 1"]
+    looked = look_ahead.find(ticks, plan.anew, cuts=3, score=by_row)
     assert looked.leaks == []
     assert 0 < looked.scored < looked.rows < len(ticks)
     with pytest.raises(InputError, match="no score was compared"):
-        look_ahead.find(ticks, plan, cuts=3, score=lambda rows: by_row(rows) * np.float32("nan"))
+        look_ahead.find(ticks, plan.anew, cuts=3, score=lambda rows: by_row(rows) * np.float32("nan"))
 
 
 @pytest.mark.parametrize("symbol", ["BTCUSDT", "SYN03"])
@@ -76,7 +111,7 @@ def test_where_no_row_stands_before_a_cut_nothing_is_proven(ticks, symbol) -> No
     few = TickBatch(*(column[:until] for column in ticks[:-1]), ticks.symbols)
     plan = FeaturePlan.from_spec(parse({"name": "plain", "source": {"symbols": [symbol]}}))
     with pytest.raises(InputError, match="nothing was compared"):
-        look_ahead.find(few, plan, cuts=20)
+        look_ahead.find(few, plan.anew, cuts=20)
 
 
 def test_the_bits_of_a_nan_are_no_leak_and_the_sign_of_zero_is() -> None:
