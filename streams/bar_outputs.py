@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -23,12 +24,18 @@ if TYPE_CHECKING:
 
 def make(partition: Partition, feature_set: str, ticks: TickBatch, state: BarState) -> None:
     """Move ``state`` over ``ticks`` and queue the bars that they end; those that are out already only move it."""
-    first = partition.tails.first(bars_topic.name(feature_set), ticks.offset_N, ticks.index_N)
-    if feature_set in partition.tails.renumbers and first < len(ticks):
-        before, ticks = select(ticks, slice(first)), select(ticks, slice(first, None))
-        _publish_ended(partition, feature_set, bars.step(before, state))
-        renumber(partition, feature_set)
-    _publish_ended(partition, feature_set, bars.step(ticks, state))
+    tails, count = partition.tails, len(ticks)
+    renumbers = feature_set in tails.renumbers
+    first = tails.first(bars_topic.name(feature_set), ticks.offset_N, ticks.index_N) if renumbers else count
+    counted = int(np.searchsorted(ticks.offset_N, partition.publish_from))  # those before it were counted once
+    for begin, end in itertools.pairwise(sorted({0, first, counted, count})):
+        if begin == first:
+            renumber(partition, feature_set)
+        part = ticks if end - begin == count else select(ticks, slice(begin, end))
+        made = bars.step(part, state)
+        if begin >= counted:
+            _count_left_out(feature_set, made)
+        _publish_ended(partition, feature_set, made)
 
 
 def renumber(partition: Partition, feature_set: str) -> None:
@@ -39,12 +46,14 @@ def renumber(partition: Partition, feature_set: str) -> None:
         state.renumber()
 
 
-def _publish_ended(partition: Partition, feature_set: str, made: BarBatch) -> None:
-    is_new = partition.position >= partition.publish_from  # else it was counted before state was rebuilt
-    if made.too_late and is_new:
+def _count_left_out(feature_set: str, made: BarBatch) -> None:
+    if made.too_late:
         metrics.TOO_LATE.labels(feature_set).inc(made.too_late)
-    if made.misdated and is_new:
+    if made.misdated:
         metrics.MISDATED.labels(feature_set).inc(made.misdated)
+
+
+def _publish_ended(partition: Partition, feature_set: str, made: BarBatch) -> None:
     if len(made):
         first = partition.tails.first(bars_topic.name(feature_set), made.offset_B, made.index_B)
         _publish(partition, feature_set, made.select(slice(first, None)))

@@ -19,14 +19,15 @@ import numpy as np
 
 from ml_core.compiled import njit
 from ml_core.data_processor.kernel_tables import Memory
-from ml_core.data_processor.kernels import RESYNC_TICKS, seen_before
+from ml_core.data_processor.kernels import RESYNC_TICKS
+from ml_core.data_processor.repeats import SEQ_INTS, seen_before
 from ml_core.types import BarStatus, Bool, Float64, Int8, Int32, Int64, TickKind
 
-# Integers of state every symbol has; after SEQ_HIGH: + kind of tick, then the numbers seen. Ticks before COUNTS_FROM,
-# to which a wrong clock was set back, are in no bar: one that had ended would begin anew with them. TICKS has none
-# that is parked or was dropped.
-(TICKS, CLOCK, BEHIND, WHOLE_FROM, COUNTS_FROM, IS_PARKED, PARKED_TS, PARKED_SEQ, SEQ_HIGH) = range(9)
-SYMBOL_INTS = 12
+# Integers of state every symbol has; NUMBERS of trades, then of quotes, as in `repeats`. Ticks before COUNTS_FROM, to
+# which a wrong clock was set back, are in no bar: one that had ended would begin anew with them. TICKS has none that is
+# parked or was dropped.
+(TICKS, CLOCK, BEHIND, WHOLE_FROM, COUNTS_FROM, IS_PARKED, PARKED_TS, PARKED_SEQ, NUMBERS) = range(9)
+SYMBOL_INTS = NUMBERS + 2 * SEQ_INTS
 (PARKED_PRICE, PARKED_SIZE, PARKED_BOUGHT) = range(3)  # of floats; no price where the tick moves only the clock
 SYMBOL_FLOATS = 3
 # Integers of state of a kind of bars: the number of the open one, the revision that bars begin with, and how many
@@ -125,7 +126,7 @@ def _run(  # noqa: PLR0913, PLR0917 - see `run`
         if symbol < 0 or not wanted_S[symbol]:
             continue
         f, j = float_SK[symbol], int_SJ[symbol]
-        if seen_before(j, SEQ_HIGH + kind, seq):
+        if seen_before(j, NUMBERS + kind * SEQ_INTS, seq, ts_ns_N[i] > j[CLOCK]):
             continue
         dirty_B[symbol >> 6] = True
         ts = ts_ns_N[i]

@@ -8,7 +8,7 @@ from ml_core.contract import schema_hash
 from ml_core.data_processor import bar_kernel as k
 from ml_core.spec import BAR_KINDS, Bars, PipelineSpec, parse_bars
 
-BAR_KERNEL_VERSION = 4  # grows with every change that can change a bar
+BAR_KERNEL_VERSION = 5  # grows with every change that can change a bar
 
 
 @dataclass(frozen=True)

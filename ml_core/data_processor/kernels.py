@@ -14,12 +14,12 @@ import numpy as np
 
 from ml_core.compiled import njit
 from ml_core.data_processor.kernel_tables import Memory, Program, Rows, Scratch, Ticks, UInt32
+from ml_core.data_processor.repeats import SEQ_INTS, seen_before
 from ml_core.types import Bool, Float32, Float64, Int8, Int32, Int64, RowFlag, TickKind, UInt8
 
-KERNEL_VERSION = 3  # grows with every change that can change a value of a row
+KERNEL_VERSION = 4  # grows with every change that can change a value of a row
 BUCKETS = 16  # of a return's horizon: the past price is 15/16 to 16/16 of the horizon old
 VOL_BUCKETS = 64  # of a volatility's time constant: prices are sampled once a bucket, which leaves bid-ask bounce out
-SEQ_MEMORY = 64  # numbers of a (symbol, kind) that are remembered, one bit each
 RESYNC_TICKS = 8  # so many ticks in a row behind the clock by more than the gap bound: the clock was wrong, not they
 TINY = 1e-250  # decayed sums below this are nothing
 MS_NS = 1e6
@@ -31,11 +31,11 @@ FIXED_FLOATS = 15
 )
 # Integers of state every symbol has. Bucket numbers of rings and volatilities follow.
 (TICKS, CLOCK, WARM_UNTIL, GAP_UNTIL, OWED, BEHIND, TRADE_TS, QUOTE_TS, TRADE_GAP, SIDE, RUN) = range(11)
-SEQ_HIGH = 11  # + kind; two places further: which numbers below it were seen
-PARKED = 15  # time of the tick before, where BEHIND is -1: it lay too far ahead to be believed alone
-EDGE = 16  # where the session, or the closed time, that the clock is in ends
-HOURS = 17  # the flag of that time: 0 in a session
-FIXED_INTS = 18
+PARKED = 11  # time of the tick before, where BEHIND is -1: it lay too far ahead to be believed alone
+EDGE = 12  # where the session, or the closed time, that the clock is in ends
+HOURS = 13  # the flag of that time: 0 in a session
+NUMBERS = 14  # of trades, then of quotes, as in `repeats`
+FIXED_INTS = NUMBERS + 2 * SEQ_INTS
 # What happens to a grid when its next bucket begins.
 (VOLATILITY, RING) = range(2)
 # What one tick adds to sums.
@@ -118,7 +118,7 @@ def _run(  # noqa: PLR0913, PLR0917 - see `run`
             if symbol < 0 or not wanted_S[symbol]:
                 continue
             f, j = float_SK[symbol], int_SJ[symbol]
-            if seen_before(j, SEQ_HIGH + kind, seq_N[i]):
+            if seen_before(j, NUMBERS + kind * SEQ_INTS, seq_N[i], ts_ns_N[i] > j[CLOCK]):
                 continue
             dirty_B[symbol >> 6] = True
             dt, lag_N[i] = _advance_clock(f, j, ts_ns_N[i], start_K, grid_3G, width_G, gap_ns, look_back_ns, edge_E)
@@ -144,26 +144,6 @@ def _run(  # noqa: PLR0913, PLR0917 - see `run`
                 count += 1
         _write(seen_WB, op_5F, factor_F, x_NF[begin:count])
     return count
-
-
-@njit(**_INLINED)
-def seen_before(j: Int64, at: int, seq: int) -> bool:
-    """Remember ``seq`` in ``j[at]`` and ``j[at + 2]``; True where it is among the last. One too old counts as new."""
-    if seq < 0:
-        return False
-    high, seen = j[at], j[at + 2]
-    if seen == 0 or seq > high:
-        ahead = seq - high
-        j[at] = seq
-        j[at + 2] = 1 if seen == 0 or ahead >= SEQ_MEMORY else (seen << ahead) | 1
-        return False
-    back = high - seq
-    if back >= SEQ_MEMORY:
-        return False
-    if (seen >> back) & 1:
-        return True
-    j[at + 2] = seen | (np.int64(1) << back)
-    return False
 
 
 @njit(**_INLINED)

@@ -320,6 +320,21 @@ async def test_ticks_that_are_in_no_bar_are_counted_once_though_state_is_rebuilt
     assert [counter._value.get() - count for counter, count in zip(counters, before, strict=True)] == [1, 15 + 1]
 
 
+@pytest.mark.parametrize(("new_from", "counts"), [(21, [1, 1]), (22, [1, 0]), (23, [0, 0])])
+async def test_of_a_batch_that_ends_a_rebuild_the_new_ticks_are_counted(barred, new_from, counts) -> None:
+    partition = partition_of(barred)
+    counters = [counter.labels("demo") for counter in (metrics.MISDATED, metrics.TOO_LATE)]
+    before = [counter._value.get() for counter in counters]
+    # tick 21 is too late, 22 shows that 20 was misdated
+    ticks = [*quotes(20), *quotes(1, start_s=1_800_000_000), *quotes(1), *quotes(31)[20:]]
+
+    partition.publish_from = new_from
+    await run(partition, fetch_of(ticks))
+
+    assert [counter._value.get() - count for counter, count in zip(counters, before, strict=True)] == counts
+    assert bar_offsets(partition) == [10, 22, 32]
+
+
 async def test_each_topic_goes_on_behind_its_own_end_where_tails_stay(barred, scorer) -> None:
     barred = barred.model_copy(update={"predictions": Predictions(format="json")})
     partition = partition_of(barred)

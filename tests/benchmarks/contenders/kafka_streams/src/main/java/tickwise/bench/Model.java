@@ -43,7 +43,7 @@ final class Model implements AutoCloseable {
         JsonNode contract = new ObjectMapper().readTree(text);
         List<String> lines = new ArrayList<>(SymbolState.FEATURES);
         lines.addAll(List.of(
-                "kernel=3", "gap=" + SymbolState.GAP_NS, "max_age=" + SymbolState.MAX_AGE_NS, "rows_on=quote+trade"));
+                "kernel=4", "gap=" + SymbolState.GAP_NS, "max_age=" + SymbolState.MAX_AGE_NS, "rows_on=quote+trade"));
         byte[] hash = MessageDigest.getInstance("SHA-256")
                 .digest(String.join("\n", lines).getBytes(StandardCharsets.UTF_8));
         String ours = HexFormat.of().formatHex(hash).substring(0, 16);

@@ -33,7 +33,6 @@ final class SymbolState {
     private static final double RATE_30 = 1.0 / 30e9;
     private static final long LOOK_BACK_NS = 30_000_000_000L;
     private static final int RESYNC_TICKS = 8; // so many far behind the clock in a row: the clock was wrong
-    private static final int SEQ_MEMORY = 64;
     private static final int BUCKETS = 16;
     private static final int VOL_BUCKETS = 64;
     private static final long RING_1_NS = 1_000_000_000L / BUCKETS;
@@ -55,12 +54,11 @@ final class SymbolState {
 
     private long ticks, clock, warmUntil, gapUntil, gapOwed, behind, tradeTs, quoteTs, tradeGap, side;
     private long bucket1, bucket5, bucket30, volBucket, parked;
-    private final long[] seqHigh = new long[2];
-    private final long[] seqSeen = new long[2];
+    private final Numbers[] numbers = {new Numbers(), new Numbers()};
 
     /** Moves the state over a tick; returns its flags and writes its features at {@code at}, or returns DUPLICATE. */
     int step(Tick tick, float[] x, int at) {
-        if (seenBefore(tick.isTrade ? 0 : 1, tick.seq)) {
+        if (numbers[tick.isTrade ? 0 : 1].seenBefore(tick.seq, tick.ts > clock)) {
             return DUPLICATE;
         }
         long before = clock;
@@ -94,29 +92,6 @@ final class SymbolState {
         }
         write(x, at);
         return flags(misplaced);
-    }
-
-    private boolean seenBefore(int kind, long seq) {
-        if (seq < 0) {
-            return false;
-        }
-        long high = seqHigh[kind];
-        long seen = seqSeen[kind];
-        if (seen == 0 || seq > high) {
-            long ahead = seq - high;
-            seqHigh[kind] = seq;
-            seqSeen[kind] = seen == 0 || ahead >= SEQ_MEMORY ? 1 : (seen << ahead) | 1;
-            return false;
-        }
-        long back = high - seq;
-        if (back >= SEQ_MEMORY) {
-            return false;
-        }
-        if (((seen >> back) & 1) != 0) {
-            return true;
-        }
-        seqSeen[kind] = seen | (1L << back);
-        return false;
     }
 
     /** Moves the clock; returns LATE or AHEAD of a tick that leaves it where it was, else 0. */
@@ -333,7 +308,7 @@ final class SymbolState {
     }
 
     byte[] toBytes() {
-        ByteBuffer to = ByteBuffer.allocate(Double.BYTES * (27 + 3 * BUCKETS) + Long.BYTES * 19);
+        ByteBuffer to = ByteBuffer.allocate(Double.BYTES * (27 + 3 * BUCKETS) + Long.BYTES * (15 + 2 * Numbers.LONGS));
         for (double value : new double[] {
             bid, ask, bidSize, askSize, ref, logRef, spread, spreadBps, queue, micro, trade,
             volume10, signedVolume10, ofi1, absOfi1, ofi10, absOfi10, trades10, weight10,
@@ -348,9 +323,12 @@ final class SymbolState {
         }
         for (long value : new long[] {
             ticks, clock, warmUntil, gapUntil, gapOwed, behind, tradeTs, quoteTs, tradeGap, side,
-            bucket1, bucket5, bucket30, volBucket, parked, seqHigh[0], seqHigh[1], seqSeen[0], seqSeen[1]
+            bucket1, bucket5, bucket30, volBucket, parked
         }) {
             to.putLong(value);
+        }
+        for (Numbers ofKind : numbers) {
+            ofKind.put(to);
         }
         return to.array();
     }
@@ -405,10 +383,9 @@ final class SymbolState {
         s.bucket30 = from.getLong();
         s.volBucket = from.getLong();
         s.parked = from.getLong();
-        s.seqHigh[0] = from.getLong();
-        s.seqHigh[1] = from.getLong();
-        s.seqSeen[0] = from.getLong();
-        s.seqSeen[1] = from.getLong();
+        for (Numbers ofKind : s.numbers) {
+            ofKind.take(from);
+        }
         return s;
     }
 }
