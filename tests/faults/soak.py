@@ -101,17 +101,24 @@ async def _suffer(stage: Stage, seconds: float) -> tuple[Counter[str], list[floa
         done[fault.__name__.strip("_")] += 1
         pauses_s.append(await stage.scene.consumes(BACK_S))
         stage.scene.must_run()
-        await until(lambda: _is_calm(stage.scene), CALM_S, f"no calm after {fault.__name__}")
+        seen: list[object] = []
+        await until(
+            lambda seen=seen: _is_calm(stage.scene, seen),
+            CALM_S,
+            lambda seen=seen, fault=fault: f"no calm after {fault.__name__}: problems of workers, partitions: {seen}",
+        )
         for _ in range(SAMPLES):
             await asyncio.sleep(SAMPLE_S)
             samples.append(await _sample(stage.scene))
     return done, pauses_s, samples
 
 
-async def _is_calm(scene: Scene) -> bool:
-    """Return whether all workers are ready and each has its share."""
-    ready = [await scene.problems(name) == "" for name in scene.workers]
-    return all(ready) and len(await scene.samples("tickwise_consumer_lag_ticks", STEADY)) == scene.lab.partitions / 2
+async def _is_calm(scene: Scene, seen: list[object]) -> bool:
+    """Return whether all workers are ready and each has its share; ``seen`` is what there was instead."""
+    problems = {name: await scene.problems(name) for name in scene.workers}
+    owned = {name: len(await scene.samples("tickwise_consumer_lag_ticks", name)) for name in scene.workers}
+    seen[:] = [problems, owned]
+    return not any(said != "" for said in problems.values()) and owned[STEADY] == scene.lab.partitions / 2
 
 
 async def _sample(scene: Scene) -> Sample:
