@@ -108,7 +108,7 @@ async def replay(bootstrap: str, topic: str, reason: str | None = None, limit: i
     tps = await _partitions(bootstrap, topic)
     partitions = (await admin.describe(bootstrap, topic)).partitions
     transactions = _Transactions(bootstrap, topic)
-    seen: dict[bytes, None] = {}  # what a worker wrote twice, before and after a crash, is sent once
+    seen = _Seen()
     try:
         async with log_reader.consumer(bootstrap) as consumer:
             try:
@@ -120,23 +120,17 @@ async def replay(bootstrap: str, topic: str, reason: str | None = None, limit: i
                     lane = _Lane(transactions, tp, partitions, marks.left, report)
                     chunk: list[_Found] = []
                     size = 0
-                    async for place, letter in _read(consumer, [tp]):
-                        report.reasons.add(letter.reason)
-                        same = _identity(letter)
-                        is_repeated = same in seen
-                        seen[same] = None
-                        if len(seen) > _REMEMBERED:
-                            del seen[next(iter(seen))]
-                        is_open = place.offset >= marks.done.get(letter.reason, 0) or place.offset in marks.left
-                        if reason in (None, letter.reason) and is_open:
-                            chunk.append(_Found(place, letter, is_repeated))
-                            size += len(letter.key or b"") + len(letter.value or b"")
+                    async for found in _open(consumer, tp, marks, seen, report):
+                        if reason not in (None, found.letter.reason):
+                            continue
+                        chunk.append(found)
+                        size += len(found.letter.key or b"") + len(found.letter.value or b"")
                         most = min(_LETTERS_A_TRANSACTION, report.room(limit))
-                        if chunk and (len(chunk) >= most or size >= _BYTES_A_TRANSACTION):
+                        if len(chunk) >= most or size >= _BYTES_A_TRANSACTION:
                             await lane.send(chunk)
                             chunk, size = [], 0
-                        if not report.room(limit):
-                            break
+                            if not report.room(limit):
+                                break
                     await lane.send(chunk)
             except ProducerFenced as error:
                 raise ConflictError(f"another replay of {topic} has begun") from error
@@ -188,6 +182,33 @@ class _Found(NamedTuple):
     place: Place
     letter: Letter
     is_repeated: bool  # the same letter stands before it
+
+
+class _Seen:
+    """Knows letters again: what a worker wrote twice, before and after a crash, is sent once."""
+
+    def __init__(self) -> None:
+        self._known: dict[bytes, None] = {}  # oldest first
+
+    def add(self, letter: Letter) -> bool:
+        """Remember ``letter``; return whether it was known."""
+        same = _identity(letter)
+        is_known = same in self._known
+        self._known[same] = None
+        if len(self._known) > _REMEMBERED:
+            del self._known[next(iter(self._known))]
+        return is_known
+
+
+async def _open(
+    consumer: AIOKafkaConsumer, tp: TopicPartition, marks: _Marks, seen: _Seen, report: Replayed
+) -> AsyncIterator[_Found]:
+    """Yield the letters of ``tp`` that no replay has dealt with; ``seen`` and ``report`` learn of all of them."""
+    async for place, letter in _read(consumer, [tp]):
+        report.reasons.add(letter.reason)
+        is_repeated = seen.add(letter)
+        if place.offset >= marks.done.get(letter.reason, 0) or place.offset in marks.left:
+            yield _Found(place, letter, is_repeated)
 
 
 async def _marks(consumer: AIOKafkaConsumer, tp: TopicPartition) -> _Marks:

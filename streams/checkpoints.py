@@ -4,18 +4,14 @@ import time
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from aiokafka import TopicPartition
-
-from data_io import log_reader
 from data_io.topics import admin, bars, predictions
 from ml_core.data_processor.features import FeaturePlan
-from ml_core.errors import NotFoundError
 from ml_core.spec import PipelineSpec
 from model_ops_manager.shed import Shed
 from model_ops_manager.subject import Committed
 from streams.partition_state import PartitionState
 from streams.transport import state_log
-from streams.transport.state_log import MANIFEST_KEY, Manifest
+from streams.transport.state_log import Manifest
 
 # With exactly-once delivery outputs can be read a moment after the checkpoint that was committed with them.
 VISIBLE_S = 10.0
@@ -37,22 +33,12 @@ async def read(bootstrap: str, group: str, spec: PipelineSpec) -> dict[int, Chec
         SetupError: A manifest is of a later version than is known here.
     """
     topic_id = (await admin.describe(bootstrap, spec.source.topic)).topic_id
-    topic = state_log.name(group)
-    try:
-        count = (await admin.describe(bootstrap, topic)).partitions
-    except NotFoundError:
-        return {}
     visible_ms, kernels = (time.time() - VISIBLE_S) * 1000, kernels_of(spec)
     told: dict[int, Told] = {}
-    async with log_reader.consumer(bootstrap) as consumer:
-        held = await log_reader.held(consumer, [TopicPartition(topic, number) for number in range(count)])
-        async for tp, records in log_reader.read(consumer, held):
-            for record in records:
-                if record.key == MANIFEST_KEY and record.value:
-                    manifest = Manifest.model_validate_json(record.value)
-                    if manifest.topic_id == topic_id:
-                        each = told.setdefault(tp.partition, Told(spec, kernels))
-                        each.take(manifest, is_visible=record.timestamp <= visible_ms)
+    async for number, manifest, time_ms in state_log.manifests(bootstrap, group):
+        if manifest.topic_id == topic_id:
+            each = told.setdefault(number, Told(spec, kernels))
+            each.take(manifest, is_visible=time_ms <= visible_ms)
     return {number: Checkpoints(each.shed, each.committed) for number, each in told.items()}
 
 

@@ -48,13 +48,13 @@ def fields(record: Mapping[str, Any]) -> None:
     """Print the fields of one record, one a line."""
     width = max(map(len, record), default=0)
     for name, value in record.items():
-        say(f"{printable(name):<{width}}  {_text(value)}")
+        say(f"{_printable(name):<{width}}  {_text(value)}")
 
 
-def printable(text: str) -> str:
+def _printable(text: str) -> str:
     r"""Return ``text`` with everything escaped that a terminal would obey, but for ends of lines.
 
-    >>> print(printable("AB\x1b[2J"))
+    >>> print(_printable("AB\x1b[2J"))
     AB\x1b[2J
     """
     return "".join(c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in text)
@@ -69,7 +69,7 @@ def _text(value: Any) -> str:
         return f"{value:.6g}"
     if isinstance(value, dict | list | tuple):
         return json.dumps(value, default=_plain)
-    return printable(str(value))
+    return _printable(str(value))
 
 
 def _plain(value: object) -> object:

@@ -64,7 +64,7 @@ def serve(
             timeout_graceful_shutdown=settings.shutdown_s,
         )
         address = f"[{settings.host}]" if ":" in settings.host else settings.host
-        described = "/openapi.json, for who has the token" if settings.api_token else "/docs"
+        described = "/openapi.json, with the token" if settings.api_token else "/docs"
         note(f"listening on http://{address}:{listener.getsockname()[1]}, its description is at {described}")
         # uvicorn raises the signal again once it has stopped: by then a stop is a success
         for number in (signal.SIGINT, signal.SIGTERM):

@@ -14,6 +14,7 @@ from data_io.topics import bars
 from data_io.topics.raw_records import RawFetch
 from ml_core.data_processor.features import FeaturePlan, FeatureState
 from ml_core.data_processor.windows import Tail
+from ml_core.errors import KafkaUnavailableError
 from ml_core.spec import PipelineSpec
 from model_ops_manager.champion import Serving
 from model_ops_manager.shed import Shed
@@ -305,7 +306,11 @@ class Partition:
         try:
             async with asyncio.timeout(timeout_s):
                 if self._task is not None:
-                    await self._task
+                    # Not awaited itself: whoever cuts this off would cancel it, and the next to close would be told so.
+                    await asyncio.wait([self._task])
+                    if self._task.cancelled():
+                        raise KafkaUnavailableError("the last step was cut off, so what Kafka holds is unknown")
+                    self._task.result()
                 # While state is rebuilt, the position lies below what is out: the old checkpoint stays the last one.
                 is_new = self.position != self._committed or self._owes_commit
                 if trusted and is_new and self.position >= self.publish_from:

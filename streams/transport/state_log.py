@@ -1,7 +1,7 @@
 """The state topic of one partition: state blocks, manifest and position in one transaction, fenced by its id."""
 
 import asyncio
-from collections.abc import Awaitable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Iterator, Sequence
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.errors import KafkaError, MessageSizeTooLargeError, RecordListTooLargeError
@@ -92,8 +92,8 @@ class Manifest(BaseModel):
         return self.model_dump_json(exclude={name for name, value in rare.items() if not value})
 
 
-async def manifests(bootstrap: str, group: str) -> dict[int, Manifest]:
-    """Return the last manifest of each partition; none where the group has written none.
+async def manifests(bootstrap: str, group: str) -> AsyncIterator[tuple[int, Manifest, int]]:
+    """Yield partition, manifest and time, ms, of all that the group's state topic holds, those of a partition in order.
 
     Raises:
         KafkaUnavailableError: Kafka did not answer in time. A retry is safe.
@@ -103,15 +103,13 @@ async def manifests(bootstrap: str, group: str) -> dict[int, Manifest]:
     try:
         count = (await admin.describe(bootstrap, topic)).partitions
     except NotFoundError:
-        return {}
-    found: dict[int, Manifest] = {}
+        return
     async with log_reader.consumer(bootstrap) as consumer:
         held = await log_reader.held(consumer, [TopicPartition(topic, number) for number in range(count)])
         async for tp, records in log_reader.read(consumer, held):
-            texts = [record.value for record in records if record.key == MANIFEST_KEY and record.value]
-            if texts:
-                found[tp.partition] = Manifest.model_validate_json(texts[-1])
-    return found
+            for record in records:
+                if record.key == MANIFEST_KEY and record.value:
+                    yield tp.partition, Manifest.model_validate_json(record.value), record.timestamp
 
 
 class StateLog:

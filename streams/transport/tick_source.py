@@ -313,6 +313,9 @@ class TickSource(mode.Service, ConsumerRebalanceListener):  # type: ignore[misc]
         except Exception as error:
             log.exception("the pump of ticks died", action="fetch")
             self.give_up(error)
+        finally:
+            if not self.should_stop:  # also where it was cancelled, as by a dead coordinator: nobody else would notice
+                self.give_up(KafkaUnavailableError("the pump of ticks ended by itself"))
 
     async def _pump_until_stopped(self) -> None:
         while not self.should_stop:

@@ -223,8 +223,8 @@ class Scene:
         before, reached = await self._checkpoints(name), await self.reached()
 
         async def has_committed() -> bool:
-            found = await state_log.manifests(self.lab.kafka, self.spec.name)
-            positions = {number: manifest.position for number, manifest in found.items()}
+            found = state_log.manifests(self.lab.kafka, self.spec.name)
+            positions = {number: manifest.position async for number, manifest, _ in found}
             is_behind = [number for number, end in reached.items() if positions.get(number, -1) < end]
             return not is_behind and await self._checkpoints(name) > before
 
@@ -348,8 +348,8 @@ class Scene:
 
     async def shed(self) -> dict[int, Shed]:
         """Return what the checkpoints say was skipped."""
-        found = await state_log.manifests(self.lab.kafka, self.spec.name)
-        return {number: manifest.shed for number, manifest in found.items()}
+        found = state_log.manifests(self.lab.kafka, self.spec.name)
+        return {number: manifest.shed async for number, manifest, _ in found}
 
     async def metric(self, name: str, label: str = "", worker: str = "a") -> float:
         """Return the sum of a metric of a worker over its labels, or where one of them is ``label``."""

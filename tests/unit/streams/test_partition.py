@@ -479,3 +479,18 @@ def test_a_checkpoint_without_skipped_ticks_says_nothing_of_them_and_reads_as_on
     assert Manifest.model_validate_json(plain.text) == plain
     assert Manifest.model_validate_json(plain.text).shed == Shed()
     assert Manifest.model_validate_json(skipped.text) == skipped
+
+
+async def test_a_close_that_was_cut_off_leaves_the_next_one_to_go_on_without_a_checkpoint(partition) -> None:
+    """A partition that has just failed is closed when a rebalance comes, which closes it once more."""
+    kept = keep_commits(partition)
+    partition.phase, partition.position = Phase.OPEN, 700
+    partition._start(asyncio.Event().wait(), "checkpoint")
+    first = asyncio.create_task(partition.close(checkpoint=False))
+    await asyncio.sleep(0)
+    first.cancel()
+    await asyncio.gather(first, return_exceptions=True)
+
+    partition.phase = Phase.CLOSING
+    await partition.close(checkpoint=True)
+    assert kept == []

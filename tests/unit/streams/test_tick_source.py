@@ -286,3 +286,19 @@ async def test_a_source_that_has_not_begun_owes_nothing_and_stops() -> None:
     source = TickSource(SimpleNamespace(topic="ticks"), SimpleNamespace(), tick_source.Membership())
     assert source.unanswered == {}
     await source.stop()
+
+
+async def test_a_pump_that_is_cancelled_while_nobody_stops_the_source_ends_the_worker() -> None:
+    """A cancelled coordinator cancels whoever asks how it does; without a pump the worker is dead and says nothing."""
+    channel = SimpleNamespace(has_subscriber=True)
+    source = TickSource(SimpleNamespace(topic="ticks"), channel, tick_source.Membership())
+
+    def cancelled() -> None:
+        raise asyncio.CancelledError
+
+    source.fetcher = SimpleNamespace(ask=list)
+    source.consumer = SimpleNamespace(_coordinator=SimpleNamespace(check_errors=cancelled))
+    pump = asyncio.create_task(TickSource._pump.fun(source))
+    await asyncio.gather(pump, return_exceptions=True)
+
+    assert isinstance(source.fatal.result(), KafkaUnavailableError)
