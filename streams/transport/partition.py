@@ -306,11 +306,7 @@ class Partition:
         try:
             async with asyncio.timeout(timeout_s):
                 if self._task is not None:
-                    # Not awaited itself: whoever cuts this off would cancel it, and the next to close would be told so.
-                    await asyncio.wait([self._task])
-                    if self._task.cancelled():
-                        raise KafkaUnavailableError("the last step was cut off, so what Kafka holds is unknown")
-                    self._task.result()
+                    await _ended(self._task)
                 # While state is rebuilt, the position lies below what is out: the old checkpoint stays the last one.
                 is_new = self.position != self._committed or self._owes_commit
                 if trusted and is_new and self.position >= self.publish_from:
@@ -409,3 +405,15 @@ class Partition:
         log.info(
             "models swapped", action="swap", partition=self.number, position=manifest.position, models=manifest.models
         )
+
+
+async def _ended(step: asyncio.Task[None]) -> None:
+    """Wait for a step; awaited itself, it would be cancelled with whoever waits, and cancel whoever waits next.
+
+    Raises:
+        KafkaUnavailableError: It was cut off, so what Kafka holds is unknown.
+    """
+    await asyncio.wait([step])
+    if step.cancelled():
+        raise KafkaUnavailableError("a step was cut off, so what Kafka holds is unknown")
+    step.result()
