@@ -26,12 +26,14 @@ from ml_core.data_processor import bars, features, scaling_kernel
 
 log = structlog.get_logger()
 
+LATE = "a kernel was not made ready at the start"  # ticks waited for it, and heartbeats with them
 COMPILE_S = 300.0  # some twenty seconds on an idle core
 # What others have compiled may need more of numba than what these packages compile.
 _PACKAGES = ("ml_core", "data_io")
 
 _load_as_numba_does = Cache.load_overload
 _may_compile = True
+_is_ready = False
 
 
 class _NotCachedError(Exception):
@@ -40,6 +42,7 @@ class _NotCachedError(Exception):
 
 def load() -> None:
     """Make every kernel ready before the first batch, so that no tick waits for a compiler."""
+    global _is_ready  # noqa: PLW0603 - as below
     install()
     try:
         with _cache_only():
@@ -48,6 +51,7 @@ def load() -> None:
         log.info("the kernels are compiled: once for an installation", action="start")
         _fill_cache()
         warm_up()
+    _is_ready = True
 
 
 def warm_up() -> None:
@@ -72,6 +76,8 @@ def install() -> None:
 def _load(cache: Any, signature: Any, target: Any) -> Any:
     if cache._py_func.__module__.partition(".")[0] not in _PACKAGES:  # noqa: SLF001 - pinned by a test
         return _load_as_numba_does(cache, signature, target)
+    if _is_ready:
+        log.warning(LATE, action="work", kernel=cache._py_func.__qualname__)  # noqa: SLF001 - pinned by a test
     with cache._guard_against_spurious_io_errors():  # noqa: SLF001 - pinned by a test
         found = cache._load_overload(signature, target)  # noqa: SLF001 - pinned by a test
         if found is not None:

@@ -157,7 +157,9 @@ def _uncompressed(raw: bytes | memoryview, kept: list[_Batch]) -> tuple[bytes | 
         ],
         np.int64,
     )
-    return buffer, Batches(np.frombuffer(buffer, np.uint8), *columns)
+    whole = np.frombuffer(buffer, np.uint8)
+    whole.flags.writeable = False  # one type, compressed or not, so that the kernel is compiled once
+    return buffer, Batches(whole, *columns)
 
 
 def _decompressed(raw: bytes | memoryview, kept: list[_Batch]) -> tuple[memoryview, list[int]]:

@@ -7,9 +7,8 @@ from weakref import WeakKeyDictionary
 
 import numpy as np
 
-from data_io.topics import tick_arrow, tick_kernel
+from data_io.topics import record_batch, tick_arrow, tick_kernel
 from data_io.topics.admin import TopicSpec, log_topic
-from data_io.topics.crc32c import crc32c
 from data_io.topics.field_map import MappedReader
 from data_io.topics.raw_records import FoundRecords, RawFetch, find
 from data_io.topics.records import Records, Reject, no_records
@@ -138,8 +137,10 @@ def encode(batch: TickBatch) -> list[tuple[bytes, bytes]]:
 
 def warm_up() -> None:
     """Compile what ``decode_fetch`` runs, or load it from numba's cache, so that the first batch does not wait."""
-    crc32c(b"")
-    TickDecoder().decode_fetch(RawFetch(b"", 0, []), SymbolTable(["A"]))
+    [batch] = record_batch.pack([(None, b'{"type":"trade","symbol":"A","ts":1,"price":1,"size":1}', ())])
+    record_batch.seal(batch, producer_id=-1, epoch=-1, sequence=-1, transactional=False)
+    # with a record: where there is none, nothing is parsed
+    TickDecoder().decode_fetch(RawFetch(batch.data.tobytes(), 0, []), SymbolTable(["A"]))
     tick_arrow.warm_up()
 
 

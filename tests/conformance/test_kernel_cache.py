@@ -25,6 +25,23 @@ link(np.empty(0, np.int64), np.empty(0, np.uint16), 2)
 from theirs import total
 print(total(np.arange(4.0)), numba.njit(lambda x: np.sort(x)[0])(np.arange(3.0)[::-1]))
 """
+# What it meets from the first tick on, plain and compressed, of topics of ours and of the user's own.
+MEET = """
+from aiokafka.record.default_records import DefaultRecordBatchBuilder
+from data_io.topics.raw_records import RawFetch
+from data_io.topics.ticks import TickDecoder
+from ml_core.spec import FieldMap
+from ml_core.types import SymbolTable
+
+def fetch(codec):
+    batch = DefaultRecordBatchBuilder(2, codec, 0, -1, -1, -1, 1 << 20)
+    for offset in range(2):
+        batch.append(offset, 0, None, b'{"type":"trade","symbol":"A","ts":1,"price":1.5,"size":1}', [("a", b"b")])
+    return RawFetch(bytes(batch.build()), 0, [])
+
+own = FieldMap(ts="$.ts:ns", symbol="$.symbol", price="$.price", size="$.size")
+print(*(len(TickDecoder(m).decode_fetch(fetch(codec), SymbolTable([])).ticks) for m in (None, own) for codec in (0, 1)))
+"""
 THEIRS = """
 import numba
 import numpy as np
@@ -35,8 +52,11 @@ def total(x):
 """
 
 
-def run(folder: Path, code: str) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "NUMBA_CACHE_DIR": str(folder / "cache"), "PYTHONPATH": f"{Path.cwd()}:{folder}"}
+def run(folder: Path, code: str, cache: str | None = "cache") -> subprocess.CompletedProcess[str]:
+    """Run ``code`` with a cache of its own in ``folder``, or with that of this installation."""
+    environment = {**os.environ, "PYTHONPATH": f"{Path.cwd()}:{folder}"}
+    if cache:
+        environment["NUMBA_CACHE_DIR"] = str(folder / cache)
     text = code.replace("{compiler}", repr(COMPILER))
     return subprocess.run(
         [sys.executable, "-c", text], env=environment, capture_output=True, text=True, timeout=170, check=False
@@ -59,6 +79,11 @@ def test_a_worker_never_holds_the_compiler_and_may_still_compile_what_it_meets(t
     for _ in ("compiled", "cached"):
         met = run(tmp_path, SAY + GO_ON)
         assert (met.stdout, met.stderr, met.returncode) == ("[]\n6.0 0.0\n", "", 0)
+
+
+def test_no_tick_waits_for_a_kernel(tmp_path) -> None:
+    found = run(tmp_path, SAY + MEET, cache=None)
+    assert (found.stdout, found.stderr, found.returncode) == ("[]\n2 2 2 2\n", "", 0)
 
 
 def test_a_worker_that_is_ready_holds_nothing_of_what_only_others_need() -> None:

@@ -22,6 +22,7 @@ from ml_core.data_processor.features import FeaturePlan, FeatureState
 from ml_core.errors import NotFoundError
 from ml_core.spec import PipelineSpec, parse
 from ml_core.types import SymbolTable
+from streams import kernels
 
 PARTITIONS = 2
 WAIT_S = 120.0  # on a machine that does much else besides
@@ -82,6 +83,8 @@ class WorkerLab:
             if process.poll() is None:
                 process.kill()
             process.wait(10)
+        late = [line for number in range(self.count) for line in self.log(number).splitlines() if kernels.LATE in line]
+        assert late == []
 
     async def publish(self, source: str, *, rate: float | None = None) -> int:
         return (await publish(open_source(source), bootstrap=self.kafka, topic=self.topic, rate=rate)).ticks
