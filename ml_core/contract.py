@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from ml_core.types import OffsetRange
+from ml_core.types import CLASS_LABELS, OffsetRange
 
 
 def schema_hash(names: Sequence[str], version: int, **settings: int | str) -> str:
@@ -68,4 +68,4 @@ class ModelContract(BaseModel):
     @property
     def outputs(self) -> int:
         """Width of the graph's output."""
-        return len(self.horizons_ns) * (3 if self.label_kind == "direction" else 1)
+        return len(self.horizons_ns) * (3 if self.label_kind in CLASS_LABELS else 1)

@@ -10,29 +10,23 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
-import torch
 
 from ml_core.contract import ModelContract
-from ml_core.data_loader.arrays import Batches, Samples
 from ml_core.data_processor.dataset import Processed, process
 from ml_core.data_processor.features import FeaturePlan
-from ml_core.errors import NotEnoughDataError, SchemaMismatchError
+from ml_core.errors import NotEnoughDataError
 from ml_core.evaluation import metrics as measure
-from ml_core.evaluation.calibration import stray_factors
-from ml_core.model.build import build
-from ml_core.model.export import export, restated
+from ml_core.learners import network
+from ml_core.learners.port import Learned, Task
+from ml_core.model.export import restated
 from ml_core.model.fitted import FittedModel
-from ml_core.model.graph import ScoringGraph, output_scale
+from ml_core.model.graph import output_scale
 from ml_core.model.runtime import CHUNK_ROWS, Scorer
 from ml_core.spec import PipelineSpec, format_duration
-from ml_core.trainer.incremental import go_on
-from ml_core.trainer.loop import Hooks, Progress, Settings, TrainReport, train
-from ml_core.trainer.losses import SampleLoss, cross_entropy, squared_error
-from ml_core.types import Float32, Float64, Int64
+from ml_core.trainer.loop import Hooks, Progress, TrainReport
+from ml_core.types import CLASS_LABELS, Float32, Float64, Int64
 
 __all__ = ["Fit", "FittedModel", "Progress", "check", "fit", "losses", "prior_losses"]
-
-EVALUATION_BATCH = 8192  # no gradients are held, so larger than a training batch
 
 
 class Fit(NamedTuple):
@@ -57,7 +51,7 @@ def check(spec: PipelineSpec) -> None:
         SpecError: A feature or a parameter of the model is unknown or wrong. A retry will not help.
         UnknownPartError: A named part cannot be found or used. A retry will not help.
     """
-    build(spec, features=len(FeaturePlan.from_spec(spec).names), outputs=_outputs(spec), seed=0)
+    network.check(spec, features=len(FeaturePlan.from_spec(spec).names), outputs=_outputs(spec))
 
 
 def fit(
@@ -94,14 +88,10 @@ def fit(
     processed = process(frame, spec, fixed=start.contract if start else None)
     _check_parts(processed)
     contract = _contract(spec, processed, seed)
-    graph = _graph(spec, contract, start, seed)
-    report = _train(graph, spec, processed, start, seed, threads, Hooks(progress, cancelled))
-    factors = _calibrate(graph, spec, processed)
-    file = export(graph, contract)
-    scorer = Scorer(file)
-    figures = _figures(scorer, spec, processed, report)
-    weights = {name: value.detach().numpy().copy() for name, value in graph.state_dict().items()}
-    model = FittedModel(scorer.contract, file, weights, _report(processed, report, factors))
+    learned = network.learn(Task(spec, contract, processed, start, seed, threads, Hooks(progress, cancelled)))
+    scorer = Scorer(learned.onnx)
+    figures = _figures(scorer, spec, processed, learned.report)
+    model = FittedModel(scorer.contract, learned.onnx, learned.weights, _report(processed, learned))
     return Fit(restated(model, metrics=figures), processed, figures)
 
 
@@ -110,7 +100,7 @@ def losses(model: FittedModel | Scorer, processed: Processed, indices_I: Int64) 
     scorer = model.scorer() if isinstance(model, FittedModel) else model
     y_IO = _outputs_of(scorer, processed, indices_I)
     y_IH = processed.dataset.y_NH[indices_I]
-    is_direction = scorer.contract.label_kind == "direction"
+    is_direction = scorer.contract.label_kind in CLASS_LABELS
     return measure.log_losses(y_IO, y_IH) if is_direction else measure.squared_errors(y_IO, y_IH)
 
 
@@ -119,11 +109,11 @@ def prior_losses(processed: Processed, indices_I: Int64, label_kind: str) -> Flo
     shift_O, _ = output_scale(label_kind, processed.prior)
     y_IO = np.broadcast_to(np.array(shift_O, dtype=np.float32), (len(indices_I), len(shift_O)))
     y_IH = processed.dataset.y_NH[indices_I]
-    return measure.log_losses(y_IO, y_IH) if label_kind == "direction" else measure.squared_errors(y_IO, y_IH)
+    return measure.log_losses(y_IO, y_IH) if label_kind in CLASS_LABELS else measure.squared_errors(y_IO, y_IH)
 
 
 def _outputs(spec: PipelineSpec) -> int:
-    return len(spec.label.horizons) * (3 if spec.label.kind == "direction" else 1)
+    return len(spec.label.horizons) * (3 if spec.label.kind in CLASS_LABELS else 1)
 
 
 def _check_parts(processed: Processed) -> None:
@@ -156,68 +146,6 @@ def _contract(spec: PipelineSpec, processed: Processed, seed: int) -> ModelContr
     )
 
 
-def _graph(spec: PipelineSpec, contract: ModelContract, start: FittedModel | None, seed: int) -> ScoringGraph:
-    model = build(spec, features=len(contract.features), outputs=contract.outputs, seed=seed)
-    shift_O, scale_O = output_scale(contract.label_kind, contract.prior)
-    graph = ScoringGraph(model, contract.scaler, shift_O=shift_O, scale_O=scale_O)
-    if start is None:
-        return graph
-    for name in ("features", "feature_hash", "window", "label_kind", "horizons_ns", "model_kind", "model_params"):
-        ours, theirs = getattr(contract, name), getattr(start.contract, name)
-        if ours != theirs:
-            raise SchemaMismatchError(f"cannot go on: {name} of the model is {theirs!r}, the pipeline says {ours!r}")
-    try:
-        graph.load_state_dict({name: torch.from_numpy(value.copy()) for name, value in start.weights.items()})
-    except RuntimeError as error:  # an own model whose code has changed since
-        raise SchemaMismatchError(f"cannot go on: the weights of the model do not fit: {error}") from error
-    return graph
-
-
-def _train(
-    graph: ScoringGraph,
-    spec: PipelineSpec,
-    processed: Processed,
-    start: FittedModel | None,
-    seed: int,
-    threads: int,
-    hooks: Hooks,
-) -> TrainReport:
-    dataset = processed.dataset
-    samples = Samples(dataset.x_MF, dataset.idx_NT, dataset.y_NH, dataset.weight_N)
-    batches = Batches(samples, processed.train_I, batch_size=spec.train.batch_size, seed=seed)
-    validation = Batches(samples, processed.validation_I, batch_size=EVALUATION_BATCH, shuffle=False)
-    settings = Settings(
-        epochs=spec.train.epochs,
-        patience=spec.train.patience,
-        learning_rate=spec.train.learning_rate,
-        weight_decay=spec.train.weight_decay,
-        threads=threads,
-    )
-    loss: SampleLoss = cross_entropy
-    if spec.label.kind == "return":
-        loss = squared_error([variance for _, variance in processed.prior])
-    run = train if start is None else go_on
-    return run(graph, batches, validation, loss=loss, settings=settings, seed=seed, hooks=hooks)
-
-
-def _calibrate(graph: ScoringGraph, spec: PipelineSpec, processed: Processed) -> list[float]:
-    """Let the logits stray from the log prior as far as the validation rows bear out; return the factor a horizon."""
-    if spec.label.kind != "direction":
-        return []
-    dataset, chosen_I = processed.dataset, processed.validation_I
-    graph.eval()
-    with torch.no_grad():
-        parts = [
-            graph(torch.from_numpy(dataset.x_MF[dataset.idx_NT[chosen_I[start : start + CHUNK_ROWS]]])).numpy()
-            for start in range(0, len(chosen_I), CHUNK_ROWS)
-        ]
-        shift_O = graph.shift.double().numpy()
-        y_IO = np.concatenate(parts)
-        factor_H = stray_factors(y_IO, shift_O, dataset.y_NH[chosen_I], dataset.weight_N[chosen_I])
-        graph.scale.mul_(torch.from_numpy(np.repeat(factor_H, 3).astype(np.float32)))
-    return [float(factor) for factor in factor_H]
-
-
 def _outputs_of(scorer: Scorer, processed: Processed, indices_I: Int64) -> Float32:
     dataset = processed.dataset
     parts = [
@@ -237,10 +165,10 @@ def _figures(scorer: Scorer, spec: PipelineSpec, processed: Processed, report: T
         "epochs_run": float(report.epochs_run),
         "best_epoch": float(report.best_epoch),
     }
-    loss_name = "log_loss" if kind == "direction" else "squared_error"
+    loss_name = "log_loss" if kind in CLASS_LABELS else "squared_error"
     figures[f"holdout_{loss_name}"] = float(losses(scorer, processed, holdout_I).mean())
     figures[f"prior_{loss_name}"] = float(prior_losses(processed, holdout_I, kind).mean())
-    if kind == "direction":
+    if kind in CLASS_LABELS:
         figures["holdout_accuracy"] = measure.accuracy(y_IO, y_IH)
     score_IH = scorer.scores_of(y_IO)
     figures |= _score_figures(score_IH, processed.dataset.return_NH[holdout_I], spec)
@@ -262,15 +190,15 @@ def _score_figures(score_IH: Float32, return_IH: Float64, spec: PipelineSpec) ->
     return figures
 
 
-def _report(processed: Processed, report: TrainReport, factors: list[float]) -> dict[str, Any]:
+def _report(processed: Processed, learned: Learned) -> dict[str, Any]:
     def number(value: float) -> float | None:
         return value if math.isfinite(value) else None  # JSON has no NaN
 
     epochs: Sequence[dict[str, Any]] = [
         {"epoch": p.epoch, "train_loss": number(p.train_loss), "validation_loss": number(p.validation_loss)}
-        for p in report.history
+        for p in learned.report.history
     ]
-    return {"epochs": epochs, "calibration": factors, "processing": processed.report}
+    return {"epochs": epochs, "calibration": learned.calibration, "processing": processed.report}
 
 
 def _code_version() -> str:

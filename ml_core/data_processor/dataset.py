@@ -18,7 +18,7 @@ from ml_core.data_processor.scaling import fit_scaler
 from ml_core.data_processor.splits import Split, split
 from ml_core.errors import NotEnoughDataError, SchemaMismatchError
 from ml_core.spec import PipelineSpec, format_duration
-from ml_core.types import Float32, Float64, Int32, Int64
+from ml_core.types import CLASS_LABELS, Float32, Float64, Int32, Int64
 
 __all__ = ["Dataset", "Processed", "process", "rows_of"]
 
@@ -83,7 +83,7 @@ def process(frame: pd.DataFrame, spec: PipelineSpec, *, fixed: ModelContract | N
     dataset = _dataset(samples, parts, spec, dead_zone)
     prior = _prior(dataset.y_NH[parts.train_I], spec.label.kind)
     report["prior"] = [list(values) for values in prior]
-    if spec.label.kind == "direction":
+    if spec.label.kind in CLASS_LABELS:
         _check_classes(dataset.y_NH[parts.train_I], spec, report)
     scaler = fixed.scaler if fixed else fit_scaler(dataset.x_MF[dataset.idx_NT[parts.train_I, -1]])
     return Processed(
@@ -132,7 +132,7 @@ def _dataset(samples: Samples, parts: Split, spec: PipelineSpec, dead_zone: tupl
     if spec.train.weights == "uniqueness":
         weight_N = labels.uniqueness(symbol_N, ts_ns_N + spec.label.delay, samples.end_ns_NH.max(axis=1))
         weight_N /= weight_N[parts.train_I].mean(dtype=np.float64)
-    is_direction = spec.label.kind == "direction"
+    is_direction = spec.label.kind in CLASS_LABELS
     return Dataset(
         x_MF=rows.x_NF,
         idx_NT=samples.idx_NT,
@@ -151,7 +151,7 @@ def _prior(y_IH: npt.NDArray[Any], label_kind: str) -> tuple[tuple[float, ...], 
 
     One sample of each class is added to the shares, so that the prior never calls a class impossible.
     """
-    if label_kind != "direction":
+    if label_kind not in CLASS_LABELS:
         y_IH = y_IH.astype(np.float64)
         return tuple((float(y_I.mean()), float(y_I.var())) for y_I in y_IH.T)
     counts_HC = np.array([np.bincount(y_I, minlength=len(CLASSES)) for y_I in y_IH.T]) + 1

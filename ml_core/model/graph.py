@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ml_core.contract import Scaler
+from ml_core.types import CLASS_LABELS
 
 
 class ScoringGraph(nn.Module):
@@ -57,7 +58,7 @@ def output_scale(label_kind: str, prior: Sequence[Sequence[float]]) -> tuple[lis
     >>> output_scale("return", [(0.5, 4.0)])
     ([0.5], [2.0])
     """
-    if label_kind == "direction":
+    if label_kind in CLASS_LABELS:
         shift = [math.log(max(share, 1e-6)) for shares in prior for share in shares]
         return shift, [1.0] * len(shift)
     return [mean for mean, _ in prior], [math.sqrt(variance) or 1.0 for _, variance in prior]

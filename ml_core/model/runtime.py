@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from ml_core.contract import ModelContract
 from ml_core.errors import ModelRefusedError, SchemaMismatchError
-from ml_core.types import Float32
+from ml_core.types import CLASS_LABELS, Float32
 
 CONTRACT_KEY = "tickwise.contract"
 # An input of the graph that is false where it is not given: the rows are scaled already.
@@ -94,7 +94,7 @@ class Scorer:
 
     def scores_of(self, y_BO: Float32) -> Float32:
         """Return the scores (B, H) of what ``outputs`` returned."""
-        return direction_scores(y_BO) if self.contract.label_kind == "direction" else y_BO
+        return direction_scores(y_BO) if self.contract.label_kind in CLASS_LABELS else y_BO
 
     def probe(self) -> None:
         """Score difficult rows in batches of many sizes, every row in several places, and compare the bits.

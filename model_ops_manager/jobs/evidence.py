@@ -11,7 +11,7 @@ from ml_core.data_processor.labels import classes
 from ml_core.fit import Fit, losses, prior_losses
 from ml_core.model.runtime import Scorer
 from ml_core.spec import PipelineSpec
-from ml_core.types import Float64, Int64
+from ml_core.types import CLASS_LABELS, Float64, Int64
 from model_ops_manager.promotion import Decision, decide
 
 # Two models can be compared when they answer the same question about the same rows.
@@ -68,7 +68,7 @@ def _fair_losses(scorer: Scorer, other: Scorer, processed: Processed, indices_I:
     Each side has fitted how wide `flat` is on its own rows. Labels of one width would favour the side that learned it.
     """
     ours, theirs = scorer.contract.dead_zone, other.contract.dead_zone
-    if scorer.contract.label_kind != "direction" or ours == theirs:
+    if scorer.contract.label_kind not in CLASS_LABELS or ours == theirs:
         return losses(scorer, processed, indices_I)
     both = [losses(scorer, _relabelled(processed, zone), indices_I) for zone in (ours, theirs)]
     mean: Float64 = (both[0] + both[1]) / 2

@@ -1,0 +1,70 @@
+"""Quantities as a pipeline file writes them: durations, percents, spreads, and what ends a bar."""
+
+import re
+
+from ml_core.errors import nearest
+from ml_core.types import MAX_DURATION_NS
+
+UNITS_NS = {"ns": 1, "us": 10**3, "ms": 10**6, "s": 10**9, "m": 60 * 10**9, "h": 3600 * 10**9, "d": 86400 * 10**9}
+
+BAR_KINDS = ("time", "ticks", "volume", "value")
+
+
+def parse_duration(text: object) -> int:
+    """Return nanoseconds of a duration such as ``"20ms"``, ``"1.5s"``, ``"6h"`` or ``"3d"``.
+
+    >>> parse_duration("20ms")
+    20000000
+    """
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)(ns|us|ms|s|m|h|d)", text.strip()) if isinstance(text, str) else None
+    if match is None:
+        raise ValueError(f"{text!r} is not a duration; write a number and one of {', '.join(UNITS_NS)}, such as '10s'")
+    value = float(match[1]) * UNITS_NS[match[2]]
+    if value > MAX_DURATION_NS:
+        raise ValueError(f"{text!r} is longer than {format_duration(MAX_DURATION_NS)}")
+    return round(value)
+
+
+def format_duration(value_ns: int) -> str:
+    """Return the shortest exact text of a duration in nanoseconds.
+
+    >>> format_duration(90_000_000_000), format_duration(20_000_000)
+    ('90s', '20ms')
+    """
+    for unit in ("d", "h", "m", "s", "ms", "us"):
+        if value_ns and value_ns % UNITS_NS[unit] == 0 and (unit != "m" or value_ns % UNITS_NS["h"] == 0):
+            return f"{value_ns // UNITS_NS[unit]}{unit}"
+    return f"{value_ns}ns"
+
+
+def parse_percent(text: object) -> object:
+    """Return the fraction of a text such as ``"1%"``; a number passes unchanged."""
+    return float(text[:-1]) / 100 if isinstance(text, str) and text.endswith("%") else text
+
+
+def parse_spreads(text: object) -> object:
+    """Return the number of spreads of a text such as ``"0.5 spread"``; a number passes unchanged."""
+    return float(text.removesuffix("spread")) if isinstance(text, str) else text
+
+
+def parse_bars(text: str) -> tuple[str, float]:
+    """Return what ends a bar and after how much of it: ns, ticks, base units or quote currency.
+
+    >>> parse_bars("time:10s"), parse_bars("value:1e6")
+    (('time', 10000000000), ('value', 1000000.0))
+    """
+    kind, _, size = (part.strip() for part in text.partition(":"))
+    if kind not in BAR_KINDS:
+        raise ValueError(
+            f"{text!r} is not 'time:<duration>' or 'ticks', 'volume', 'value' and a number{nearest(kind, BAR_KINDS)}"
+        )
+    if kind == "time":
+        span_ns = parse_duration(size)
+        if not 10**6 <= span_ns <= 7 * UNITS_NS["d"]:
+            raise ValueError(f"{text!r}: {size} is not within 1ms and 7d")
+        return kind, span_ns
+    pattern = r"[1-9]\d{0,8}" if kind == "ticks" else r"\d+(\.\d+)?(e\d{1,2})?"
+    if re.fullmatch(pattern, size) is None or float(size) == 0:
+        number = "a whole number below 1e9" if kind == "ticks" else "a number above 0, such as 50 or 1e6"
+        raise ValueError(f"{text!r}: {size!r} is not {number}")
+    return kind, float(size)
