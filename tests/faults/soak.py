@@ -116,9 +116,12 @@ async def _suffer(stage: Stage, seconds: float) -> tuple[Counter[str], list[floa
 async def _is_calm(scene: Scene, seen: list[object]) -> bool:
     """Return whether all workers are ready and each has its share; ``seen`` is what there was instead."""
     problems = {name: await scene.problems(name) for name in scene.workers}
+    seen[:] = [problems]
+    if any(said != "" for said in problems.values()):  # one that has just been started may not answer yet
+        return False
     owned = {name: len(await scene.samples("tickwise_consumer_lag_ticks", name)) for name in scene.workers}
-    seen[:] = [problems, owned]
-    return not any(said != "" for said in problems.values()) and owned[STEADY] == scene.lab.partitions / 2
+    seen.append(owned)
+    return owned[STEADY] == scene.lab.partitions / 2
 
 
 async def _sample(scene: Scene) -> Sample:
