@@ -60,6 +60,7 @@ class ModelContract(BaseModel):
     ranges: tuple[OffsetRange, ...] = ()
     topic: str | None = None
     source_hash: str | None = Field(default=None, description="hash of the history file, where ticks came from one")
+    dataset_hash: str | None = Field(default=None, description="of the rows, labels and weights it was fitted on")
     seed: int
     code_version: str
     parent: str | None = Field(default=None, description="name/version an incremental model went on from")

@@ -5,6 +5,7 @@ import importlib
 import importlib.util
 import inspect
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from types import ModuleType
 
@@ -47,6 +48,23 @@ def find_part(text: str, folder: Path | None) -> type:
         hint = nearest(class_name, classes) if classes else "; it defines no classes"
         raise UnknownPartError(f"{text!r}: {module.__file__ or module_name} has no class {class_name!r}{hint}")
     return part
+
+
+def files_of(names: Iterable[str], folder: Path | None) -> dict[str, str]:
+    """Return the source of the files in ``folder`` that ``names`` lead to, by relative path; others name no such file.
+
+    Raises:
+        UnknownPartError: A file is no UTF-8. A retry will not help.
+    """
+    found: dict[str, str] = {}
+    for name in names if folder else ():
+        place = Path(*name.partition(":")[0].split(".")).with_suffix(".py") if is_part(name) else None
+        if folder and place and (path := folder / place).is_file():
+            try:
+                found[place.as_posix()] = path.read_bytes().decode()
+            except UnicodeDecodeError as error:
+                raise UnknownPartError(f"{path} is no UTF-8: {error}") from error
+    return found
 
 
 def _load_file(path: Path, text: str) -> ModuleType:

@@ -135,14 +135,18 @@ class MlflowAgent:
             ModelNotFoundError: The version has no such file. A retry will not help.
             ModelRefusedError: The file is larger than a model may be (``too_large``). A retry will not help.
         """
-        with tempfile.TemporaryDirectory(prefix="tickwise-model-") as folder:
-            return self._download(version, [MODEL], Path(folder))[0].read_bytes()
+        return self.load_file(version, MODEL)
 
     def load_fitted(self, version: ModelVersion) -> FittedModel:
         """Return a version with its weights, to go on training from it; raises as ``load_onnx``."""
         with tempfile.TemporaryDirectory(prefix="tickwise-model-") as folder:
             self._download(version, FILES, Path(folder))
             return FittedModel.load(Path(folder))
+
+    def load_file(self, version: ModelVersion, name: str) -> bytes:
+        """Return one file of a version; raises as ``load_onnx``."""
+        with tempfile.TemporaryDirectory(prefix="tickwise-model-") as folder:
+            return self._download(version, [name], Path(folder))[0].read_bytes()
 
     def _download(self, version: ModelVersion, names: list[str] | tuple[str, ...], folder: Path) -> list[Path]:
         from mlflow.artifacts import download_artifacts, list_artifacts

@@ -23,7 +23,9 @@ from mlflow.types import Schema, TensorSpec
 from ml_core.contract import ModelContract
 from ml_core.errors import ModelStoreUnavailableError
 from ml_core.model.fitted import FittedModel
+from model_ops_manager import recipe as recipes
 from model_ops_manager.mlflow_agent import JOB_TAG, METRICS_TAG, MlflowAgent, ModelVersion, as_version
+from model_ops_manager.recipe import Recipe
 
 with warnings.catch_warnings():
     # MLflow warns of a type hint of its own, when its models are first saved or loaded
@@ -37,7 +39,12 @@ _DATASET_TRIES = 3
 
 
 def register(
-    agent: MlflowAgent, model: FittedModel, *, params: Mapping[str, Any], tags: Mapping[str, str]
+    agent: MlflowAgent,
+    model: FittedModel,
+    *,
+    params: Mapping[str, Any],
+    tags: Mapping[str, str],
+    recipe: Recipe | None = None,
 ) -> ModelVersion:
     """Log ``model`` with its files, parameters, metrics and data set, and register it as its pipeline's next version.
 
@@ -48,6 +55,7 @@ def register(
         model: What training gave; its contract says what it was trained on.
         params: Parameters of the run.
         tags: Of run and version; ``tickwise.job`` names the job. A job that has registered before gets that version.
+        recipe: What the model was trained by; without one nobody can reproduce it.
 
     Raises:
         ModelStoreUnavailableError: The store did not answer. A retry is safe.
@@ -60,7 +68,7 @@ def register(
         run_id = client.create_run(experiment, run_name=tags.get(JOB_TAG), tags=dict(tags)).info.run_id
         with _marked_failed_on_error(agent, run_id):
             _log_run(agent, run_id, model, params)
-            model_id, place = _log_model(agent, run_id, experiment, model, tags)
+            model_id, place = _log_model(agent, run_id, experiment, model, tags, recipe)
             _ensure_registered(agent, name)
             client.set_terminated(run_id)
             made = client.create_model_version(
@@ -142,7 +150,12 @@ def _dataset(contract: ModelContract) -> DatasetInput:
 
 
 def _log_model(
-    agent: MlflowAgent, run_id: str, experiment: str, model: FittedModel, tags: Mapping[str, str]
+    agent: MlflowAgent,
+    run_id: str,
+    experiment: str,
+    model: FittedModel,
+    tags: Mapping[str, str],
+    recipe: Recipe | None,
 ) -> tuple[str, str]:
     """Return the id of the logged model and where its files are."""
     client = agent.client()
@@ -152,6 +165,8 @@ def _log_model(
     try:
         with tempfile.TemporaryDirectory(prefix="tickwise-model-") as folder:
             _write_flavour(Path(folder) / "model", model, run_id, logged.model_id)
+            if recipe is not None:
+                (Path(folder) / "model" / recipes.FILE).write_text(recipe.model_dump_json(indent=2), encoding="utf-8")
             client.log_model_artifacts(logged.model_id, str(Path(folder) / "model"))
     except BaseException:
         with suppress(ModelStoreUnavailableError), agent.errors():

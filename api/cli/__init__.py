@@ -16,6 +16,7 @@ COMMANDS = {
     "dlq": "look at refused ticks, send them again, delete them",
     "jobs": "submit, list, watch and cancel jobs",
     "models": "list models, move the champion",
+    "reproduce": "train a registered version once more and compare",
     "pipelines": "check pipeline files",
     "verify": "recompute rows and predictions, look for leaks",
     "bench": "measure every contender on the same work (in a checkout)",
@@ -26,7 +27,8 @@ USAGE = 2
 def main(argv: list[str] | None = None) -> None:
     """Run ``tickwise NOUN ...``: each noun is the module ``api.cli.NOUN`` with a typer ``app``.
 
-    Exit codes: 0 done, 1 failed, 2 wrong usage or input, 3 a dependency did not answer, 4 a job failed.
+    Exit codes: 0 done, 1 failed, 2 wrong usage or input, 3 a dependency did not answer, 4 a job failed, 5 other data
+    than a model was trained on.
     """
     from ml_core.errors import DependencyError, InputError, NotFoundError, SetupError, TickwiseError, nearest
 

@@ -22,6 +22,7 @@ from model_ops_manager.jobs.settings import RunnerSettings
 from model_ops_manager.jobs.store import JobStore
 from model_ops_manager.mlflow_agent import JOB_TAG, MlflowAgent, ModelVersion
 from model_ops_manager.promotion import Decision
+from model_ops_manager.recipe import Recipe
 from model_ops_manager.registration import register
 
 log = structlog.get_logger()
@@ -75,7 +76,13 @@ class Work:
         point_of_no_return()
         if not self.store.begin_registering(self.job, stage="register", ticks=len(fetched.frame)):
             raise TrainingCancelledError("cancelled on request")
-        made = register(self.agent, model, params=self._params(fitted, fetched), tags=self._tags(fitted))
+        made = register(
+            self.agent,
+            model,
+            params=self._params(fitted, fetched),
+            tags=self._tags(fitted),
+            recipe=Recipe.of(self.pipeline),
+        )
         decision = self._settle(made, fitted, version, decision)
         log.info("model registered", action="register", version=made.version, reason=decision.reason)
         return {

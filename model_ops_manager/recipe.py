@@ -1,0 +1,76 @@
+"""What a version was made by: its pipeline file and the source of the own parts that it names, as one JSON file."""
+
+from pathlib import Path, PurePosixPath
+from typing import Any, Self
+
+from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
+
+from ml_core import spec as pipeline_file
+from ml_core.errors import ModelRefusedError, UnknownPartError
+from ml_core.parts import files_of
+from ml_core.spec import PipelineSpec
+
+FILE = "recipe.json"
+
+
+class Recipe(BaseModel):
+    """A pipeline as it was when a model was trained."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    pipeline: dict[str, Any]
+    parts: dict[str, str] = {}  # source by path, relative to the folder of the pipeline file
+
+    @field_validator("parts")
+    @classmethod
+    def _stay_inside(cls, parts: dict[str, str]) -> dict[str, str]:
+        for name in parts:
+            path = PurePosixPath(name)
+            if path.is_absolute() or ".." in path.parts or path.suffix != ".py":
+                raise ValueError(f"{name!r} is no file of own parts")
+        return parts
+
+    @classmethod
+    def of(cls, spec: PipelineSpec) -> Self:
+        """Return the recipe of ``spec``; parts of installed packages are left to their versions."""
+        named = (spec.model.kind, *spec.features.use)
+        return cls(pipeline=spec.model_dump(mode="json"), parts=files_of(named, spec.folder))
+
+    @classmethod
+    def read(cls, data: bytes, said: str) -> Self:
+        """Return the recipe in the file ``data`` of the version ``said``.
+
+        Raises:
+            ModelRefusedError: It is not understood (``unreadable``). A retry will not help.
+        """
+        try:
+            return cls.model_validate_json(data)
+        except ValidationError as error:
+            raise ModelRefusedError(f"unreadable: {FILE} of {said}: {error.errors()[0]['msg']}") from error
+
+    def spec(self, folder: Path | None) -> PipelineSpec:
+        """Return the pipeline, with its own parts from ``folder``, where they must be as they were.
+
+        Raises:
+            UnknownPartError: A file of own parts is missing in ``folder`` or says something else now.
+            SpecError: The pipeline was written by a version that knew other names. A retry will not help.
+        """
+        changed = [name for name, source in self.parts.items() if not _is_same(folder, name, source)]
+        if changed:
+            raise UnknownPartError(
+                f"{', '.join(changed)} in {folder or 'no folder'} differ from what the model was trained with; "
+                "name the folder of the original files, or run the recorded ones"
+            )
+        return pipeline_file.parse(self.pipeline, folder=folder, name=FILE)
+
+    def unpack(self, folder: Path) -> None:
+        """Write the recorded parts into ``folder``: their code is as trustworthy as the model store is."""
+        for name, source in self.parts.items():
+            path = folder / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(source, encoding="utf-8", newline="")
+
+
+def _is_same(folder: Path | None, name: str, source: str) -> bool:
+    path = None if folder is None else folder / name
+    return path is not None and path.is_file() and path.read_bytes() == source.encode()

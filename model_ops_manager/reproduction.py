@@ -1,0 +1,131 @@
+"""Trains a registered version once more, from the ticks, the pipeline and the seed that it was made of."""
+
+import asyncio
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from data_io.data_fetcher.kafka_range import fetch_ranges
+from data_io.topics.ticks import TickDecoder
+from ml_core.contract import ModelContract
+from ml_core.errors import InputError
+from ml_core.fit import Fit, Progress, fit
+from ml_core.model.fitted import FittedModel
+from ml_core.spec import PipelineSpec
+from model_ops_manager import recipe as recipes
+from model_ops_manager.mlflow_agent import MlflowAgent, ModelVersion
+from model_ops_manager.recipe import Recipe
+
+
+class Figure(NamedTuple):
+    """One metric of the recorded and of the reproduced model; None where one of them has none."""
+
+    name: str
+    recorded: float | None
+    reproduced: float | None
+
+    @property
+    def is_equal(self) -> bool:
+        """Whether they are the same number."""
+        return self.recorded == self.reproduced
+
+
+class Reproduction(NamedTuple):
+    """A version beside what came out when it was trained once more."""
+
+    version: ModelVersion
+    ticks: int
+    recorded_hash: str | None  # of the data set; None: the version is older than such hashes
+    reproduced_hash: str | None
+    figures: list[Figure]
+    same_weights: bool  # to the bit
+
+    @property
+    def same_data(self) -> bool:
+        """Whether both were trained on the same rows, labels and weights, to the bit."""
+        return self.recorded_hash is not None and self.recorded_hash == self.reproduced_hash
+
+
+def load(agent: MlflowAgent, version: ModelVersion) -> tuple[FittedModel, Recipe]:
+    """Return a version and its recipe.
+
+    Raises:
+        ModelNotFoundError: It has no recipe: it was registered before there were any. A retry will not help.
+        ModelRefusedError: Its files are damaged. A retry will not help.
+        ModelStoreUnavailableError: A retry is safe.
+    """
+    said = f"version {version.version} of {version.name}"
+    return agent.load_fitted(version), Recipe.read(agent.load_file(version, recipes.FILE), said)
+
+
+def reproduce(
+    agent: MlflowAgent,
+    version: ModelVersion,
+    recorded: FittedModel,
+    spec: PipelineSpec,
+    *,
+    kafka: str,
+    archive: Path | None = None,
+    threads: int = 1,
+    progress: Callable[[Progress], None] | None = None,
+) -> Reproduction:
+    """Return what comes out when ``version`` is trained once more.
+
+    Args:
+        agent: The model store: an incremental model goes on from its parent there.
+        version: What to reproduce.
+        recorded: The version's files.
+        spec: The pipeline of its recipe.
+        kafka: Where its ticks are.
+        archive: Folder of archived ticks, where Kafka may have deleted them.
+        threads: How many torch may use; another number than then may change the last bits.
+        progress: Called after every epoch.
+
+    Raises:
+        InputError: The version was not trained on a topic, or its ticks are lost. A retry will not help.
+        TickwiseError: As ``fetch_ranges`` and ``fit``.
+    """
+    contract = recorded.contract
+    if contract.topic is None or not contract.ranges:
+        raise InputError(f"version {version.version} of {version.name} was not trained on a topic of ticks")
+    decoder = TickDecoder(spec.source.map)
+    fetched = asyncio.run(fetch_ranges(kafka, contract.topic, contract.ranges, decoder, archive=archive))
+    again = fit(
+        fetched.frame,
+        spec,
+        start=None if contract.parent is None else agent.load_fitted(_parent(agent, contract.parent)),
+        seed=contract.seed,
+        threads=threads,
+        progress=progress,
+    )
+    return Reproduction(
+        version,
+        len(fetched.frame),
+        contract.dataset_hash,
+        again.model.contract.dataset_hash,
+        _figures(contract, again),
+        _is_same(recorded, again.model),
+    )
+
+
+def _parent(agent: MlflowAgent, name: str) -> ModelVersion:
+    pipeline, _, number = name.rpartition("/")
+    return agent.version(pipeline, int(number))
+
+
+def _figures(contract: ModelContract, again: Fit) -> list[Figure]:
+    names = {**contract.metrics, **again.metrics}
+    return [Figure(name, _finite(contract.metrics.get(name)), _finite(again.metrics.get(name))) for name in names]
+
+
+def _finite(value: float | None) -> float | None:
+    return value if value is not None and math.isfinite(value) else None
+
+
+def _is_same(a: FittedModel, b: FittedModel) -> bool:
+    return a.weights.keys() == b.weights.keys() and all(
+        np.array_equal(a.weights[name], b.weights[name], equal_nan=True) for name in a.weights
+    )
