@@ -16,6 +16,7 @@ COMMANDS = {
     "dlq": "look at refused ticks, send them again, delete them",
     "jobs": "submit, list, watch and cancel jobs",
     "models": "list models, move the champion",
+    "predict": "predict past ticks, to Parquet or a topic",
     "reproduce": "train a registered version once more and compare",
     "pipelines": "check pipeline files",
     "verify": "recompute rows and predictions, look for leaks",

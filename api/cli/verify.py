@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import Mapping
-from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Annotated
@@ -10,6 +9,7 @@ from typing import Annotated
 import typer
 
 from api.cli.output import AsJson, dump, note, say
+from api.cli.ranges import asked_for, one_range
 from data_io.data_fetcher.sources import open_source
 from data_io.settings import CommonSettings
 from ml_core.data_processor import look_ahead as ahead
@@ -25,7 +25,7 @@ from model_ops_manager import scoring
 from model_ops_manager.champion import Check, load_serving, must_fit
 from model_ops_manager.compared import Compared
 from model_ops_manager.mlflow_agent import MlflowAgent
-from model_ops_manager.parity import Arrival, Parity
+from model_ops_manager.parity import Parity
 from model_ops_manager.parity_check import BEFORE_FIRST
 from model_ops_manager.scoring import Unscored
 from model_ops_manager.shed import Shed
@@ -80,7 +80,7 @@ def parity(
     settings = WorkerSettings.read(kafka=kafka, group=group)
     spec = find(load_all(settings.pipelines), pipeline)
     models = MlflowAgent(settings.tracking_uri, settings.home)
-    asked, topic, given = _asked(ranges, since, until), spec.source.topic, _shed(shed or [])
+    asked, topic, given = asked_for(ranges, since, until), spec.source.topic, _shed(shed or [])
     worker_group = settings.group or f"tickwise-{topic}"
 
     async def verified() -> tuple[Parity, dict[int, Checkpoints]]:
@@ -165,47 +165,9 @@ def _scores(window: int, scorer: Scorer, rows: RowBatch) -> Float32:
 
 def _shed(texts: list[str]) -> dict[int, Shed]:
     found: dict[int, Shed] = {}
-    for partition, (start, end) in sorted(map(_range, texts)):
+    for partition, (start, end) in sorted(map(one_range, texts)):
         found[partition] = found.get(partition, Shed()).add(start, end)
     return found
-
-
-def _asked(ranges: list[str] | None, since: str | None, until: str | None) -> checked.Offsets | Arrival | None:
-    if ranges and (since or until):
-        raise InputError("--range names offsets, --from and --to times: give one of both")
-    if not (since or until):
-        return _ranges(ranges) if ranges else None
-    since_ms = _time_ms("--from", since) if since else None
-    until_ms = _time_ms("--to", until) if until else None
-    if since_ms is not None and until_ms is not None and since_ms >= until_ms:
-        raise InputError(f"--from {since} is not before --to {until}")
-    return Arrival(since_ms, until_ms)
-
-
-def _time_ms(option: str, text: str) -> int:
-    """Return milliseconds since the epoch of ``"2026-11-29T10:00"``, UTC unless it names a zone."""
-    try:
-        time = datetime.fromisoformat(text)
-    except ValueError:
-        raise InputError(f"{option} {text!r}: write a time such as 2026-11-29T10:00") from None
-    return round((time if time.tzinfo else time.replace(tzinfo=UTC)).timestamp() * 1000)
-
-
-def _ranges(texts: list[str]) -> dict[int, tuple[int, int]]:
-    found = dict(map(_range, texts))
-    if len(found) < len(texts):
-        raise InputError("--range: one range a partition")
-    return found
-
-
-def _range(text: str) -> tuple[int, tuple[int, int]]:
-    """Return partition, first and last offset (exclusive) of ``"0:100-199"``."""
-    try:
-        partition, _, offsets = text.partition(":")
-        first, last = offsets.split("-")
-        return int(partition), (int(first), int(last) + 1)
-    except ValueError:
-        raise InputError(f"{text!r}: write PARTITION:FIRST-LAST, such as 0:100-199") from None
 
 
 def _tell(report: Parity) -> None:

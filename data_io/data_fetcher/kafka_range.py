@@ -8,7 +8,7 @@ Shapes: N ticks.
 import asyncio
 import sys
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -140,6 +140,35 @@ async def fetch_ranges(
         frame = frame[~full_N].reset_index(drop=True)
         frame["symbol"] = frame["symbol"].cat.remove_unused_categories()
     return Fetched(frame, tuple(ranges), dict(rejected))
+
+
+async def records_until(
+    bootstrap: str, topic: str, wanted: OffsetRange, archive: Path | None = None
+) -> AsyncGenerator[Records, None]:
+    """Yield the records of one partition, from the first that Kafka or ``archive`` holds to the end of ``wanted``.
+
+    Raises:
+        InputError, NotFoundError, ArchiveDamagedError, KafkaUnavailableError, ArchiveUnavailableError: As
+            ``fetch_ranges``.
+    """
+    info = await admin.describe(bootstrap, topic)
+    tp = TopicPartition(topic, wanted.partition)
+    if tp.partition >= info.partitions:
+        raise InputError(f"topic {topic!r} has no partition {tp.partition}")
+    async with log_reader.consumer(bootstrap) as consumer:
+        begins, ends = await log_reader.bounds(consumer, [tp])
+        files = await asyncio.to_thread(_files, archive, tp, info.topic_id)
+        first = layout.earliest(files, begins[tp])
+        pieces = reader.split(files, first, wanted.end)
+        _check_held(tp, reader.split(files, wanted.start, wanted.end), begins[tp], ends[tp])
+        for start, end, file in pieces:
+            if file is None:
+                there = {tp: OffsetRange(partition=tp.partition, start=start, end=end)}
+                async for _, found in log_reader.read(consumer, there):
+                    yield log_reader.columns(found)
+            else:
+                for records in reader.read(_place(tp, info.topic_id), file, start, end):
+                    yield records
 
 
 def within_span(fetched: Fetched, span_ns: int) -> Fetched:

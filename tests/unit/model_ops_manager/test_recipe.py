@@ -1,0 +1,51 @@
+"""A version says what it was made by, and is reproduced by nothing else."""
+
+import pytest
+
+from ml_core.errors import ModelRefusedError, UnknownPartError
+from ml_core.spec import parse
+from model_ops_manager.recipe import Recipe
+
+PART = "import torch\n\n\nclass Mine(torch.nn.Linear):\n    pass\n"
+
+
+@pytest.fixture
+def spec(tmp_path):
+    (tmp_path / "mine.py").write_text(PART)
+    return parse({"name": "demo", "model": {"kind": "mine:Mine"}}, folder=tmp_path)
+
+
+def read(recipe):
+    return Recipe.read(recipe.model_dump_json().encode(), "version 1 of demo")
+
+
+def test_a_recipe_holds_the_pipeline_and_the_own_parts_that_it_names(spec, tmp_path) -> None:
+    (tmp_path / "other.py").write_text("")
+
+    recipe = read(Recipe.of(spec))
+
+    assert recipe.parts == {"mine.py": PART}
+    again = recipe.spec(tmp_path)
+    assert (again, again.folder) == (spec, tmp_path)
+
+
+def test_a_part_that_was_edited_since_is_not_run_in_place_of_the_original(spec, tmp_path) -> None:
+    recipe = Recipe.of(spec)
+    (tmp_path / "mine.py").write_text(PART + "# edited\n")
+
+    with pytest.raises(UnknownPartError, match=r"mine\.py in .* differ from what the model was trained with"):
+        recipe.spec(tmp_path)
+
+
+def test_recorded_parts_can_be_run_where_the_originals_are_gone(spec, tmp_path) -> None:
+    recipe, folder = Recipe.of(spec), tmp_path / "unpacked"
+
+    recipe.unpack(folder)
+
+    assert recipe.spec(folder).hash == spec.hash
+
+
+@pytest.mark.parametrize("name", ["/etc/evil.py", "../evil.py", "evil.sh"])
+def test_a_recipe_never_writes_outside_its_folder(name) -> None:
+    with pytest.raises(ModelRefusedError, match=r"unreadable: recipe\.json of version 1 of demo"):
+        Recipe.read(f'{{"pipeline": {{"name": "demo"}}, "parts": {{"{name}": ""}}}}'.encode(), "version 1 of demo")
