@@ -6,34 +6,47 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from data_io.data_fetcher.binance_capture import BinanceCapture
+from data_io.data_fetcher.lake import Lake, is_lake
 from data_io.data_fetcher.lean_ticks import LeanTicks
 from data_io.data_fetcher.lines import read_lines
 from data_io.data_fetcher.port import TickFetcher
 from data_io.data_fetcher.synthetic import PREFIX, Market, Synthetic
 from data_io.data_fetcher.tables import SUFFIXES, Tables
+from data_io.datasets import manifest
+from data_io.datasets.manifest import DatasetId
+from data_io.datasets.store import DatasetStore
+from data_io.settings import CommonSettings
 from ml_core.errors import InputError
 
 UNDERSTOOD = (
     "a recorded Binance stream (lines of '<receive ns> <json>', plain or gzip), LEAN tick archives (a zip or a folder "
-    "of YYYYMMDD_trade.zip and YYYYMMDD_quote.zip), CSV or Parquet tables (a file, a folder or a pattern), "
+    "of YYYYMMDD_trade.zip and YYYYMMDD_quote.zip), CSV or Parquet tables (a file, a folder or a pattern), a lake (a "
+    "folder of folders symbol=.../date=...), a data set (dataset:NAME@VERSION), "
     "or synthetic:symbols=8,ticks=60000,seed=1"
 )
 _CAPTURE_LINE = re.compile(rb"\d{16,19} \{")
 
 
-def open_source(text: str, *, symbol: str | None = None, columns: Mapping[str, str] | None = None) -> TickFetcher:
-    """Return the fetcher of ``text``: a path, a pattern such as ``lake/*.parquet``, or ``synthetic:...``.
+def open_source(
+    text: str, *, symbol: str | None = None, columns: Mapping[str, str] | None = None, home: Path | None = None
+) -> TickFetcher:
+    """Return the fetcher of ``text``: a path, a pattern such as ``lake/*.parquet``, or ``dataset:...`` and the like.
 
     Args:
         text: The source. Relative paths start from the working directory.
         symbol: The symbol of all ticks, for tables without such a column and for LEAN archives.
         columns: Column of each field of a tick, for tables; see `tables`.
+        home: The folder of data sets; None: that of the settings.
 
     Raises:
+        NotFoundError: There is no such data set.
         InputError: There is no such source, none of the adapters reads it, or an option does not apply to it.
             A retry will not help.
     """
-    fetcher = _open(text, symbol, columns)
+    if text.startswith(manifest.PREFIX):
+        fetcher: TickFetcher = DatasetStore(home or CommonSettings.read().home).open(DatasetId.parse(text))
+    else:
+        fetcher = _open(text, symbol, columns)
     if columns is not None and not isinstance(fetcher, Tables):
         raise InputError(f"a column mapping applies to CSV and Parquet tables, not to {text!r}")
     if symbol is not None and not isinstance(fetcher, Tables | LeanTicks):
@@ -61,6 +74,8 @@ def _open_folder(path: Path, symbol: str | None, columns: Mapping[str, str] | No
     if any(path.glob("*_trade.zip")) or any(path.glob("*_quote.zip")):
         return LeanTicks.of_folder(path, symbol=symbol)
     tables = sorted(file for file in path.iterdir() if file.name.endswith(SUFFIXES))
+    if not tables and is_lake(path):
+        return Lake(path, columns=columns, symbol=symbol)
     if not tables:
         raise InputError(f"nothing in the folder {str(path)!r} is understood; a source is {UNDERSTOOD}")
     return Tables(tables, columns=columns, symbol=symbol)
