@@ -2,9 +2,10 @@
 
 import glob
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
+from data_io.data_fetcher import daily, exchange_rest
 from data_io.data_fetcher.binance_capture import BinanceCapture
 from data_io.data_fetcher.lake import Lake, is_lake
 from data_io.data_fetcher.lean_ticks import LeanTicks
@@ -22,8 +23,15 @@ UNDERSTOOD = (
     "a recorded Binance stream (lines of '<receive ns> <json>', plain or gzip), LEAN tick archives (a zip or a folder "
     "of YYYYMMDD_trade.zip and YYYYMMDD_quote.zip), CSV or Parquet tables (a file, a folder or a pattern), a lake (a "
     "folder of folders symbol=.../date=...), a data set (dataset:NAME@VERSION), "
+    "an exchange (ccxt:binance:BTC/USDT?kind=trades&from=2024-01-01&to=2024-01-02, or kind=bars&timeframe=1m), daily "
+    "prices (yfinance:IBM?from=2024-01-01&to=2024-02-01), "
     "or synthetic:symbols=8,ticks=60000,seed=1"
 )
+_NAMED: dict[str, Callable[[str], TickFetcher]] = {
+    PREFIX: lambda text: Synthetic(Market.parse(text if ":" in text else text + ":")),
+    exchange_rest.PREFIX: exchange_rest.open_exchange,
+    daily.PREFIX: daily.open_daily,
+}
 _CAPTURE_LINE = re.compile(rb"\d{16,19} \{")
 
 
@@ -43,8 +51,12 @@ def open_source(
         InputError: There is no such source, none of the adapters reads it, or an option does not apply to it.
             A retry will not help.
     """
+    prefix = text.partition(":")[0]
+    fetcher: TickFetcher
     if text.startswith(manifest.PREFIX):
-        fetcher: TickFetcher = DatasetStore(home or CommonSettings.read().home).open(DatasetId.parse(text))
+        fetcher = DatasetStore(home or CommonSettings.read().home).open(DatasetId.parse(text))
+    elif prefix in _NAMED:
+        fetcher = _NAMED[prefix](text)
     else:
         fetcher = _open(text, symbol, columns)
     if columns is not None and not isinstance(fetcher, Tables):
@@ -55,8 +67,6 @@ def open_source(
 
 
 def _open(text: str, symbol: str | None, columns: Mapping[str, str] | None) -> TickFetcher:
-    if text == PREFIX or text.startswith(PREFIX + ":"):
-        return Synthetic(Market.parse(text if ":" in text else text + ":"))
     path = Path(text)
     if path.is_dir():
         return _open_folder(path, symbol, columns)
