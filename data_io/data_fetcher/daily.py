@@ -52,7 +52,7 @@ class Asked(NamedTuple):
         Raises:
             InputError: The text names something unknown, or no beginning. A retry will not help.
         """
-        (symbols,), options = source_text.parse(text, 1, ("from", "to", "adjusted", "close"))
+        (names,), options = source_text.parse(text, 1, ("from", "to", "adjusted", "close"))
         if "from" not in options:
             raise InputError(f"{text!r}: say from when on, such as ?from=2024-01-01")
         adjusted = options.get("adjusted", "no")
@@ -62,7 +62,7 @@ class Asked(NamedTuple):
         if end is not None and end <= start:
             raise InputError(f"{text!r} ends before it starts")
         close = _time_of_day(options["close"]) if "close" in options else None
-        return cls(tuple(symbols.split(",")), start, end, adjusted == "yes", close)
+        return cls(source_text.symbols(names), start, end, adjusted == "yes", close)
 
 
 class DailyPrices(Barred):
@@ -117,7 +117,7 @@ class DailyPrices(Barred):
         keep_N = whole_N & over_N
         return frames.build_bars(
             ts_ns=end_N[keep_N],
-            symbol=frames.category(np.zeros(int(keep_N.sum()), dtype=np.int8), [symbol]),
+            symbol=frames.category(np.full(int(keep_N.sum()), self.asked.symbols.index(symbol)), [*self.asked.symbols]),
             offset=done + np.flatnonzero(keep_N),
             start_ns=start_N[keep_N],
             **{name: value_N[keep_N] for name, value_N in value.items()},

@@ -45,7 +45,7 @@ class Asked(NamedTuple):
         Raises:
             InputError: The text names something unknown, or no beginning. A retry will not help.
         """
-        (exchange, symbols), options = source_text.parse(text, 2, ("kind", "timeframe", "from", "to"))
+        (exchange, names), options = source_text.parse(text, 2, ("kind", "timeframe", "from", "to"))
         kind = options.get("kind", "trades")
         if kind not in ("trades", "bars"):
             raise InputError(f"{text!r}: the kind is trades or bars")
@@ -57,7 +57,7 @@ class Asked(NamedTuple):
         end_ns = source_text.time_ns(options["to"]) if "to" in options else None
         if end_ns is not None and end_ns <= start_ns:
             raise InputError(f"{text!r} ends before it starts")
-        return cls(exchange, tuple(symbols.split(",")), kind, options.get("timeframe", "1m"), start_ns, end_ns)
+        return cls(exchange, source_text.symbols(names), kind, options.get("timeframe", "1m"), start_ns, end_ns)
 
 
 class _Item(NamedTuple):
@@ -168,6 +168,9 @@ class _Rest:
         self.report = SourceReport()
         return _Session(self.asked.exchange, self._config, self._sleep)
 
+    def _symbol(self, symbol: str, n: int) -> "pd.Categorical[Any]":
+        return frames.category(np.full(n, self.asked.symbols.index(symbol)), list(self.asked.symbols))
+
 
 class ExchangeTrades(_Rest, Chunked):
     """Trades of one exchange."""
@@ -193,7 +196,7 @@ class ExchangeTrades(_Rest, Chunked):
         side_N = np.array([_SIDES.get(item.value["side"], 0) for item in page])
         frame = frames.build(
             ts_ns=np.array([item.ts_ms for item in page], dtype=np.int64)[good_N] * _MS_NS,
-            symbol=_symbol(symbol, int(good_N.sum())),
+            symbol=self._symbol(symbol, int(good_N.sum())),
             kind=TickKind.TRADE,
             price=price_N[good_N],
             size=size_N[good_N],
@@ -233,7 +236,7 @@ class ExchangeBars(_Rest, Barred):
         start_N = np.array([item.ts_ms for item in page], dtype=np.int64)[good_N] * _MS_NS
         return frames.build_bars(
             ts_ns=start_N + width_ms * _MS_NS,
-            symbol=_symbol(symbol, len(start_N)),
+            symbol=self._symbol(symbol, len(start_N)),
             offset=done + np.flatnonzero(good_N),
             start_ns=start_N,
             **dict(zip(("open", "high", "low", "close", "volume"), value_N5[good_N].T, strict=True)),
@@ -262,10 +265,6 @@ def _candles(session: _Session, symbol: str, timeframe: str) -> Callable[[int], 
         return [_Item(str(candle[0]), int(candle[0]), candle) for candle in candles]
 
     return page_of
-
-
-def _symbol(symbol: str, n: int) -> "pd.Categorical[Any]":
-    return frames.category(np.zeros(n, dtype=np.int8), [symbol])
 
 
 def _number(text: str) -> int:

@@ -53,6 +53,7 @@ class Lake(Tables):
             raise InputError(f"there is no .parquet file below the folder {root}")
         # sorted keeps the order of paths within a day
         self._files = sorted(files, key=lambda file: -1 if file.day_ns is None else file.day_ns)
+        self._symbols = sorted({file.symbol for file in files if file.symbol is not None})
         super().__init__([file.path for file in self._files], columns=columns, symbol=symbol)
 
     def chunks(
@@ -69,7 +70,7 @@ class Lake(Tables):
         for number, file in enumerate(self._files):
             if file.may_hold(symbol, start_ns, end_ns):
                 for _, frame in self._read(file.path, file.symbol, number << _FILE_BITS, start_ns, end_ns):
-                    yield frame
+                    yield frame if file.symbol is None else _among(frame, self._symbols)
 
 
 def is_lake(folder: Path) -> bool:
@@ -84,6 +85,10 @@ def folder_of(symbol: str, date: str) -> Path:
     'symbol=BTC%2FUSDT/date=2024-01-02'
     """
     return Path(f"symbol={quote(symbol, safe='')}") / f"date={date}"
+
+
+def _among(frame: pd.DataFrame, symbols: list[str]) -> pd.DataFrame:
+    return frame.assign(symbol=frame["symbol"].cat.set_categories(symbols))
 
 
 def _described(path: Path, root: Path, symbol: str | None) -> _File:

@@ -40,6 +40,18 @@ def parse(text: str, words: int, options: Collection[str]) -> SourceText:
     return SourceText(found, dict(pairs))
 
 
+def symbols(word: str) -> tuple[str, ...]:
+    """Return the symbols of ``"A,B"``.
+
+    Raises:
+        InputError: One is empty or given twice. A retry will not help.
+    """
+    found = tuple(word.split(","))
+    if not all(found) or len(set(found)) != len(found):
+        raise InputError(f"{word!r}: a symbol is empty or given twice")
+    return found
+
+
 def time_ns(text: str) -> int:
     """Return a date or time as ns since the epoch; without an offset it is UTC.
 

@@ -29,6 +29,7 @@ class _Files:
             InputError: The data set is damaged. A retry will not help.
         """
         digest, first, seen = Digest(), 0, 0
+        symbols = sorted(self.manifest.symbols)
         for told in self.manifest.files:
             path = self.folder / told.name
             try:
@@ -38,6 +39,7 @@ class _Files:
                     starts = np.cumsum([0, *(file.metadata.row_group(i).num_rows for i in range(file.num_row_groups))])
                     for group in row_groups.within(file, "ts_ns", "ns", start_ns, end_ns):
                         frame = columns.from_arrow(file.read_row_group(group))
+                        frame["symbol"] = frame["symbol"].cat.set_categories(symbols)
                         digest.update(frame)
                         seen += len(frame)
                         yield frame.assign(offset=first + int(starts[group]) + np.arange(len(frame), dtype=np.int64))

@@ -57,7 +57,7 @@ class ParquetWriter:
 
     def _flush(self, rows: int) -> None:
         """Write the first ``rows`` of what waits."""
-        if not self._names:
+        if not self._waiting:
             return
         if self._writer is None:
             self._writer = pq.ParquetWriter(
