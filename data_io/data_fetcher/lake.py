@@ -23,12 +23,15 @@ _FILE_BITS = 36  # of an offset, for the row within a file: skipped files need n
 _FOLDER = re.compile(r"([A-Za-z_][A-Za-z0-9_]*)=(.*)")
 
 
-class _File(NamedTuple):
+class LakeFile(NamedTuple):
+    """A file, and what its folders say of it."""
+
     path: Path
     symbol: str | None
     day_ns: int | None  # its midnight
 
     def may_hold(self, symbol: str | None, start_ns: int, end_ns: int) -> bool:
+        """Return False where its folders rule ticks of a range out."""
         if symbol is not None and self.symbol is not None and symbol != self.symbol:
             return False
         return self.day_ns is None or (self.day_ns - DAY_NS < end_ns and self.day_ns + 2 * DAY_NS > start_ns)
@@ -47,13 +50,8 @@ class Lake(Tables):
         Raises:
             InputError: There is none, a folder's date is none, or the mapping is wrong. A retry will not help.
         """
-        files = [_described(path, root, symbol) for path in sorted(root.rglob("*.parquet"))]
-        files = [file for file in files if not any(part.startswith(".") for part in file.path.relative_to(root).parts)]
-        if not files:
-            raise InputError(f"there is no .parquet file below the folder {root}")
-        # sorted keeps the order of paths within a day
-        self._files = sorted(files, key=lambda file: -1 if file.day_ns is None else file.day_ns)
-        self._symbols = sorted({file.symbol for file in files if file.symbol is not None})
+        self._files = files_of(root, symbol)
+        self._symbols = sorted({file.symbol for file in self._files if file.symbol is not None})
         super().__init__([file.path for file in self._files], columns=columns, symbol=symbol)
 
     def chunks(
@@ -71,6 +69,20 @@ class Lake(Tables):
             if file.may_hold(symbol, start_ns, end_ns):
                 for _, frame in self._read(file.path, file.symbol, number << _FILE_BITS, start_ns, end_ns):
                     yield frame if file.symbol is None else _among(frame, self._symbols)
+
+
+def files_of(root: Path, symbol: str | None = None) -> list[LakeFile]:
+    """Return the files below ``root`` in the order in which they are read; ``symbol`` stands for that of all folders.
+
+    Raises:
+        InputError: There is none, or a folder's date is none. A retry will not help.
+    """
+    files = [_described(path, root, symbol) for path in sorted(root.rglob("*.parquet"))]
+    files = [file for file in files if not any(part.startswith(".") for part in file.path.relative_to(root).parts)]
+    if not files:
+        raise InputError(f"there is no .parquet file below the folder {root}")
+    # sorted keeps the order of paths within a day
+    return sorted(files, key=lambda file: -1 if file.day_ns is None else file.day_ns)
 
 
 def is_lake(folder: Path) -> bool:
@@ -91,11 +103,11 @@ def _among(frame: pd.DataFrame, symbols: list[str]) -> pd.DataFrame:
     return frame.assign(symbol=frame["symbol"].cat.set_categories(symbols))
 
 
-def _described(path: Path, root: Path, symbol: str | None) -> _File:
+def _described(path: Path, root: Path, symbol: str | None) -> LakeFile:
     pairs = (_FOLDER.fullmatch(name) for name in path.relative_to(root).parts[:-1])
     told = {pair[1]: unquote(pair[2]) for pair in pairs if pair}
     try:
         day = datetime.strptime(told["date"], "%Y-%m-%d").replace(tzinfo=UTC) if "date" in told else None
     except ValueError as error:
         raise InputError(f"{path}: {told['date']!r} is no date such as 2024-01-02") from error
-    return _File(path, symbol or told.get("symbol"), int(day.timestamp()) * 10**9 if day else None)
+    return LakeFile(path, symbol or told.get("symbol"), int(day.timestamp()) * 10**9 if day else None)

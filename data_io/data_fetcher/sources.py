@@ -6,13 +6,15 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from data_io.data_fetcher import daily, exchange_rest
+from data_io.data_fetcher.bar_tables import BarTables, holds_bars
 from data_io.data_fetcher.binance_capture import BinanceCapture
-from data_io.data_fetcher.lake import Lake, is_lake
+from data_io.data_fetcher.lake import Lake, files_of, is_lake
 from data_io.data_fetcher.lean_ticks import LeanTicks
 from data_io.data_fetcher.lines import read_lines
 from data_io.data_fetcher.port import TickFetcher
 from data_io.data_fetcher.synthetic import PREFIX, Market, Synthetic
-from data_io.data_fetcher.tables import SUFFIXES, Tables
+from data_io.data_fetcher.table_files import SUFFIXES
+from data_io.data_fetcher.tables import Tables
 from data_io.datasets import manifest
 from data_io.datasets.manifest import DatasetId
 from data_io.datasets.store import DatasetStore
@@ -61,7 +63,7 @@ def open_source(
         fetcher = _open(text, symbol, columns)
     if columns is not None and not isinstance(fetcher, Tables):
         raise InputError(f"a column mapping applies to CSV and Parquet tables, not to {text!r}")
-    if symbol is not None and not isinstance(fetcher, Tables | LeanTicks):
+    if symbol is not None and not isinstance(fetcher, Tables | BarTables | LeanTicks):
         raise InputError(f"the symbols of {text!r} stand in its ticks; the option symbol does not apply")
     return fetcher
 
@@ -77,7 +79,7 @@ def _open(text: str, symbol: str | None, columns: Mapping[str, str] | None) -> T
         raise InputError(f"there is no file or folder {text!r}; a source is {UNDERSTOOD}")
     if all(file.suffix == ".zip" for file in found):
         return LeanTicks(found, symbol=symbol)
-    return Tables(found, columns=columns, symbol=symbol)
+    return _tables(found, columns, symbol)
 
 
 def _open_folder(path: Path, symbol: str | None, columns: Mapping[str, str] | None) -> TickFetcher:
@@ -85,20 +87,29 @@ def _open_folder(path: Path, symbol: str | None, columns: Mapping[str, str] | No
         return LeanTicks.of_folder(path, symbol=symbol)
     tables = sorted(file for file in path.iterdir() if file.name.endswith(SUFFIXES))
     if not tables and is_lake(path):
+        files = files_of(path, symbol)
+        if columns is None and holds_bars(files[0].path):
+            return BarTables([(file.path, file.symbol) for file in files])
         return Lake(path, columns=columns, symbol=symbol)
     if not tables:
         raise InputError(f"nothing in the folder {str(path)!r} is understood; a source is {UNDERSTOOD}")
-    return Tables(tables, columns=columns, symbol=symbol)
+    return _tables(tables, columns, symbol)
 
 
 def _open_file(path: Path, symbol: str | None, columns: Mapping[str, str] | None) -> TickFetcher:
     if path.name.endswith(SUFFIXES):
-        return Tables([path], columns=columns, symbol=symbol)
+        return _tables([path], columns, symbol)
     if path.suffix == ".zip":
         return LeanTicks([path], symbol=symbol)
     if any(_CAPTURE_LINE.match(line) for line in _first_lines(path)):
         return BinanceCapture(path)
     raise InputError(f"{str(path)!r} is not understood; a source is {UNDERSTOOD}")
+
+
+def _tables(paths: list[Path], columns: Mapping[str, str] | None, symbol: str | None) -> TickFetcher:
+    if columns is None and holds_bars(paths[0]):
+        return BarTables([(path, symbol) for path in paths])
+    return Tables(paths, columns=columns, symbol=symbol)
 
 
 def _first_lines(path: Path, limit: int = 20) -> Iterator[bytes]:

@@ -5,28 +5,22 @@ The unit of ``ts`` is ns, us, ms, s, or iso (text; without an offset it is UTC);
 Without a column for ``type``, bid and ask make a row a quote, else price and size make it a trade.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 import pandas as pd
-import pyarrow as pa
-import pyarrow.parquet as pq
 
-from data_io.data_fetcher import row_groups, table_columns
+from data_io.data_fetcher import table_columns, table_files
 from data_io.data_fetcher.port import END_OF_TIME_NS, Chunked, SourceReport
+from data_io.data_fetcher.table_files import SUFFIXES
 from ml_core import frames
-from ml_core.errors import InputError, SchemaMismatchError, SourceUnavailableError, nearest
+from ml_core.errors import InputError, SchemaMismatchError, nearest
 from ml_core.types import Bool, TickKind
 
 FIELDS = ("ts", "symbol", "type", *frames.PRICE_COLUMNS, "side", "seq", *table_columns.OPTIONAL)
-TS_SOURCE = b"tickwise.ts_source"
-"""Key of a Parquet file's own words about its clock."""
-
-SUFFIXES = (".csv", ".csv.gz", ".parquet")
-_CHUNK_ROWS = 65_536
-_AS_TEXT = ("ts", "symbol", "type", "side", "seq", *table_columns.OPTIONAL)  # floats would lose digits of a ts or a seq
 
 
 class Tables(Chunked):
@@ -65,7 +59,7 @@ class Tables(Chunked):
         self._columns = dict(columns) if columns else None
         self._unit = self._split_unit()
         self._symbol = symbol
-        self.ts_source = ts_source or _clock(self._paths[0]) or "exchange"
+        self.ts_source = ts_source or table_files.clock(self._paths[0]) or "exchange"
         self.report = SourceReport()
 
     def _split_unit(self) -> str:
@@ -86,34 +80,20 @@ class Tables(Chunked):
                 yield frame
 
     def _read(
-        self, path: Path, symbol: str | None, first: int, start_ns: int = 0, end_ns: int = END_OF_TIME_NS
+        self,
+        path: Path,
+        symbol: str | None,
+        first: int,
+        start_ns: int = table_files.EVER_NS,
+        end_ns: int = END_OF_TIME_NS,
     ) -> Iterator[tuple[int, pd.DataFrame]]:
         """Yield the ticks of a file, whose rows are numbered from ``first`` on, and the number behind each chunk.
 
         Row groups of Parquet without times in ``[start_ns, end_ns)`` are not read; other rows are all yielded.
         """
-        behind = first
-        try:
-            names, read = (_open_parquet if path.suffix == ".parquet" else _open_csv)(path)
-            chosen = self._choose(names, path, symbol)
-            for row, raw in read(chosen, self._unit, start_ns, end_ns):
-                frame = self._ticks(raw, symbol, first + row, f"{path}, row", row)
-                behind = first + row + len(raw)
-                yield behind, frame
-        except (FileNotFoundError, IsADirectoryError, PermissionError) as error:
-            raise InputError(f"cannot read {path}: {error.strerror or error}") from error
-        except (
-            pd.errors.ParserError,
-            pd.errors.EmptyDataError,
-            pa.ArrowInvalid,
-            EOFError,
-            UnicodeDecodeError,
-        ) as error:
-            raise InputError(
-                f"{path} is no whole table: {error}; rows before number {behind - first + 1} were read"
-            ) from error
-        except OSError as error:
-            raise SourceUnavailableError(f"reading {path} failed: {error}") from error
+        chosen = partial(self._choose, path=path, symbol=symbol)
+        for row, raw in table_files.read(path, chosen, self._unit, start_ns, end_ns):
+            yield first + row + len(raw), self._ticks(raw, symbol, first + row, f"{path}, row", row)
 
     def _choose(self, names: list[str], path: Path, symbol: str | None) -> dict[str, str]:
         """Return the column of each field that the table ``path`` has.
@@ -180,7 +160,7 @@ class Tables(Chunked):
             values[name] = np.where(applies_N, value_N, np.nan)
         side_N, known_N = table_columns.sides(raw, n)
         require(known_N, "side is none of buy, sell, 1, -1, 0")
-        symbol_N = _symbols(raw, symbol)
+        symbol_N = symbols_of(raw, symbol)
         require(np.asarray(symbol_N.codes >= 0), "no symbol")
         seq_N = table_columns.integers(raw["seq"])[0] if "seq" in raw else np.full(n, -1, dtype=np.int64)
         frame = frames.build(
@@ -197,66 +177,9 @@ class Tables(Chunked):
         return frame
 
 
-def _symbols(raw: pd.DataFrame, symbol: str | None) -> "pd.Categorical[Any]":
+def symbols_of(raw: pd.DataFrame, symbol: str | None) -> "pd.Categorical[Any]":
+    """Return ``symbol``, or the symbol of each row; an empty one is missing."""
     if symbol is not None:
         return frames.category(np.zeros(len(raw), dtype=np.int8), [symbol])
     text = raw["symbol"].astype("str")
     return pd.Categorical(text.where(raw["symbol"].notna() & (text != "")))
-
-
-def _clock(path: Path) -> str | None:
-    """Return the clock that a Parquet file of a sink says it stands on; what cannot be read will be told later."""
-    if path.suffix != ".parquet":
-        return None
-    try:
-        return (pq.read_schema(path).metadata or {}).get(TS_SOURCE, b"").decode() or None
-    except (OSError, pa.ArrowException, UnicodeDecodeError):
-        return None
-
-
-_Reader = Callable[[dict[str, str], str, int, int], Iterator[tuple[int, pd.DataFrame]]]
-"""Column of each field, unit, begin and end of times -> number of the first row, and rows, a column a field."""
-
-
-def _open_csv(path: Path) -> tuple[list[str], _Reader]:
-    names = [str(name) for name in pd.read_csv(path, nrows=0).columns]
-
-    def read(chosen: dict[str, str], _unit: str, _start: int, _end: int) -> Iterator[tuple[int, pd.DataFrame]]:
-        text = {column: "str" for field, column in chosen.items() if field in _AS_TEXT}
-        row = 0
-        with pd.read_csv(path, usecols=list(chosen.values()), dtype=text, chunksize=_CHUNK_ROWS) as chunks:
-            for chunk in chunks:
-                yield row, pd.DataFrame({field: chunk[column].to_numpy() for field, column in chosen.items()})
-                row += len(chunk)
-
-    return names, read
-
-
-def _open_parquet(path: Path) -> tuple[list[str], _Reader]:
-    file = pq.ParquetFile(path)
-
-    def read(chosen: dict[str, str], unit: str, start_ns: int, end_ns: int) -> Iterator[tuple[int, pd.DataFrame]]:
-        wanted = list(dict.fromkeys(chosen.values()))
-        sizes = [file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)]
-        with file:
-            for group in row_groups.within(file, chosen["ts"], unit, start_ns, end_ns):
-                row = sum(sizes[:group])
-                for batch in file.iter_batches(batch_size=_CHUNK_ROWS, row_groups=[group], columns=wanted):
-                    yield (
-                        row,
-                        pd.DataFrame({field: _plain(batch.column(column), field) for field, column in chosen.items()}),
-                    )
-                    row += len(batch)
-
-    return list(file.schema_arrow.names), read
-
-
-def _plain(column: Any, field: str) -> "pd.Series[Any]":
-    """Return an Arrow column as pandas without a detour of whole numbers over floats."""
-    is_exact = pa.types.is_integer(column.type) and field in _AS_TEXT
-    if is_exact and column.null_count:
-        column = column.cast(pa.string())
-    if pa.types.is_dictionary(column.type):
-        column = column.cast(column.type.value_type)
-    series: pd.Series[Any] = column.to_pandas()
-    return series

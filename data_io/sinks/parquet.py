@@ -8,7 +8,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from data_io.data_fetcher.tables import TS_SOURCE
+from data_io.data_fetcher.table_files import TS_SOURCE
 from data_io.sinks import columns
 
 GROUP_ROWS = 1 << 17  # of a row group: some 12 MB in memory

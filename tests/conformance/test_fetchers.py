@@ -6,6 +6,7 @@ import pandas as pd
 import pytest
 
 from data_io.data_fetcher import daily, exchange_rest
+from data_io.data_fetcher.bar_tables import BarTables
 from data_io.data_fetcher.binance_capture import BinanceCapture
 from data_io.data_fetcher.lake import Lake
 from data_io.data_fetcher.lean_ticks import LeanTicks
@@ -14,6 +15,7 @@ from data_io.data_fetcher.synthetic import Market, Synthetic
 from data_io.data_fetcher.tables import Tables
 from data_io.datasets.manifest import DatasetId
 from data_io.datasets.store import DatasetStore, Origin
+from data_io.sinks.files import ParquetSink
 from data_io.sinks.lake import LakeSink
 from tests.conformance.tick_fetcher import BarFetcherSuite, TickFetcherSuite
 from tests.exchange_lab import Exchange, exchange
@@ -99,6 +101,13 @@ class TestDailyPrices(BarFetcherSuite):
     @pytest.fixture
     def fetcher(self) -> BarFetcher:
         return daily_prices()
+
+
+class TestBarTables(BarFetcherSuite):
+    @pytest.fixture
+    def fetcher(self, tmp_path: Path) -> BarFetcher:
+        ParquetSink(tmp_path / "bars.parquet").write(daily_prices().bar_chunks(), "exchange")
+        return BarTables([(tmp_path / "bars.parquet", None)])
 
 
 class TestDatasetOfBars(BarFetcherSuite):

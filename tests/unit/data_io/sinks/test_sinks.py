@@ -1,17 +1,20 @@
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 
 from data_io.data_fetcher.lean_ticks import LeanTicks
+from data_io.data_fetcher.port import contents, join
 from data_io.data_fetcher.sources import open_source
 from data_io.data_fetcher.synthetic import Market, Synthetic
 from data_io.datasets.digest import Digest
 from data_io.sinks.files import CsvSink, ParquetSink
 from data_io.sinks.lake import LakeSink
 from data_io.sinks.port import open_sink
+from ml_core import frames
 from ml_core.errors import InputError, NotEnoughDataError, SourceUnavailableError
 
 LEAN = Path(__file__).parents[3] / "data" / "lean"
@@ -34,6 +37,25 @@ def test_what_is_written_is_a_source_of_the_same_ticks(tmp_path: Path, target: s
     back = open_source(f"{tmp_path}/{target}")
     assert hash_of(back.fetch()) == hash_of(frame)
     assert back.ts_source == ("exchange" if "csv" in target else "receive")
+
+
+@pytest.mark.parametrize("target", ["bars.parquet", "bars.csv", "lake/"])
+def test_bars_that_are_written_are_a_source_of_the_same_bars(tmp_path: Path, target: str) -> None:
+    end_N = np.arange(1, 7, dtype=np.int64) * 9 * 3600 * 10**9
+    value_N = np.arange(6) / 3
+    bars = frames.build_bars(
+        ts_ns=end_N,
+        symbol=frames.category(np.arange(6) % 2, ["A/B", "C"]),
+        offset=np.arange(6),
+        start_ns=end_N - 60,
+        **dict.fromkeys(("open", "high", "low", "close", "volume"), value_N),
+    )
+
+    open_sink(f"{tmp_path}/{target}", "").write([bars], "exchange")
+
+    back = open_source(f"{tmp_path}/{target}")
+    assert back.kinds == {"bar"}
+    assert hash_of(join(contents(back))) == hash_of(bars)
 
 
 def test_a_lake_has_a_folder_a_symbol_and_day_and_bounded_memory(
