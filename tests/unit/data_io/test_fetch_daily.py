@@ -7,7 +7,7 @@ import pytest
 
 from data_io.data_fetcher.daily import Asked, DailyPrices, open_daily
 from data_io.data_fetcher.port import join
-from ml_core.errors import InputError, SetupError
+from ml_core.errors import InputError, SetupError, SourceUnavailableError
 
 LATE_NS = pd.Timestamp("2030-01-01", tz="UTC").value
 
@@ -98,3 +98,34 @@ def test_without_the_extra_the_error_names_it(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(builtins, "__import__", without)
     with pytest.raises(SetupError, match=r"tickwise\[daily\]"):
         open_daily("yfinance:IBM?from=2024-01-01").fetch()
+
+
+def test_yfinance_is_asked_for_days_and_its_errors_are_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    import yfinance
+
+    calls: list[dict[str, Any]] = []
+
+    def history(ticker: Any, **asked: Any) -> pd.DataFrame:
+        calls.append({"symbol": ticker.ticker, **asked})
+        if ticker.ticker == "NIX":
+            raise yfinance.exceptions.YFPricesMissingError("NIX", "")
+        if ticker.ticker == "BUSY":
+            raise yfinance.exceptions.YFRateLimitError
+        return prices(["2024-01-02"])
+
+    monkeypatch.setattr(yfinance.Ticker, "history", history)
+    text = "yfinance:{}?from=2024-01-01&to=2024-02-01"
+
+    assert len(open_daily(text.format("IBM")).fetch()) == 1
+    with pytest.raises(InputError, match="no daily prices of NIX"):
+        open_daily(text.format("NIX")).fetch()
+    with pytest.raises(SourceUnavailableError, match="BUSY: YFRateLimitError"):
+        open_daily(text.format("BUSY")).fetch()
+    assert calls[0] == {
+        "symbol": "IBM",
+        "interval": "1d",
+        "start": date(2024, 1, 1),
+        "end": date(2024, 2, 1),
+        "auto_adjust": False,
+        "actions": False,
+    }

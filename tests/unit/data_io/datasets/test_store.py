@@ -80,6 +80,8 @@ def test_the_hash_knows_the_order_of_a_symbol_and_which_columns_there_are(frame:
     one = frame[frame["symbol"] == "SYN00"]
     assert hash_of(one[::-1]) != hash_of(one)
     assert hash_of(one.assign(exchange_ts_ns=np.int64(-1))) != hash_of(one)
+    text = pd.Series(pd.Categorical(["N"] * len(one)), index=one.index)
+    assert hash_of(one.assign(venue=text)) != hash_of(one.assign(conditions=text))
     with pytest.raises(SchemaMismatchError, match="columns of the source change on the way: exchange_ts_ns"):
         hash_of(one, one.assign(exchange_ts_ns=np.int64(-1)))
 

@@ -1,5 +1,6 @@
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -7,10 +8,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from data_io.data_fetcher.lean_ticks import LeanTicks
-from data_io.data_fetcher.port import contents, join
+from data_io.data_fetcher.port import TickStream, contents, join
 from data_io.data_fetcher.sources import open_source
 from data_io.data_fetcher.synthetic import Market, Synthetic
 from data_io.datasets.digest import Digest
+from data_io.publisher import PublishReport
 from data_io.sinks.files import CsvSink, ParquetSink
 from data_io.sinks.lake import LakeSink
 from data_io.sinks.port import open_sink
@@ -106,3 +108,29 @@ def test_a_disk_that_does_not_take_it_is_told(tmp_path: Path) -> None:
 def test_a_target_of_another_kind_is_refused() -> None:
     with pytest.raises(InputError, match=r"is no target; a target is a file that ends in \.parquet"):
         open_sink("ticks.txt", "")
+
+
+def test_a_topic_gets_all_ticks_in_order_once_it_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    frame = Synthetic(Market(symbols=3, ticks=500)).fetch()
+    calls: list[Any] = []
+
+    async def ensure(*asked: Any) -> None:
+        calls.append(asked)
+
+    async def publish(stream: TickStream, **asked: Any) -> PublishReport:
+        calls.append(asked)
+        batches = list(stream.stream(64))
+        calls.append(np.concatenate([batch.ts_ns_N for batch in batches]).tolist())
+        return PublishReport(ticks=sum(map(len, batches)))
+
+    monkeypatch.setattr("data_io.sinks.topic.ensure", ensure)
+    monkeypatch.setattr("data_io.sinks.topic.publish", publish)
+
+    rows = open_sink("topic:market.ticks.v1", "kafka:9092").write([frame[:100], frame[100:]], "exchange")
+
+    assert rows == 500
+    assert calls == [
+        ("kafka:9092", "market.ticks.v1", 4),
+        {"bootstrap": "kafka:9092", "topic": "market.ticks.v1"},
+        frame["ts_ns"].tolist(),
+    ]
