@@ -2,6 +2,8 @@
 
 A frame has the columns of `TICK_COLUMNS`; a field that does not apply to a kind is NaN (prices and sizes), 0 (side)
 or -1 (seq). It may also have those of `OPTIONAL_COLUMNS`, and others, which are left alone.
+
+A bar frame has the columns of `BAR_COLUMNS`, one row a bar.
 """
 
 from typing import Any
@@ -40,6 +42,16 @@ OPTIONAL_COLUMNS: dict[str, str] = {
     "partition": "int32",  # of ticks read from Kafka
     "offset": "int64",
     "index": "int32",
+}
+BAR_COLUMNS: dict[str, str] = {
+    "ts_ns": "int64",  # the bar's end, before which nothing of it is known; ns since the epoch, UTC
+    "symbol": "category",
+    "start_ns": "int64",
+    "open": "float64",  # quote currency
+    "high": "float64",
+    "low": "float64",
+    "close": "float64",
+    "volume": "float64",  # base units
 }
 _FILL: dict[str, float] = {"side": 0, "seq": -1, **dict.fromkeys(PRICE_COLUMNS, np.nan)}
 
@@ -116,6 +128,67 @@ def check(frame: pd.DataFrame) -> None:
         holes = int((frame[name].cat.codes.to_numpy() < 0).sum())
         if holes:
             raise SchemaMismatchError(f"ticks frame: column {name!r} is empty in {holes} of {len(frame)} rows")
+
+
+def build_bars(*, ts_ns: Int64, symbol: "pd.Categorical[Any]", offset: Int64, **columns: Any) -> pd.DataFrame:
+    """Return a bar frame of N bars; ``columns`` are the others of `BAR_COLUMNS`, N long.
+
+    >>> price = dict.fromkeys(("open", "high", "low", "close"), [10.0])
+    >>> one = np.array([60])
+    >>> bars = build_bars(ts_ns=one, symbol=pd.Categorical(["A"]), offset=one, start_ns=[0], volume=[3.0], **price)
+    >>> as_ticks(bars)[["ts_ns", "price", "size"]].values.tolist()
+    [[60.0, 10.0, 3.0]]
+    """
+    given = {"ts_ns": ts_ns, "symbol": symbol, **columns}
+    plain = {
+        name: symbol if dtype == "category" else np.asarray(given[name]).astype(dtype)
+        for name, dtype in BAR_COLUMNS.items()
+    }
+    return pd.DataFrame({**plain, "offset": np.asarray(offset, dtype=np.int64)}, copy=False)
+
+
+def check_bars(frame: pd.DataFrame) -> None:
+    """Make sure that ``frame`` is a bar frame.
+
+    Raises:
+        SchemaMismatchError: A column is missing or has another dtype, a symbol is missing, or a bar ends before it
+            starts. A retry will not help.
+    """
+    names = [str(name) for name in frame.columns]
+    missing = [f"no column {name!r}{nearest(name, names)}" for name in BAR_COLUMNS if name not in names]
+    if missing:
+        raise SchemaMismatchError("bar frame: " + "; ".join(missing))
+    wrong = [
+        f"{name!r} is {frame[name].dtype}, not {dtype}"
+        for name, dtype in BAR_COLUMNS.items()
+        if str(frame[name].dtype) != dtype
+    ]
+    if wrong:
+        raise SchemaMismatchError(f"bar frame: column {'; column '.join(wrong)}")
+    holes = int(frame["symbol"].isna().sum())
+    if holes:
+        raise SchemaMismatchError(f"bar frame: column 'symbol' is empty in {holes} of {len(frame)} rows")
+    backward = int((frame["ts_ns"] <= frame["start_ns"]).sum())
+    if backward:
+        raise SchemaMismatchError(f"bar frame: {backward} of {len(frame)} bars do not end after their start")
+
+
+def as_ticks(bars: pd.DataFrame) -> pd.DataFrame:
+    """Return a bar frame as a ticks frame: each bar is one trade at its end, of its close and its whole volume.
+
+    What a bar holds is known at its end and not before, so nothing looks ahead. A bar without volume gives no tick.
+    The column ``offset`` is kept.
+    """
+    check_bars(bars)
+    traded = bars[(bars["volume"] > 0) & (bars["close"] > 0)]
+    return build(
+        ts_ns=traded["ts_ns"].to_numpy(),
+        symbol=traded["symbol"].array,
+        kind=TickKind.TRADE,
+        price=traded["close"].to_numpy(),
+        size=traded["volume"].to_numpy(),
+        offset=traded["offset"].to_numpy(),
+    )
 
 
 def to_batch(frame: pd.DataFrame, symbols: SymbolTable | None = None) -> TickBatch:

@@ -9,11 +9,13 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from api.cli import output
 from data_io.data_fetcher.port import SourceReport, TickFetcher
+from data_io.data_fetcher.source_text import column_mapping
 from data_io.data_fetcher.sources import open_source
 from data_io.publisher import PublishReport, publish
 from data_io.settings import CommonSettings
-from data_io.topics import admin, ticks
-from ml_core.errors import InputError, NotFoundError
+from data_io.sinks import topic as topics
+from data_io.topics import ticks
+from ml_core.errors import InputError
 
 _LINE_EVERY_S = 5.0  # where there is no terminal for a bar
 
@@ -40,7 +42,7 @@ def main(  # noqa: PLR0913  # one parameter an option of the command line
 ) -> None:
     """Publish the ticks of SOURCE, one JSON record a tick, keyed by symbol and in order."""
     bootstrap = CommonSettings.read(kafka=kafka).kafka
-    fetcher = open_source(source, symbol=symbol, columns=_mapping(columns))
+    fetcher = open_source(source, symbol=symbol, columns=column_mapping(columns))
     times = _speed(speed)
     if times is not None and rate is not None:
         raise InputError("give --speed or --rate, not both")
@@ -67,7 +69,7 @@ def main(  # noqa: PLR0913  # one parameter an option of the command line
                 output.note(f"publishing: {report.ticks:,} ticks, {per_s:,.0f}/s")
 
         async def run() -> None:
-            await _ensure_topic(bootstrap, topic, partitions)
+            await topics.ensure(bootstrap, topic, partitions)
             await publish(fetcher, bootstrap=bootstrap, topic=topic, speed=times, rate=rate, limit=limit, progress=show)
 
         broke_off = True
@@ -77,14 +79,6 @@ def main(  # noqa: PLR0913  # one parameter an option of the command line
         finally:
             if last.ticks or not broke_off:  # before an error: what went out all the same
                 _tell(last, fetcher, topic, as_json=as_json and not broke_off)
-
-
-async def _ensure_topic(bootstrap: str, topic: str, partitions: int) -> None:
-    """Create ``topic`` where it is missing; one that exists keeps its partitions."""
-    try:
-        await admin.describe(bootstrap, topic)
-    except NotFoundError:
-        await admin.ensure_topics(bootstrap, [ticks.topic_spec(topic, partitions)])
 
 
 def _tell(report: PublishReport, fetcher: TickFetcher, topic: str, *, as_json: bool) -> None:
@@ -114,14 +108,3 @@ def _speed(text: str) -> float | None:
         return float(text.removesuffix("x"))
     except ValueError:
         raise InputError(f"--speed {text!r} is neither a factor such as 1x or 10x nor max") from None
-
-
-def _mapping(text: str | None) -> dict[str, str] | None:
-    """Return the column mapping of ``"ts=time:ms,price=p"``."""
-    if text is None:
-        return None
-    pairs = [part.partition("=") for part in text.split(",")]
-    bad = [field for field, equals, column in pairs if not (equals and field and column)]
-    if bad:
-        raise InputError(f"--map: write field=column pairs such as ts=time:ms,price=p,size=q; {bad[0]!r} is none")
-    return {field.strip(): column.strip() for field, _, column in pairs}

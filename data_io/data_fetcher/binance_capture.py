@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 
 from data_io.data_fetcher.lines import read_lines
-from data_io.data_fetcher.port import BATCH_SIZE, END_OF_TIME_NS, SourceReport, batches, collect
+from data_io.data_fetcher.port import BATCH_SIZE, END_OF_TIME_NS, Chunked, SourceReport, batches, collect
 from ml_core import frames
 from ml_core.errors import InputError
 from ml_core.types import TickBatch, TickKind
@@ -62,7 +62,7 @@ class _Unusable(Exception):  # noqa: N818  # control flow within this file, not 
     """The line is no tick; its text is the reason."""
 
 
-class BinanceCapture:
+class BinanceCapture(Chunked):
     """Trades and best quotes of one capture file."""
 
     ts_source = "receive"

@@ -20,10 +20,10 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from data_io.data_fetcher.port import BATCH_SIZE, END_OF_TIME_NS, SourceReport, batches, collect
+from data_io.data_fetcher.port import Chunked, SourceReport
 from ml_core import frames
 from ml_core.errors import InputError, SourceUnavailableError
-from ml_core.types import Bool, Float64, Int64, TickBatch, TickKind
+from ml_core.types import Bool, Float64, Int64, TickKind
 
 NEW_YORK = ZoneInfo("America/New_York")
 SCALE = 10_000
@@ -47,7 +47,7 @@ class _Ticks(NamedTuple):
     suspicious_N: Bool
 
 
-class LeanTicks:
+class LeanTicks(Chunked):
     """Trades and consolidated best quotes of one equity, day after day."""
 
     ts_source = "exchange"
@@ -95,18 +95,6 @@ class LeanTicks:
                 raise InputError(f"{first}: the name {name!r} does not tell the symbol; give it as an option")
             self._symbol = match[1].upper()
         return [self._symbol]
-
-    def fetch(self, symbol: str | None = None, *, start_ns: int = 0, end_ns: int = END_OF_TIME_NS) -> pd.DataFrame:
-        """Return the ticks of ``symbol`` (None: of all) in ``[start_ns, end_ns)``; see `TickFetcher.fetch`.
-
-        Raises:
-            InputError: A file is missing, no zip archive, or damaged. A retry will not help.
-        """
-        return collect(self._chunks(), symbol, start_ns, end_ns)
-
-    def stream(self, batch_size: int = BATCH_SIZE) -> Iterator[TickBatch]:
-        """Yield all ticks in batches; see `TickFetcher.stream`."""
-        return batches(self._chunks(), batch_size)
 
     def _chunks(self) -> Iterator[pd.DataFrame]:
         self.report = SourceReport()

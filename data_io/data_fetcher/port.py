@@ -1,9 +1,10 @@
 """The port of tick sources, and what its adapters share."""
 
+from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import ClassVar, Protocol
+from typing import Protocol, cast
 
 import numpy as np
 import pandas as pd
@@ -14,6 +15,10 @@ from ml_core.types import SymbolTable, TickBatch
 
 BATCH_SIZE = 4096
 END_OF_TIME_NS = 2**63 - 1
+BAR = "bar"
+KINDS = (*frames.KINDS, BAR)
+"""What a source may give; bars reach a model as trades at their ends, see `frames.as_ticks`."""
+
 _EXAMPLES = 20
 
 
@@ -59,8 +64,10 @@ class TickFetcher(TickStream, Protocol):
     ts_source: str
     """The one clock of ``ts_ns``: ``"receive"``, ``"exchange"``, or what the user says it is."""
 
-    kinds: ClassVar[frozenset[str]]
-    """The kinds of ticks this source may give, of ``frames.KINDS``."""
+    @property
+    def kinds(self) -> frozenset[str]:
+        """What this source may give, of ``KINDS``; one of bars gives nothing else and is a `BarFetcher`."""
+        ...
 
     report: SourceReport
     """What the last pass (a ``fetch``, or a ``stream`` as far as it was read) gave and left out."""
@@ -82,12 +89,104 @@ class TickFetcher(TickStream, Protocol):
         """
         ...
 
+    def chunks(
+        self, symbol: str | None = None, *, start_ns: int = 0, end_ns: int = END_OF_TIME_NS
+    ) -> Iterator[pd.DataFrame]:
+        """Yield what ``fetch`` returns, a chunk at a time, so that memory is bounded; raises as ``fetch``."""
+        ...
+
+
+class BarFetcher(TickFetcher, Protocol):
+    """Source of past bars; its ticks are the bars' closes, see `frames.as_ticks`."""
+
+    def bar_chunks(
+        self, symbol: str | None = None, *, start_ns: int = 0, end_ns: int = END_OF_TIME_NS
+    ) -> Iterator[pd.DataFrame]:
+        """Yield the bars of ``symbol`` that end in ``[start_ns, end_ns)``, as bar frames; raises as ``fetch``.
+
+        The column ``offset`` names a bar within the source, as in its ticks. Bars that are not over are left out.
+        """
+        ...
+
+
+def contents(
+    fetcher: TickFetcher, symbol: str | None = None, *, start_ns: int = 0, end_ns: int = END_OF_TIME_NS
+) -> Iterator[pd.DataFrame]:
+    """Yield what ``fetcher`` gives as it is: bars where it is a source of bars, else ticks."""
+    if fetcher.kinds == {BAR}:
+        return cast("BarFetcher", fetcher).bar_chunks(symbol, start_ns=start_ns, end_ns=end_ns)
+    return fetcher.chunks(symbol, start_ns=start_ns, end_ns=end_ns)
+
+
+class Chunked(ABC):
+    """What adapters share that read their source chunk by chunk."""
+
+    report: SourceReport
+
+    def symbols(self) -> list[str]:
+        """Return the symbols of the source, sorted; reads all of it."""
+        return sorted({str(name) for chunk in self._chunks() for name in chunk["symbol"].unique()})
+
+    def chunks(
+        self, symbol: str | None = None, *, start_ns: int = 0, end_ns: int = END_OF_TIME_NS
+    ) -> Iterator[pd.DataFrame]:
+        """Yield the ticks of ``symbol`` in ``[start_ns, end_ns)`` a chunk at a time; see `TickFetcher.chunks`."""
+        return select(self._chunks(), symbol, start_ns, end_ns)
+
+    def fetch(self, symbol: str | None = None, *, start_ns: int = 0, end_ns: int = END_OF_TIME_NS) -> pd.DataFrame:
+        """Return the ticks of ``symbol`` (None: of all) in ``[start_ns, end_ns)``; see `TickFetcher.fetch`."""
+        return join(self.chunks(symbol, start_ns=start_ns, end_ns=end_ns))
+
+    def stream(self, batch_size: int = BATCH_SIZE) -> Iterator[TickBatch]:
+        """Yield all ticks in batches; see `TickFetcher.stream`."""
+        return batches(self._chunks(), batch_size)
+
+    @abstractmethod
+    def _chunks(self) -> Iterator[pd.DataFrame]:
+        """Begin a new report, and yield all ticks."""
+
+
+class Barred(Chunked):
+    """What adapters of bars share: their ticks are made of their bars."""
+
+    def bar_chunks(
+        self, symbol: str | None = None, *, start_ns: int = 0, end_ns: int = END_OF_TIME_NS
+    ) -> Iterator[pd.DataFrame]:
+        """Yield the bars of ``symbol`` that end in ``[start_ns, end_ns)``; see `BarFetcher.bar_chunks`."""
+        return select(self._bars(), symbol, start_ns, end_ns)
+
+    def _chunks(self) -> Iterator[pd.DataFrame]:
+        for bars in self._bars():
+            ticks = frames.as_ticks(bars)
+            self.report.count(ticks)
+            if len(ticks) < len(bars):
+                self.report.ignored["bar without volume"] += len(bars) - len(ticks)
+            yield ticks
+
+    @abstractmethod
+    def _bars(self) -> Iterator[pd.DataFrame]:
+        """Begin a new report, and yield all bars."""
+
 
 def collect(chunks: Iterable[pd.DataFrame], symbol: str | None, start_ns: int, end_ns: int) -> pd.DataFrame:
     """Return the ticks of ``chunks`` that are of ``symbol`` (None: any) and within ``[start_ns, end_ns)``."""
+    return join(select(chunks, symbol, start_ns, end_ns))
+
+
+def select(chunks: Iterable[pd.DataFrame], symbol: str | None, start_ns: int, end_ns: int) -> Iterator[pd.DataFrame]:
+    """Yield the part of each chunk that is of ``symbol`` (None: any) and within ``[start_ns, end_ns)``.
+
+    Raises:
+        InputError: The range ends before it starts.
+    """
     if start_ns > end_ns:
         raise InputError(f"the range [{start_ns}, {end_ns}) ends before it starts")
-    kept = [_select(chunk, symbol, start_ns, end_ns) for chunk in chunks]
+    return (_select(chunk, symbol, start_ns, end_ns) for chunk in chunks)
+
+
+def join(chunks: Iterable[pd.DataFrame]) -> pd.DataFrame:
+    """Return ``chunks`` of one source as one frame, its index 0..N-1."""
+    kept = list(chunks)
     whole = [chunk for chunk in kept if len(chunk)] or kept[:1]
     if not whole:
         return frames.empty().assign(offset=np.empty(0, dtype=np.int64))

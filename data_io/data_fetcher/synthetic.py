@@ -16,10 +16,10 @@ from typing import ClassVar, Self
 import numpy as np
 import pandas as pd
 
-from data_io.data_fetcher.port import BATCH_SIZE, END_OF_TIME_NS, SourceReport, batches, collect
+from data_io.data_fetcher.port import Chunked, SourceReport
 from ml_core import frames
 from ml_core.errors import InputError, nearest
-from ml_core.types import Float64, Int64, TickBatch, TickKind
+from ml_core.types import Float64, Int64, TickKind
 
 PREFIX = "synthetic"
 START_NS = 1_704_205_800 * 10**9  # 2024-01-02T14:30:00Z
@@ -85,7 +85,7 @@ class Market:
         return cls(**given)  # type: ignore[arg-type]  # converted by the type of each field above
 
 
-class Synthetic:
+class Synthetic(Chunked):
     """Ticks of a `Market`; made chunk by chunk, so that a long market needs no more memory than a short one."""
 
     ts_source = "exchange"
@@ -100,14 +100,6 @@ class Synthetic:
         """Return the names of all symbols, the busiest first."""
         width = max(2, len(str(self.market.symbols - 1)))
         return [f"SYN{i:0{width}d}" for i in range(self.market.symbols)]
-
-    def fetch(self, symbol: str | None = None, *, start_ns: int = 0, end_ns: int = END_OF_TIME_NS) -> pd.DataFrame:
-        """Return the ticks of ``symbol`` (None: of all) in ``[start_ns, end_ns)``; see `TickFetcher.fetch`."""
-        return collect(self._chunks(), symbol, start_ns, end_ns)
-
-    def stream(self, batch_size: int = BATCH_SIZE) -> Iterator[TickBatch]:
-        """Yield all ticks in batches; see `TickFetcher.stream`."""
-        return batches(self._chunks(), batch_size)
 
     def _chunks(self) -> Iterator[pd.DataFrame]:
         self.report = SourceReport()

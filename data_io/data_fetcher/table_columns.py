@@ -13,6 +13,10 @@ from ml_core.types import Bool, Float64, Int8, Int64, TickKind
 
 UNITS_NS = {"ns": 1, "us": 10**3, "ms": 10**6, "s": 10**9}
 ISO = "iso"
+OPTIONAL = ("exchange_ts_ns", "venue", "conditions", "suspicious")
+"""Columns of `frames.OPTIONAL_COLUMNS` that a table may hold; the others say where a tick stood in a topic."""
+
+_TRUE = ("true", "1", "1.0")
 _SIDES = {"buy": 1, "b": 1, "1": 1, "1.0": 1, "sell": -1, "s": -1, "-1": -1, "-1.0": -1}
 _NO_SIDE = {"": 0, "0": 0, "0.0": 0, "unknown": 0, "nan": 0, "none": 0, "<na>": 0}
 _LOW_NS, _HIGH_NS = -(2**63) + 1, 2**63 - 1
@@ -78,3 +82,19 @@ def sides(raw: pd.DataFrame, n: int) -> tuple[Int8, Bool]:
     side_N = text.map(_SIDES | _NO_SIDE).to_numpy(dtype=np.float64, na_value=np.nan)
     known_N = ~np.isnan(side_N)
     return np.where(known_N, side_N, 0).astype(np.int8), known_N
+
+
+def optional(raw: pd.DataFrame) -> dict[str, Any]:
+    """Return those of `OPTIONAL` that ``raw`` has, N long; a missing time is -1, a missing mark False."""
+    found: dict[str, Any] = {}
+    for name in OPTIONAL:
+        if name not in raw:
+            continue
+        column = raw[name]
+        if name == "exchange_ts_ns":
+            found[name] = integers(column)[0]
+        elif name == "suspicious":
+            found[name] = column.astype("str").str.lower().isin(_TRUE).to_numpy(dtype=bool)
+        else:
+            found[name] = pd.Categorical(column.astype("str").where(column.notna(), ""))
+    return found

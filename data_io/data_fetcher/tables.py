@@ -5,28 +5,25 @@ The unit of ``ts`` is ns, us, ms, s, or iso (text; without an offset it is UTC);
 Without a column for ``type``, bid and ask make a row a quote, else price and size make it a trade.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 import pandas as pd
-import pyarrow as pa
-import pyarrow.parquet as pq
 
-from data_io.data_fetcher import table_columns
-from data_io.data_fetcher.port import BATCH_SIZE, END_OF_TIME_NS, SourceReport, batches, collect
+from data_io.data_fetcher import table_columns, table_files
+from data_io.data_fetcher.port import END_OF_TIME_NS, Chunked, SourceReport
+from data_io.data_fetcher.table_files import SUFFIXES
 from ml_core import frames
-from ml_core.errors import InputError, SchemaMismatchError, SourceUnavailableError, nearest
-from ml_core.types import Bool, TickBatch, TickKind
+from ml_core.errors import InputError, SchemaMismatchError, nearest
+from ml_core.types import Bool, TickKind
 
-FIELDS = ("ts", "symbol", "type", *frames.PRICE_COLUMNS, "side", "seq")
-SUFFIXES = (".csv", ".csv.gz", ".parquet")
-_CHUNK_ROWS = 65_536
-_AS_TEXT = ("ts", "symbol", "type", "side", "seq")  # floats would lose digits of a ts or a seq
+FIELDS = ("ts", "symbol", "type", *frames.PRICE_COLUMNS, "side", "seq", *table_columns.OPTIONAL)
 
 
-class Tables:
+class Tables(Chunked):
     """Ticks of one or more CSV or Parquet files, one after the other, rows in file order."""
 
     kinds: ClassVar[frozenset[str]] = frozenset(frames.KINDS)
@@ -37,7 +34,7 @@ class Tables:
         *,
         columns: Mapping[str, str] | None = None,
         symbol: str | None = None,
-        ts_source: str = "exchange",
+        ts_source: str | None = None,
     ) -> None:
         """Read the files ``paths`` in this order.
 
@@ -45,7 +42,7 @@ class Tables:
             paths: Files that end in ``.csv``, ``.csv.gz`` or ``.parquet``.
             columns: Column of each field of a tick; by default the field's own name (``ts`` also as ``ts_ns``).
             symbol: The symbol of all rows, where no column holds it.
-            ts_source: What clock the column of ``ts`` is.
+            ts_source: What clock the column of ``ts`` is; None: what the first file says of itself, else "exchange".
 
         Raises:
             InputError: No path, another kind of file, or a mapping that names an unknown field or unit.
@@ -62,25 +59,8 @@ class Tables:
         self._columns = dict(columns) if columns else None
         self._unit = self._split_unit()
         self._symbol = symbol
-        self.ts_source = ts_source
+        self.ts_source = ts_source or table_files.clock(self._paths[0]) or "exchange"
         self.report = SourceReport()
-
-    def symbols(self) -> list[str]:
-        """Return the symbols of the tables, sorted; reads all of them."""
-        return sorted({str(name) for chunk in self._chunks() for name in chunk["symbol"].unique()})
-
-    def fetch(self, symbol: str | None = None, *, start_ns: int = 0, end_ns: int = END_OF_TIME_NS) -> pd.DataFrame:
-        """Return the ticks of ``symbol`` (None: of all) in ``[start_ns, end_ns)``; see `TickFetcher.fetch`.
-
-        Raises:
-            SchemaMismatchError: A column is missing; the message names the nearest. A retry will not help.
-            InputError: A file is missing, or is no table. A retry will not help.
-        """
-        return collect(self._chunks(), symbol, start_ns, end_ns)
-
-    def stream(self, batch_size: int = BATCH_SIZE) -> Iterator[TickBatch]:
-        """Yield all ticks in batches; see `TickFetcher.stream`."""
-        return batches(self._chunks(), batch_size)
 
     def _split_unit(self) -> str:
         if self._columns is None or ":" not in self._columns.get("ts", ""):
@@ -93,32 +73,29 @@ class Tables:
 
     def _chunks(self) -> Iterator[pd.DataFrame]:
         self.report = SourceReport()
-        done = 0
+        first = 0
         for path in self._paths:
-            first = done
-            try:
-                names, read = (_open_parquet if path.suffix == ".parquet" else _open_csv)(path)
-                chosen = self._choose(names, path)
-                for raw in read(chosen):
-                    place = f"{path}, row " + "{}"
-                    yield self._ticks(raw, done, first, place)
-                    done += len(raw)
-            except (FileNotFoundError, IsADirectoryError, PermissionError) as error:
-                raise InputError(f"cannot read {path}: {error.strerror or error}") from error
-            except (
-                pd.errors.ParserError,
-                pd.errors.EmptyDataError,
-                pa.ArrowInvalid,
-                EOFError,
-                UnicodeDecodeError,
-            ) as error:
-                raise InputError(
-                    f"{path} is no whole table: {error}; rows before number {done - first + 1} were read"
-                ) from error
-            except OSError as error:
-                raise SourceUnavailableError(f"reading {path} failed: {error}") from error
+            start = first
+            for first, frame in self._read(path, self._symbol, start):  # noqa: B007  # behind the last chunk
+                yield frame
 
-    def _choose(self, names: list[str], path: Path) -> dict[str, str]:
+    def _read(
+        self,
+        path: Path,
+        symbol: str | None,
+        first: int,
+        start_ns: int = table_files.EVER_NS,
+        end_ns: int = END_OF_TIME_NS,
+    ) -> Iterator[tuple[int, pd.DataFrame]]:
+        """Yield the ticks of a file, whose rows are numbered from ``first`` on, and the number behind each chunk.
+
+        Row groups of Parquet without times in ``[start_ns, end_ns)`` are not read; other rows are all yielded.
+        """
+        chosen = partial(self._choose, path=path, symbol=symbol)
+        for row, raw in table_files.read(path, chosen, self._unit, start_ns, end_ns):
+            yield first + row + len(raw), self._ticks(raw, symbol, first + row, f"{path}, row", row)
+
+    def _choose(self, names: list[str], path: Path, symbol: str | None) -> dict[str, str]:
         """Return the column of each field that the table ``path`` has.
 
         Raises:
@@ -130,11 +107,11 @@ class Tables:
             chosen = {field: field for field in FIELDS if field in names}
             if "ts_ns" in names:
                 chosen["ts"] = "ts_ns"
-        if self._symbol is not None:
+        if symbol is not None:
             chosen.pop("symbol", None)
         missing = [name for name in chosen.values() if name not in names]
         missing += ["ts"] if "ts" not in chosen else []
-        missing += ["symbol"] if "symbol" not in chosen and self._symbol is None else []
+        missing += ["symbol"] if "symbol" not in chosen and symbol is None else []
         if missing:
             raise SchemaMismatchError(
                 f"{path}: " + "; ".join(f"no column {name!r}{nearest(name, names)}" for name in missing)
@@ -145,14 +122,22 @@ class Tables:
             )
         return chosen
 
-    def _ticks(self, raw: pd.DataFrame, done: int, first: int, place: str) -> pd.DataFrame:
-        """Return the sound ticks of ``raw``, a frame with a column a field; the other rows are skipped and counted."""
+    def _ticks(self, raw: pd.DataFrame, symbol: str | None, done: int, place: str, row: int) -> pd.DataFrame:
+        """Return the sound ticks of ``raw``, a frame with a column a field; the other rows are skipped and counted.
+
+        Args:
+            raw: The rows.
+            symbol: Their symbol; None: the column says it.
+            done: Number of the first of them within the source.
+            place: The file, for people.
+            row: Number of the first of them within the file, from 0.
+        """
         n = len(raw)
         good_N = np.ones(n, dtype=bool)
 
         def require(sound_N: Bool, reason: str) -> None:
             for i in np.flatnonzero(good_N & ~sound_N).tolist():
-                self.report.skip(reason, place.format(done - first + i + 1))
+                self.report.skip(reason, f"{place} {row + i + 1}")
             np.logical_and(good_N, sound_N, out=good_N)
 
         ts_N, known_N = table_columns.times(raw["ts"], self._unit)
@@ -175,60 +160,26 @@ class Tables:
             values[name] = np.where(applies_N, value_N, np.nan)
         side_N, known_N = table_columns.sides(raw, n)
         require(known_N, "side is none of buy, sell, 1, -1, 0")
-        symbol = self._symbol_column(raw)
-        require(np.asarray(symbol.codes >= 0), "no symbol")
+        symbol_N = symbols_of(raw, symbol)
+        require(np.asarray(symbol_N.codes >= 0), "no symbol")
         seq_N = table_columns.integers(raw["seq"])[0] if "seq" in raw else np.full(n, -1, dtype=np.int64)
         frame = frames.build(
             ts_ns=ts_N[good_N],
-            symbol=symbol[good_N],
+            symbol=symbol_N[good_N],
             kind=kind_N[good_N],
             **{name: value_N[good_N] for name, value_N in values.items()},
             side=np.where(is_trade_N, side_N, 0)[good_N],
             seq=seq_N[good_N],
+            **{name: value_N[good_N] for name, value_N in table_columns.optional(raw).items()},
             offset=(done + np.arange(n, dtype=np.int64))[good_N],
         )
         self.report.count(frame)
         return frame
 
-    def _symbol_column(self, raw: pd.DataFrame) -> "pd.Categorical[Any]":
-        if self._symbol is not None:
-            return frames.category(np.zeros(len(raw), dtype=np.int8), [self._symbol])
-        text = raw["symbol"].astype("str")
-        return pd.Categorical(text.where(raw["symbol"].notna() & (text != "")))
 
-
-_Reader = Callable[[dict[str, str]], Iterator[pd.DataFrame]]
-
-
-def _open_csv(path: Path) -> tuple[list[str], _Reader]:
-    names = [str(name) for name in pd.read_csv(path, nrows=0).columns]
-
-    def read(chosen: dict[str, str]) -> Iterator[pd.DataFrame]:
-        text = {column: "str" for field, column in chosen.items() if field in _AS_TEXT}
-        with pd.read_csv(path, usecols=list(chosen.values()), dtype=text, chunksize=_CHUNK_ROWS) as chunks:
-            for chunk in chunks:
-                yield pd.DataFrame({field: chunk[column].to_numpy() for field, column in chosen.items()})
-
-    return names, read
-
-
-def _open_parquet(path: Path) -> tuple[list[str], _Reader]:
-    file = pq.ParquetFile(path)
-
-    def read(chosen: dict[str, str]) -> Iterator[pd.DataFrame]:
-        with file:
-            for batch in file.iter_batches(batch_size=_CHUNK_ROWS, columns=list(dict.fromkeys(chosen.values()))):
-                yield pd.DataFrame({field: _plain(batch.column(column), field) for field, column in chosen.items()})
-
-    return list(file.schema_arrow.names), read
-
-
-def _plain(column: Any, field: str) -> "pd.Series[Any]":
-    """Return an Arrow column as pandas without a detour of whole numbers over floats."""
-    is_exact = pa.types.is_integer(column.type) and field in _AS_TEXT
-    if is_exact and column.null_count:
-        column = column.cast(pa.string())
-    if pa.types.is_dictionary(column.type):
-        column = column.cast(column.type.value_type)
-    series: pd.Series[Any] = column.to_pandas()
-    return series
+def symbols_of(raw: pd.DataFrame, symbol: str | None) -> "pd.Categorical[Any]":
+    """Return ``symbol``, or the symbol of each row; an empty one is missing."""
+    if symbol is not None:
+        return frames.category(np.zeros(len(raw), dtype=np.int8), [symbol])
+    text = raw["symbol"].astype("str")
+    return pd.Categorical(text.where(raw["symbol"].notna() & (text != "")))

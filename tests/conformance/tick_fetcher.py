@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from data_io.data_fetcher.port import TickFetcher
+from data_io.data_fetcher.port import BAR, KINDS, BarFetcher, TickFetcher, join
 from ml_core import frames
 from ml_core.types import TickBatch
 
@@ -29,7 +29,8 @@ class TickFetcherSuite(ABC):
         assert (np.diff(fetcher.fetch()["offset"]) > 0).all()
 
     def test_it_gives_only_the_kinds_it_declares_and_says_what_its_clock_is(self, fetcher: TickFetcher) -> None:
-        assert set(fetcher.fetch()["type"]) <= fetcher.kinds <= set(frames.KINDS)
+        ticks = {"trade"} if fetcher.kinds == {BAR} else fetcher.kinds
+        assert set(fetcher.fetch()["type"]) <= ticks <= set(KINDS)
         assert fetcher.ts_source
 
     def test_each_kind_fills_its_own_fields_and_no_other(self, fetcher: TickFetcher) -> None:
@@ -59,6 +60,14 @@ class TickFetcherSuite(ABC):
         for name in TickBatch._fields[:-1]:
             joined = np.concatenate([getattr(batch, name) for batch in batches])
             np.testing.assert_array_equal(joined, getattr(expected, name), err_msg=name)
+
+    def test_chunks_joined_are_what_a_fetch_gives(self, fetcher: TickFetcher) -> None:
+        whole = fetcher.fetch()
+        start_ns, end_ns = (int(t) for t in np.unique(whole["ts_ns"])[[1, -1]])
+
+        pd.testing.assert_frame_equal(join(fetcher.chunks()), whole)
+        part = join(fetcher.chunks(whole["symbol"].iloc[0], start_ns=start_ns, end_ns=end_ns))
+        pd.testing.assert_frame_equal(part, fetcher.fetch(whole["symbol"].iloc[0], start_ns=start_ns, end_ns=end_ns))
 
     def test_symbols_are_those_of_the_ticks_sorted(self, fetcher: TickFetcher) -> None:
         assert fetcher.symbols() == sorted(set(fetcher.fetch()["symbol"]))
@@ -93,3 +102,37 @@ class TickFetcherSuite(ABC):
 
         list(fetcher.stream())
         assert fetcher.report.ticks.total() == len(frame)
+
+
+class BarFetcherSuite(TickFetcherSuite):
+    """Inherit instead, where the source gives bars."""
+
+    @abstractmethod
+    @pytest.fixture
+    def fetcher(self) -> BarFetcher: ...
+
+    def test_it_gives_bars_and_nothing_else(self, fetcher: BarFetcher) -> None:
+        assert fetcher.kinds == {BAR}
+
+    def test_each_tick_is_a_bar_at_its_end(self, fetcher: BarFetcher) -> None:
+        bars = join(fetcher.bar_chunks())
+        frames.check_bars(bars)
+        assert (bars["low"] <= bars[["open", "close"]].min(axis=1)).all()
+        assert (bars["high"] >= bars[["open", "close"]].max(axis=1)).all()
+
+        traded = bars[bars["volume"] > 0].reset_index(drop=True)
+        ticks = fetcher.fetch()
+
+        assert ticks["ts_ns"].tolist() == traded["ts_ns"].tolist()
+        assert ticks["price"].tolist() == traded["close"].tolist()
+        assert ticks["size"].tolist() == traded["volume"].tolist()
+        assert ticks["offset"].tolist() == traded["offset"].tolist()
+
+    def test_a_range_of_bars_is_that_of_their_ends(self, fetcher: BarFetcher) -> None:
+        bars = join(fetcher.bar_chunks())
+        start_ns, end_ns = (int(t) for t in np.unique(bars["ts_ns"])[[1, -1]])
+
+        part = join(fetcher.bar_chunks(start_ns=start_ns, end_ns=end_ns))
+
+        inside = bars[(bars["ts_ns"] >= start_ns) & (bars["ts_ns"] < end_ns)]
+        assert part["offset"].tolist() == inside["offset"].tolist()

@@ -3,6 +3,8 @@ from pathlib import Path
 import pytest
 
 from data_io.data_fetcher.binance_capture import BinanceCapture
+from data_io.data_fetcher.daily import DailyPrices
+from data_io.data_fetcher.exchange_rest import ExchangeBars, ExchangeTrades
 from data_io.data_fetcher.lean_ticks import LeanTicks
 from data_io.data_fetcher.sources import open_source
 from data_io.data_fetcher.synthetic import Synthetic
@@ -23,6 +25,9 @@ DATA = Path(__file__).parents[2] / "data"
         (str(DATA / "*.csv"), Tables),
         ("synthetic", Synthetic),
         ("synthetic:symbols=2,seed=5", Synthetic),
+        ("ccxt:binance:BTC/USDT?from=2024-01-01", ExchangeTrades),
+        ("ccxt:binance:BTC/USDT:USDT?kind=bars&from=2024-01-01", ExchangeBars),
+        ("yfinance:IBM?from=2024-01-01", DailyPrices),
     ],
 )
 def test_the_source_itself_tells_its_adapter(text: str, adapter: type) -> None:

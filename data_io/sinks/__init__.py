@@ -1,0 +1,1 @@
+"""Where past ticks and bars may go: files, lakes, topics."""
