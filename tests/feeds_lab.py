@@ -12,7 +12,7 @@ import random
 import sys
 from collections import deque
 from collections.abc import AsyncIterator, Iterable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -26,8 +26,6 @@ from data_io.data_fetcher.binance_messages import BinanceTrade
 from data_io.data_fetcher.lines import read_lines
 from data_io.feeds.port import Trade
 
-CUTS = ("abort", "close", "half-open")
-
 
 class Event(NamedTuple):
     """One message; ``trade`` is what it tells, if it is one."""
@@ -40,7 +38,7 @@ class Event(NamedTuple):
 class Faults:
     """What goes wrong; shares are of the messages."""
 
-    cut_every: tuple[int, int] = (20, 120)  # messages that a connection gets before it is cut
+    cuts: int = 0  # of the connection, spread over the messages; each finds it whole
     half_open: float = 0.1  # of the cuts: nothing comes any more, pongs neither
     drop: float = 0.0
     twice: float = 0.0
@@ -48,6 +46,8 @@ class Faults:
     withheld: frozenset[int] = frozenset()  # trades that the REST side does not give
     refused: frozenset[int] = frozenset()  # trades that it refuses to be asked for
     stumble: float = 0.0  # of the answers: too many requests, or an error of the server
+    busy: int = 0  # so many first answers say: too many requests, come again in 7 s
+    mute: bool = False  # the REST side does not answer
     seed: int = 1
 
 
@@ -61,7 +61,6 @@ class Exchange:
     step: int = 20  # messages at once
     step_s: float = 0.004
     cuts: int = 0
-    most_cuts: int = 1_000_000
     dropped: int = 0
     doubled: int = 0
     asked: int = 0
@@ -72,25 +71,40 @@ class Exchange:
         self.past: dict[int, Trade] = {}
         self.listener: web.WebSocketResponse | None = None
         self.hello: str | None = None
-        self.left = 0  # messages until the cut
         self.late: deque[tuple[int, str]] = deque()
-        self.is_ended = False
 
     async def play(self) -> None:
         """Let all events happen; the last one happens to a whole connection, so that nothing is missing behind it."""
-        for i, event in enumerate(self.events[:-1]):
+        length = (len(self.events) - 1) // (self.faults.cuts + 1)
+        cut_at = {k * length + self.rng.randrange(length) for k in range(self.faults.cuts)}
+        for i, event in enumerate(self.events):
+            if i in cut_at:
+                await self._cut(await self._whole())
             if event.trade:
                 self.past[event.trade.id] = event.trade
+            if i == len(self.events) - 1:
+                await self._whole()
+                await self._send(event.payload)
+                break
             await self._tell(event)
             if i % self.step == 0:
                 await asyncio.sleep(self.step_s)
-        self.is_ended = True
-        while self.listener is None:
+
+    async def _whole(self) -> web.WebSocketResponse:
+        while self.listener is None or self.listener.closed:
             await asyncio.sleep(0.001)
-        last = self.events[-1]
-        if last.trade:
-            self.past[last.trade.id] = last.trade
-        await self.listener.send_str(last.payload)
+        return self.listener
+
+    async def _cut(self, socket: web.WebSocketResponse) -> None:
+        self.cuts += 1
+        self.listener = None
+        self.late.clear()
+        if self.rng.random() < self.faults.half_open:
+            return
+        if self.rng.random() < 0.5:
+            await socket.close()
+        elif socket._req is not None and socket._req.transport is not None:
+            socket._req.transport.abort()
 
     async def _tell(self, event: Event) -> None:
         faults, rng = self.faults, self.rng
@@ -110,34 +124,32 @@ class Exchange:
                 await self._send(event.payload)
 
     async def _send(self, payload: str) -> None:
-        if (socket := self.listener) is None:
-            return
-        await socket.send_str(payload)
-        self.left -= 1
-        if self.left <= 0 and self.cuts < self.most_cuts and not self.is_ended:
-            self.cuts += 1
-            self.listener = None
-            self.late.clear()
-            if self.rng.random() < self.faults.half_open:
-                return
-            if self.rng.random() < 0.5:
-                await socket.close()
-            elif socket._req is not None and socket._req.transport is not None:
-                socket._req.transport.abort()
+        if self.listener is not None:
+            try:
+                await self.listener.send_str(payload)
+            except ConnectionError:  # the client has gone
+                self.listener = None
 
     async def websocket(self, request: web.Request) -> web.WebSocketResponse:
         socket = web.WebSocketResponse(autoping=False)
         await socket.prepare(request)
         if "streams" not in request.query:
             self.hello = (await socket.receive(timeout=5)).data
-        self.left, self.listener = self.rng.randint(*self.faults.cut_every), socket
+        self.listener = socket
         async for message in socket:
             if message.type is WSMsgType.PING and self.listener is socket:
-                await socket.pong(message.data)
+                with suppress(ConnectionError):
+                    await socket.pong(message.data)
         return socket
 
-    def _stumbles(self) -> web.Response | None:
+    async def _think(self) -> None:
         self.asked += 1
+        if self.faults.mute:
+            await asyncio.sleep(60)
+
+    def _stumbles(self) -> web.Response | None:
+        if self.asked <= self.faults.busy:
+            return web.Response(status=429, headers={"Retry-After": "7"})
         if self.rng.random() < self.faults.stumble:
             return self.rng.choice([web.Response(status=429, headers={"Retry-After": "0"}), web.Response(status=503)])
         return None
@@ -151,6 +163,7 @@ class Exchange:
 
     async def binance_trades(self, request: web.Request) -> web.Response:
         first, limit = int(request.query["fromId"]), min(int(request.query["limit"]), self.page)
+        await self._think()
         found = self._answer([i for i in self.past if i >= first][:limit])
         if found is None:
             return web.Response(status=403)
@@ -169,6 +182,7 @@ class Exchange:
 
     async def coinbase_trades(self, request: web.Request) -> web.Response:
         before, limit = int(request.query.get("after", 2**62)), min(int(request.query["limit"]), self.page)
+        await self._think()
         found = self._answer([i for i in reversed(self.past) if i < before][:limit])
         if found is None:
             return web.Response(status=403)
@@ -267,7 +281,7 @@ def _made(trades: int, symbol: str, first: int) -> list[Trade]:
 
 
 async def _serve(path: Path) -> None:
-    exchange = Exchange(recorded(path), Faults(cut_every=(1000, 3000), drop=0.001), step=10, step_s=0.01)
+    exchange = Exchange(recorded(path), Faults(cuts=10, drop=0.001), step=10, step_s=0.01)
     async with exchange.open():
         sys.stdout.write(f"{exchange.url}\n")
         sys.stdout.flush()

@@ -142,7 +142,7 @@ class LiveFeed:
         self.report.connections += 1
         self._heard_ns = self._now()
         for order in self._orders.values():
-            order.connected()
+            order.connected(self._heard_ns)
             self._look_after(order)
 
     def lost(self, reason: str) -> None:

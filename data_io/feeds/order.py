@@ -29,9 +29,7 @@ class _Held(NamedTuple):
 
     ts_ns: int
     quote: Quote | None
-
-
-_BREAK = _Held(-1, None)  # the connection was made anew here: trades may be missing
+    is_break: bool = False  # neither: the connection was made anew, trades may be missing
 
 
 class SymbolOrder:
@@ -98,14 +96,14 @@ class SymbolOrder:
         if self.hole is None and isinstance(hole := judge(self.last_id, newest + 1), Hole):
             self._begin(*hole)
 
-    def connected(self) -> None:
+    def connected(self, now_ns: int) -> None:
         """Take note of a new connection: trades since the last one may be missing."""
         if self.last_id is None:
             return
         if self.hole is None:
             self._begin(self.last_id + 1, None)
-        elif not self._held or self._held[-1] is not _BREAK:
-            self._held.append(_BREAK)
+        elif not self._held or not self._held[-1].is_break:
+            self._held.append(_Held(now_ns, None, is_break=True))
 
     def lost(self, heard_ns: int) -> None:
         """Take note that the connection is lost; ``heard_ns`` is when it was last heard of."""
@@ -197,12 +195,13 @@ class SymbolOrder:
         """Hand out what was found of the hole up to ``last``, mark the rest, and go on with what is held."""
         first, _ = self.hole or (last + 1, None)
         gaps = deque(missing(Hole(first, last), self._found))
-        latest_ns = next((held.ts_ns for held in self._held if held.quote is None and held is not _BREAK), now_ns)
+        latest_ns = next((held.ts_ns for held in self._held if held.quote is None), now_ns)
         for trade_id in sorted(self._found):
             trade, is_backfilled = self._found[trade_id]
             ts_ns = self._clock.place(trade.exchange_ns, self._last_ns, latest_ns)
             while self._held and self._held[0].quote is not None and self._held[0].ts_ns <= ts_ns:
-                self._give(*self._held.popleft())  # type: ignore[arg-type]  # it is a quote
+                held = self._held.popleft()
+                self._give(held.ts_ns, held.quote)  # type: ignore[arg-type]  # mypy forgets what is at [0]
             while gaps and gaps[0].first < trade_id:
                 self._mark(gaps.popleft(), ts_ns, reason)
             self._give(ts_ns, trade, is_backfilled=is_backfilled)
@@ -216,7 +215,7 @@ class SymbolOrder:
         """Hand out what is held, up to the next hole."""
         while self._held and self.hole is None:
             held = self._held[0]
-            if held is _BREAK:
+            if held.is_break:
                 self._held.popleft()
                 first, last = (self.last_id or 0) + 1, self._ids[0] - 1 if self._ids else None
                 if last is None or last >= first:
