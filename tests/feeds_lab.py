@@ -11,10 +11,11 @@ import json
 import random
 import sys
 from collections import deque
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
@@ -25,6 +26,11 @@ from data_io.data_fetcher import binance_messages
 from data_io.data_fetcher.binance_messages import BinanceTrade
 from data_io.data_fetcher.lines import read_lines
 from data_io.feeds.port import Trade
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    while not condition():  # noqa: ASYNC110 - sockets and tasks of others set it
+        await asyncio.sleep(0.001)
 
 
 class Event(NamedTuple):
@@ -79,20 +85,21 @@ class Exchange:
         cut_at = {k * length + self.rng.randrange(length) for k in range(self.faults.cuts)}
         for i, event in enumerate(self.events):
             if i in cut_at:
-                await self._cut(await self._whole())
+                await self._cut(await self.whole())
             if event.trade:
                 self.past[event.trade.id] = event.trade
             if i == len(self.events) - 1:
-                await self._whole()
+                await self.whole()
                 await self._send(event.payload)
                 break
             await self._tell(event)
             if i % self.step == 0:
                 await asyncio.sleep(self.step_s)
 
-    async def _whole(self) -> web.WebSocketResponse:
-        while self.listener is None or self.listener.closed:
-            await asyncio.sleep(0.001)
+    async def whole(self) -> web.WebSocketResponse:
+        """Return the connection, once there is one."""
+        await until(lambda: self.listener is not None and not self.listener.closed)
+        assert self.listener is not None
         return self.listener
 
     async def _cut(self, socket: web.WebSocketResponse) -> None:
@@ -154,17 +161,15 @@ class Exchange:
             return self.rng.choice([web.Response(status=429, headers={"Retry-After": "0"}), web.Response(status=503)])
         return None
 
-    def _answer(self, ids: Iterable[int]) -> list[Trade] | None:
-        """Return the trades of ``ids``; None: refused."""
-        wanted = list(ids)
-        if self.faults.refused.intersection(wanted):
-            return None
-        return [self.past[i] for i in wanted if i not in self.faults.withheld]
+    def _page(self, ids: Iterable[int], limit: int) -> list[Trade] | None:
+        """Return the first trades of ``ids`` that are given; None: refused."""
+        page = list(islice((i for i in ids if i not in self.faults.withheld), min(limit, self.page)))
+        return None if self.faults.refused.intersection(page) else [self.past[i] for i in page]
 
     async def binance_trades(self, request: web.Request) -> web.Response:
-        first, limit = int(request.query["fromId"]), min(int(request.query["limit"]), self.page)
+        first = int(request.query["fromId"])
         await self._think()
-        found = self._answer([i for i in self.past if i >= first][:limit])
+        found = self._page((i for i in self.past if i >= first), int(request.query["limit"]))
         if found is None:
             return web.Response(status=403)
         return self._stumbles() or web.json_response(
@@ -181,9 +186,9 @@ class Exchange:
         )
 
     async def coinbase_trades(self, request: web.Request) -> web.Response:
-        before, limit = int(request.query.get("after", 2**62)), min(int(request.query["limit"]), self.page)
+        before = int(request.query.get("after", 2**62))
         await self._think()
-        found = self._answer([i for i in reversed(self.past) if i < before][:limit])
+        found = self._page((i for i in reversed(self.past) if i < before), int(request.query["limit"]))
         if found is None:
             return web.Response(status=403)
         return self._stumbles() or web.json_response([coinbase_fields(each) for each in found])
@@ -285,8 +290,7 @@ async def _serve(path: Path) -> None:
     async with exchange.open():
         sys.stdout.write(f"{exchange.url}\n")
         sys.stdout.flush()
-        while exchange.listener is None:
-            await asyncio.sleep(0.01)
+        await exchange.whole()
         await exchange.play()
         sys.stdout.write(msgspec.json.encode({"trades": len(exchange.past), "cuts": exchange.cuts}).decode() + "\n")
         sys.stdout.flush()

@@ -56,8 +56,8 @@ class Binance:
             return Other(message)
         if isinstance(message, BinanceTrade):
             return Trade(*message)
-        symbol, update_id, *prices = message
-        return Quote(symbol, *prices, update_id, -1)
+        symbol, update_id, bid, ask, bid_size, ask_size = message
+        return Quote(symbol, bid, ask, bid_size, ask_size, update_id, -1)
 
     def request(self, symbol: str, first: int, last: int | None) -> Request:
         """Return the question for one page from ``first`` on."""

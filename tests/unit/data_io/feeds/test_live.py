@@ -16,11 +16,17 @@ from data_io.feeds.live import LiveBatch, LiveFeed
 from data_io.feeds.port import Venue
 from ml_core.errors import InputError
 from ml_core.types import TickKind
-from tests.feeds_lab import Exchange, Faults, made_binance, made_coinbase, recorded
+from tests.feeds_lab import Exchange, Faults, made_binance, made_coinbase, recorded, until
 
 RECORDED = Path(__file__).parents[4] / ".." / "shared" / "data" / "binance-spot-btcusdt-20240808.gz"
 QUICK = Limits(
-    ping_s=0.2, close_s=0.05, first_pause_s=0.002, longest_pause_s=0.02, settle_s=0.01, request_interval_s=0.001
+    ping_s=0.2,
+    close_s=0.05,
+    first_pause_s=0.002,
+    longest_pause_s=0.02,
+    settle_s=0.01,
+    attempts=8,
+    request_interval_s=0.001,
 )
 BAD = Faults(cuts=50, half_open=0.06, drop=0.01, twice=0.02, delay=0.02, stumble=0.1)
 WAIT_S = 60.0
@@ -31,9 +37,10 @@ class Heard:
     """What a feed has given."""
 
     batches: list[LiveBatch] = field(default_factory=list)
+    newest: int = -1  # trade
 
     def column(self, name: str) -> np.ndarray:
-        return np.concatenate([getattr(batch.ticks, name) for batch in self.batches])
+        return np.concatenate([np.empty(0, np.int64), *(getattr(batch.ticks, name) for batch in self.batches)])
 
     @property
     def trades(self) -> list[int]:
@@ -56,6 +63,7 @@ async def listening(feed: LiveFeed) -> AsyncIterator[Heard]:
     async def read() -> None:
         async for batch in feed.batches():
             heard.batches.append(batch)
+            heard.newest = max([heard.newest, *batch.ticks.seq_N[batch.ticks.kind_N == TickKind.TRADE]])
 
     task = asyncio.create_task(read())
     try:
@@ -73,12 +81,10 @@ async def play_all(exchange: Exchange, venue: Venue, symbol: str, limits: Limits
     async with exchange.open():
         feed = LiveFeed(venue, [symbol], websocket=exchange.url, rest=exchange.url, limits=limits)
         async with listening(feed) as heard:
-            while exchange.listener is None:
-                await asyncio.sleep(0.001)
+            await exchange.whole()
             await exchange.play()
             last = max(exchange.past)
-            while not (heard.batches and heard.trades and heard.trades[-1] == last):
-                await asyncio.sleep(0.01)
+            await until(lambda: heard.newest == last)
     return heard, feed
 
 
@@ -134,11 +140,10 @@ async def test_after_fifty_cuts_no_made_trade_is_missing_doubled_or_unmarked(ven
 async def hear(feed: LiveFeed, exchange: Exchange, ids: list[int]) -> None:
     """Let the exchange tell of the trades ``ids``; all of its trades have happened."""
     exchange.past = {event.trade.id: event.trade for event in exchange.events if event.trade}
-    while exchange.listener is None:
-        await asyncio.sleep(0.001)
+    socket = await exchange.whole()
     for event in exchange.events:
         if event.trade and event.trade.id in ids:
-            await exchange.listener.send_str(event.payload)
+            await socket.send_str(event.payload)
 
 
 @asynccontextmanager
@@ -150,15 +155,10 @@ async def lab(faults: Faults, limits: Limits) -> AsyncIterator[tuple[Exchange, L
             yield exchange, feed, heard
 
 
-async def until(heard: Heard, trades: list[int]) -> None:
-    while not heard.batches or heard.trades != trades:
-        await asyncio.sleep(0.005)
-
-
 async def test_a_hole_that_the_rest_side_refuses_is_one_mark_between_its_neighbours() -> None:
     async with lab(Faults(refused=frozenset({1005})), QUICK) as (exchange, feed, heard):
         await hear(feed, exchange, [1000, 1001, 1010])
-        await until(heard, [1000, 1001, 1010])
+        await until(lambda: heard.trades == [1000, 1001, 1010])
 
     ts_ns = heard.column("ts_ns_N").tolist()
     assert [gap for gap in heard.gaps if gap.kind == "trade"] == [
@@ -170,14 +170,14 @@ async def test_a_hole_that_the_rest_side_refuses_is_one_mark_between_its_neighbo
 async def test_a_hole_too_large_to_be_filled_is_marked_unasked() -> None:
     async with lab(Faults(), replace(QUICK, fill_trades=8)) as (exchange, feed, heard):
         await hear(feed, exchange, [1000, 1010, 1015])
-        await until(heard, [1000, *range(1010, 1016)])
+        await until(lambda: heard.trades == [1000, *range(1010, 1016)])
     assert [(gap.reason, gap.trades) for gap in heard.gaps if gap.kind == "trade"] == [("too_large", 9)]
 
 
 async def test_while_the_rest_side_is_mute_only_so_many_ticks_are_held() -> None:
     async with lab(Faults(mute=True), replace(QUICK, hold=20)) as (exchange, feed, heard):
         await hear(feed, exchange, [1000, *range(1050, 1100)])
-        await until(heard, [1000, *range(1050, 1100)])
+        await until(lambda: heard.trades == [1000, *range(1050, 1100)])
     assert [(gap.reason, gap.trades) for gap in heard.gaps if gap.kind == "trade"] == [("overflow", 49)]
     assert feed.report.most_held == 20
 
@@ -185,26 +185,23 @@ async def test_while_the_rest_side_is_mute_only_so_many_ticks_are_held() -> None
 async def test_a_mute_rest_side_is_given_up_in_time() -> None:
     async with lab(Faults(mute=True), replace(QUICK, fill_s=0.05)) as (exchange, feed, heard):
         await hear(feed, exchange, [1000, 1002])
-        await until(heard, [1000, 1002])
+        await until(lambda: heard.trades == [1000, 1002])
     assert [gap.reason for gap in heard.gaps] == ["started", "timeout"]
 
 
 async def test_a_stopped_feed_hands_out_what_it_holds_within_its_bound() -> None:
     async with lab(Faults(mute=True), replace(QUICK, drain_s=0.05)) as (exchange, feed, heard):
         await hear(feed, exchange, [1000, 1003])
-        while not feed.report.holes:
-            await asyncio.sleep(0.005)
-        assert heard.trades == [1000]
-        async with asyncio.timeout(10):
-            feed.stop()
-            await until(heard, [1000, 1003])
+        await until(lambda: feed.report.holes == 1 and heard.trades == [1000])
+        feed.stop()
+        await until(lambda: heard.trades == [1000, 1003])
     assert [(gap.reason, gap.trades) for gap in heard.gaps] == [("started", 0), ("stopped", 2)]
 
 
 async def test_trades_that_were_asked_for_stand_between_their_neighbours_and_say_so() -> None:
     async with lab(Faults(), QUICK) as (exchange, feed, heard):
         await hear(feed, exchange, [1000, 1004])
-        await until(heard, [1000, 1001, 1002, 1003, 1004])
+        await until(lambda: heard.trades == [1000, 1001, 1002, 1003, 1004])
     assert (np.diff(heard.column("ts_ns_N")) >= 0).all()
     exchange_ns = np.concatenate([batch.exchange_ns_N for batch in heard.batches])
     assert exchange_ns.tolist() == [exchange.past[i].exchange_ns for i in range(1000, 1005)]
@@ -229,9 +226,8 @@ async def test_a_subscription_that_is_refused_ends_the_feed() -> None:
     async with exchange.open():
         feed = LiveFeed(Coinbase(), ["NO-SUCH"], websocket=exchange.url, rest=exchange.url, limits=QUICK)
         reading = asyncio.create_task(anext(feed.batches()))
-        while exchange.listener is None:
-            await asyncio.sleep(0.001)
-        await exchange.listener.send_str('{"type":"error","message":"Failed to subscribe","reason":"not a product"}')
+        socket = await exchange.whole()
+        await socket.send_str('{"type":"error","message":"Failed to subscribe","reason":"not a product"}')
         with pytest.raises(InputError, match="coinbase refuses NO-SUCH: Failed to subscribe not a product"):
             await reading
 

@@ -1,3 +1,5 @@
+from itertools import pairwise
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -35,4 +37,4 @@ def test_what_is_missing_of_a_hole_is_what_was_not_found_in_as_few_pieces_as_pos
 
     ids = [i for piece in pieces for i in range(piece.first, piece.last + 1)]
     assert ids == [i for i in range(hole.first, hole.last + 1) if i not in found]
-    assert all(a.last + 1 < b.first for a, b in zip(pieces, pieces[1:], strict=False))
+    assert all(a.last + 1 < b.first for a, b in pairwise(pieces))
