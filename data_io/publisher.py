@@ -80,7 +80,7 @@ async def publish(
     if limit is not None and limit < 0:
         raise InputError(f"the limit {limit} is negative")
     partitions = (await admin.describe(bootstrap, topic, TIMEOUT_S)).partitions
-    run = _Run(pace, _Outbox(bootstrap, topic, partitions), progress)
+    run = _Run(pace, Outbox(bootstrap, topic, partitions), progress)
     await run.outbox.start()
     try:
         source = fetcher.stream(_READ_TICKS)
@@ -98,7 +98,7 @@ async def publish(
 class _Run:
     """One publication under way."""
 
-    def __init__(self, pace: "_Pace", outbox: "_Outbox", progress: Callable[[PublishReport], None]) -> None:
+    def __init__(self, pace: "_Pace", outbox: "Outbox", progress: Callable[[PublishReport], None]) -> None:
         self.pace = pace
         self.outbox = outbox
         self.report = PublishReport()
@@ -187,7 +187,7 @@ class _Pace:
         return due_N
 
 
-class _Outbox:
+class Outbox:
     """An idempotent producer that fills one batch a partition; a failure of one batch stops all that would follow."""
 
     def __init__(self, bootstrap: str, topic: str, partitions: int) -> None:

@@ -8,6 +8,7 @@ COMMANDS = {
     "demo": "everything at once: ticks in, predictions out, retrained and swapped",
     "kafka": "start, stop and look at a local Kafka",
     "publish": "publish ticks of a source to a topic",
+    "feed": "publish live ticks of an exchange to a topic",
     "data": "keep ticks and bars of any source as data sets, look at them, write them out",
     "train": "train on a file, without Kafka",
     "worker": "run the stream worker",

@@ -2,8 +2,6 @@
 
 Best quotes carry no venue time and trades are stamped by another clock than ours, so every tick stands on the receive
 clock; the venue's own time of a trade is kept in ``exchange_ts_ns``. Depth updates are counted and left out.
-
-Source: https://developers.binance.com/docs/binance-spot-api-docs/web-socket-streams
 """
 
 import math
@@ -11,10 +9,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import ClassVar
 
-import msgspec
 import numpy as np
 import pandas as pd
 
+from data_io.data_fetcher.binance_messages import BinanceTrade, UnusableMessageError, read
 from data_io.data_fetcher.lines import read_lines
 from data_io.data_fetcher.port import BATCH_SIZE, END_OF_TIME_NS, Chunked, SourceReport, batches, collect
 from ml_core import frames
@@ -22,44 +20,12 @@ from ml_core.errors import InputError
 from ml_core.types import TickBatch, TickKind
 
 _CHUNK = 16_384
-_MS_NS = 1_000_000
 _MAX_NS = 2**63 - 1
 _NAN = math.nan
 
 
-class _Data(msgspec.Struct):
-    """The fields used of a trade or a best quote; venue numbers come as text."""
-
-    s: str = ""
-    e: str = ""
-    t: int = -1  # trade id
-    p: str = ""
-    q: str = ""
-    T: int = -1  # trade time, ms
-    m: bool | None = None  # the buyer is the maker
-    u: int = -1  # order book update id
-    b: msgspec.Raw = msgspec.Raw(b"")  # text in a best quote, a list in a depth update
-    B: str = ""
-    a: msgspec.Raw = msgspec.Raw(b"")
-    A: str = ""
-
-
-class _Message(msgspec.Struct):
-    """A message of the combined streams; without ``stream`` it is an answer to a request, such as a depth snapshot."""
-
-    stream: str = ""
-    data: _Data | None = None
-
-
-_decode = msgspec.json.Decoder(_Message).decode
-_decode_text = msgspec.json.Decoder(str).decode
-
 _Row = tuple[int, int, int, int, float, float, float, float, float, float, int, int, int]
 """offset, symbol code, kind, ts_ns, price, size, bid, ask, bid_size, ask_size, side, seq, exchange_ts_ns."""
-
-
-class _Unusable(Exception):  # noqa: N818  # control flow within this file, not an error for callers
-    """The line is no tick; its text is the reason."""
 
 
 class BinanceCapture(Chunked):
@@ -97,7 +63,7 @@ class BinanceCapture(Chunked):
             for number, line in read_lines(self.path):
                 try:
                     row = _row(number, line, names, report)
-                except _Unusable as reason:
+                except UnusableMessageError as reason:
                     report.skip(str(reason), f"{self.path}, line {number}")
                     continue
                 if row is not None:
@@ -121,46 +87,17 @@ def _row(number: int, line: bytes, names: dict[str, int], report: SourceReport) 
         return None
     stamp, _, body = line.partition(b" ")
     if not stamp.isdigit() or int(stamp) > _MAX_NS:
-        raise _Unusable("no receive time")
-    try:
-        message = _decode(body)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:  # ValidationError is one of them
-        raise _Unusable(f"bad json: {error}") from error
-    data, kind = message.data, message.stream.partition("@")[2]
-    if data is None or kind not in ("trade", "bookTicker"):
-        report.ignored[kind.partition("@")[0] or "no stream"] += 1
+        raise UnusableMessageError("no receive time")
+    message = read(body)
+    if isinstance(message, str):
+        report.ignored[message] += 1
         return None
-    if not data.s:
-        raise _Unusable("no symbol")
-    code = names.setdefault(data.s, len(names))
-    ts_ns = int(stamp)
-    if kind == "trade":
-        if data.m is None:
-            raise _Unusable("no buyer-is-maker flag")
-        price, size = _number(data.p, "price"), _number(data.q, "size")
-        side = -1 if data.m else 1  # the buyer made the order that the seller took
-        exchange_ns = data.T * _MS_NS if 0 <= data.T <= _MAX_NS // _MS_NS else -1
-        return number, code, TickKind.TRADE, ts_ns, price, size, _NAN, _NAN, _NAN, _NAN, side, data.t, exchange_ns
-    bid, ask = _number(_text(data.b), "bid"), _number(_text(data.a), "ask")
-    bid_size, ask_size = _number(data.B, "bid size", zero=True), _number(data.A, "ask size", zero=True)
-    return number, code, TickKind.QUOTE, ts_ns, _NAN, _NAN, bid, ask, bid_size, ask_size, 0, data.u, -1
-
-
-def _text(raw: msgspec.Raw) -> str:
-    try:
-        return _decode_text(raw)
-    except msgspec.DecodeError as error:
-        raise _Unusable("no best bid or ask") from error
-
-
-def _number(text: str, what: str, *, zero: bool = False) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        raise _Unusable(f"{what} is not a number") from None
-    if not math.isfinite(value) or value < 0 or (value == 0 and not zero):
-        raise _Unusable(f"{what} is not {'zero or more' if zero else 'positive'} and finite")
-    return value
+    code, ts_ns = names.setdefault(message.symbol, len(names)), int(stamp)
+    if isinstance(message, BinanceTrade):
+        _, seq, price, size, side, exchange_ns = message
+        return number, code, TickKind.TRADE, ts_ns, price, size, _NAN, _NAN, _NAN, _NAN, side, seq, exchange_ns
+    _, seq, bid, ask, bid_size, ask_size = message
+    return number, code, TickKind.QUOTE, ts_ns, _NAN, _NAN, bid, ask, bid_size, ask_size, 0, seq, -1
 
 
 def _frame(rows: list[_Row], names: dict[str, int], report: SourceReport) -> pd.DataFrame:

@@ -1,0 +1,1 @@
+"""Live trades and best quotes of exchanges, from their public websockets."""
