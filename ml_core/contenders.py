@@ -52,7 +52,11 @@ def momentum(feature: str) -> Learner:
 
 
 def ridge(strength: float | None = None) -> Learner:
-    """Return the learner of a straight line to the return; None: the strength that does best on validation rows."""
+    """Return the learner of a straight line to the return.
+
+    A strength that is given needs no validation rows, so they are learned from too; None takes the one that does best
+    on them.
+    """
 
     def learn(processed: Processed) -> Predict:
         dataset = processed.dataset
@@ -63,11 +67,11 @@ def ridge(strength: float | None = None) -> Learner:
 
         lines = []
         for h in range(dataset.return_NH.shape[1]):
-            fitting = part(processed.train_I, h)
             if strength is None:
-                lines.append(choose_ridge(fitting, part(processed.validation_I, h)))
+                lines.append(choose_ridge(part(processed.train_I, h), part(processed.validation_I, h)))
             else:
-                lines.append(fit_ridge(*fitting, strength=strength))
+                known_I = np.concatenate([processed.train_I, processed.validation_I])
+                lines.append(fit_ridge(*part(known_I, h), strength=strength))
         return lambda chosen_I: np.stack([line.predict(part(chosen_I, 0)[0]) for line in lines], axis=1)
 
     return learn

@@ -53,6 +53,16 @@ def calibration_error(curve: Curve) -> float:
     return round(float(np.average(np.abs(curve.said_K - curve.came_K), weights=curve.count_K)), 15)
 
 
+def rise_probability(prediction_N: Float64, error_V: Float64) -> Float64:
+    """Return how likely each predicted return makes a rise (N,), by errors on other rows: came less said.
+
+    >>> rise_probability(np.array([0.0, 2.0]), np.array([-3.0, -1.0, 1.0, 3.0])).tolist()
+    [0.5, 0.75]
+    """
+    ordered_V = np.sort(error_V)
+    return 1 - np.searchsorted(ordered_V, -prediction_N, side="right") / len(ordered_V)
+
+
 def slope(said_N: npt.NDArray[np.floating], came_N: Float64) -> float:
     """Return by which factor predictions of returns were too small: 1 is right, 0.5 means twice too sure.
 
