@@ -37,27 +37,34 @@ class Trial(NamedTuple):
         return ", ".join([*parts, f"features {self.features}"] + ([f"window {self.window}"] if self.window > 1 else []))
 
 
-_STEPS: Space = {"learning_rate": (3e-4, 1e-3), "weight_decay": (1e-4, 1e-1)}
-_GATED: Space = {"hidden": (24,), "learning_rate": (1e-3,), "weight_decay": (1e-4, 1e-1)}
 NEURAL: dict[str, tuple[str, int, Space]] = {  # name on the page: kind of [model], rows of a window, space
-    "linear_network": ("mlp", 1, {"hidden": ((),), **_STEPS}),
-    "mlp": ("mlp", 1, {"hidden": ((32,), (64, 32)), "dropout": (0.0, 0.3), **_STEPS}),
-    "lstm": ("lstm", 16, _GATED),
+    "linear_network": ("mlp", 1, {"hidden": ((),), "learning_rate": (3e-3, 1e-2), "weight_decay": (0.5,)}),
+    "mlp": (
+        "mlp",
+        1,
+        {
+            "hidden": ((32,), (128,), (64, 64)),
+            "dropout": (0.3, 0.5),
+            "learning_rate": (1e-3, 3e-3),
+            "weight_decay": (0.9,),
+        },
+    ),
+    "lstm": ("lstm", 8, {"width": (24,), "learning_rate": (1e-3, 3e-3), "weight_decay": (0.5,)}),
 }
 TRAINING = ("learning_rate", "weight_decay")  # of a space; the rest are parameters of the model
-ONLINE: Space = {"step": (1e-4, 3e-4, 1e-3), "batch": (64, 256), "memory": (0, 20_000)}
+ONLINE: Space = {"step": (1e-4, 1e-3), "batch": (64, 256), "memory": (20_000,)}
 BOOSTING: Space = {
-    "num_leaves": (4, 8, 16),
-    "min_data_in_leaf": (200, 1000),
+    "num_leaves": (4, 8),
+    "min_data_in_leaf": (300, 2000),
     "learning_rate": (0.03,),
     "lambda_l2": (1.0, 100.0),
 }
-RIVER: Space = {"step": (1e-4, 3e-4, 1e-3, 3e-3)}
+RIVER: Space = {"step": (1e-3, 3e-3, 1e-2, 3e-2)}
 RIDGE: Space = {"strength": (0.001, 0.01, 0.03, 0.1, 0.3, 1.0)}
 FIXED = ("momentum", "zero", "prior")
 IN_RETURNS = ("ridge", "gradient_boosting", "river_online", "online_mlp", "zero", "prior", *NEURAL)
 ROUNDS, PATIENCE = 400, 30  # of boosting
-EPOCHS, WAIT = 12, 3  # of networks: training too long costs more than any choice of size
+EPOCHS, WAIT, BATCH = 12, 3, 1024  # of networks: training too long costs more than any choice of size
 
 
 def points(space: Space) -> Iterator[tuple[tuple[str, Any], ...]]:
@@ -77,7 +84,7 @@ def spec_of(cell: str, trial: Trial) -> PipelineSpec:
         trial.features,
         features={"window": trial.window},
         model={"kind": kind, "params": model if is_neural(trial.family) else {}},
-        train={"weights": "none", "epochs": EPOCHS, "patience": WAIT, "batch_size": 512, **train},
+        train={"weights": "none", "epochs": EPOCHS, "patience": WAIT, "batch_size": BATCH, **train},
     )
 
 

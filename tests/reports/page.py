@@ -150,8 +150,9 @@ def _spaces() -> Iterator[str]:
         yield f"| {family} | {told_} |"
     yield ""
     yield (
-        f"Sets of features: {', '.join(FEATURES)}, chosen by ridge. Networks: at most {models.EPOCHS} epochs, patience "
-        f"{models.WAIT}, batches of 512. Boosting: at most {models.ROUNDS} trees, patience {models.PATIENCE}. "
+        f"Sets of features: {', '.join(FEATURES)}, chosen by ridge. Networks: at most {models.EPOCHS} epochs, "
+        f"patience {models.WAIT}, batches of {models.BATCH}. Boosting: at most {models.ROUNDS} trees, patience "
+        f"{models.PATIENCE}. "
         f"{', '.join(SEEDED)} were run on the test part with {len(SEEDS)} seeds; the first is the one that counts."
     )
     yield ""
