@@ -12,7 +12,7 @@ READY := $(VENV)/.ready
 MAKEFLAGS += --no-print-directory
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test lint lint-style lint-format lint-types lint-imports lint-locks format bench faults lock clean distclean
+.PHONY: help demo test lint lint-style lint-format lint-types lint-imports lint-locks format bench faults report lock clean distclean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -49,6 +49,9 @@ bench: $(READY) ## the whole path beside other engines, short; the last line is 
 
 faults: $(READY) ## kill, stop and cut workers and brokers: what is lost or doubled? ARGS="--short" for some
 	@exec $(BIN)/python -m tests.faults $(ARGS)
+
+report: $(READY) ## models on real ticks, a page with plots; the last line is JSON. ARGS="--data FOLDER --cells ibm-10s"
+	@exec $(BIN)/python -m tests.reports.quality $(ARGS)
 
 # One resolution: the images take their versions from the lock that the tests run with.
 COMPILE := uv pip compile --universal --python-version 3.11 --generate-hashes --quiet \

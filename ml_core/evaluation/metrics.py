@@ -74,6 +74,43 @@ def information_coefficient(score_N: npt.NDArray[np.floating], return_N: Float64
     return float(a @ b) / scale if scale else float("nan")
 
 
+def pearson(score_N: npt.NDArray[np.floating], return_N: Float64) -> float:
+    """Return the linear correlation of scores and returns; NaN where either never changes.
+
+    >>> round(pearson(np.array([1.0, 2.0, 3.0]), np.array([0.1, 0.2, 9.0])), 3)
+    0.871
+    """
+    a_N, b_N = score_N.astype(np.float64), return_N.astype(np.float64)
+    if not len(a_N) or np.ptp(a_N) == 0 or np.ptp(b_N) == 0:
+        return float("nan")
+    a_N, b_N = a_N - a_N.mean(), b_N - b_N.mean()
+    scale = float(np.sqrt((a_N @ a_N) * (b_N @ b_N)))
+    return float(a_N @ b_N) / scale if scale else float("nan")
+
+
+def winsorised(value_N: npt.NDArray[np.floating], share: float = 0.01) -> Float64:
+    """Return values with the lowest and the highest ``share`` of them pulled in to where that share begins.
+
+    >>> winsorised(np.array([-9.0, 0.0, 1.0, 2.0, 50.0]), share=0.25).tolist()
+    [0.0, 0.0, 1.0, 2.0, 2.0]
+    """
+    low, high = np.quantile(value_N, [share, 1 - share])
+    return np.asarray(np.clip(value_N, low, high), dtype=np.float64)
+
+
+def r2_against_zero(prediction_N: npt.NDArray[np.floating], return_N: Float64) -> float:
+    """Return the share of the squared returns that predictions explain, where 0 is to predict no move.
+
+    Below 0 where they are worse than that; NaN where nothing moved.
+
+    >>> r2_against_zero(np.array([1.0, 0.0]), np.array([1.0, -1.0]))
+    0.5
+    """
+    total = float(return_N @ return_N)
+    error_N = return_N - prediction_N
+    return 1 - float(error_N @ error_N) / total if total else float("nan")
+
+
 def net_edge_bps(score_N: npt.NDArray[np.floating], return_N: Float64, fee_bps: float) -> float:
     """Return the mean gain, bps, of a position in the direction of each score.
 

@@ -1,0 +1,179 @@
+"""Test, then learn: scores of a model that learns from each outcome when it is known, and never before.
+
+    row p           scored with what was learned from batches whose every label ends at or before its time
+    |----- label of p -----|
+                           from here on p is in a batch of matured rows; a full batch is learned from once
+
+Rows mature in the order in which their labels end; a batch of them is full when its last label ends. Between two such
+times the model stands still, so that all rows there are scored at once. Shapes: N rows, B rows of a batch, T rows of a
+window, F features, H horizons.
+"""
+
+from collections.abc import Callable
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from ml_core.contenders import loss_of, predict_with
+from ml_core.data_processor.dataset import Processed
+from ml_core.errors import InputError
+from ml_core.model.graph import ScoringGraph
+from ml_core.spec import PipelineSpec
+from ml_core.trainer.incremental import anchor
+from ml_core.trainer.losses import weighted_mean
+from ml_core.types import Float32, Float64, Int64
+
+
+class OnlineLearner(Protocol):
+    """A model that scores rows and learns from matured ones; rows go by their numbers in a data set."""
+
+    def scores(self, chosen_B: Int64) -> Float64:
+        """Return the scores (B, H) of rows; changes nothing."""
+        ...
+
+    def learn(self, chosen_B: Int64) -> None:
+        """Learn from rows whose outcomes are known, oldest outcome first."""
+        ...
+
+
+def prequential(
+    learner: OnlineLearner,
+    rows_I: Int64,
+    ts_ns_N: Int64,
+    end_ns_N: Int64,
+    *,
+    batch: int,
+    scored_from_ns: int | None = None,
+) -> tuple[Int64, Float64]:
+    """Return rows by time and what the learner said of each at its time.
+
+    Args:
+        learner: As it is at the start; afterwards it has learned from every batch that was full in time for a row.
+        rows_I: Numbers of the rows to score and to learn from, in any order.
+        ts_ns_N: Event times of all rows.
+        end_ns_N: When the last label of each row ends; not before the row.
+        batch: Matured rows that are learned from at once.
+        scored_from_ns: Earlier rows are learned from and not scored; None: all are scored.
+
+    Returns:
+        Numbers of the rows that were scored, ascending by time, and their scores (rows, H).
+
+    Raises:
+        InputError: A label ends before its row, or there is no row to score. A retry will not help.
+    """
+    ts_ns_I, end_ns_I = ts_ns_N[rows_I], end_ns_N[rows_I]
+    if (end_ns_I < ts_ns_I).any():
+        raise InputError("a label ends before its row")
+    order_I = np.argsort(ts_ns_I, kind="stable")
+    if scored_from_ns is not None:
+        order_I = order_I[np.searchsorted(ts_ns_I[order_I], scored_from_ns) :]
+    if not len(order_I):
+        raise InputError("no row to score")
+    matured_I = np.argsort(end_ns_I, kind="stable")
+    full = len(matured_I) // batch
+    # the first row that each batch is learned for: it stands at or after the end of the last label in the batch
+    first_B = np.searchsorted(ts_ns_I[order_I], end_ns_I[matured_I[batch - 1 : full * batch : batch]])
+    parts, done = [], 0
+    for number, first in enumerate([*first_B.tolist(), len(order_I)]):
+        if first > done:
+            parts.append(learner.scores(rows_I[order_I[done:first]]))
+            done = first
+        if number < full and done < len(order_I):
+            learner.learn(rows_I[matured_I[number * batch : (number + 1) * batch]])
+    return rows_I[order_I], np.concatenate(parts)
+
+
+class OnlineNetwork:
+    """A network that takes one gradient step for each batch of matured rows and some older ones.
+
+    The older ones are drawn from the last ``memory`` matured rows: a step on the newest alone follows noise. An anchor
+    holds the weights near those it came with.
+    """
+
+    def __init__(
+        self,
+        graph: ScoringGraph,
+        processed: Processed,
+        spec: PipelineSpec,
+        *,
+        learning_rate: float,
+        strength: float = 0.0,
+        memory: int = 0,
+        seed: int = 0,
+    ) -> None:
+        """Go on from the weights of ``graph``, which is changed.
+
+        Args:
+            graph: Trained, or as it was built.
+            processed: The rows, their scaler already in ``graph``.
+            spec: The pipeline.
+            learning_rate: Of AdamW.
+            strength: Of the anchor; 0: none.
+            memory: Matured rows to draw older ones from, as many as a batch has; 0: none are drawn.
+            seed: Of those draws and of dropout.
+        """
+        self._graph, self._processed = graph, processed
+        self._predict = predict_with(graph, processed, spec.label.kind)
+        self._loss = loss_of(processed, spec.label.kind)
+        self._optimizer = torch.optim.AdamW(graph.parameters(), lr=learning_rate, weight_decay=0.0)
+        self._penalty = anchor(graph, strength) if strength else None
+        self._limit, self._memory = 1.0, memory
+        self._known_M: Int64 = np.empty(0, np.int64)
+        self._rng = np.random.default_rng(seed)
+        self._seed, self._steps = seed, 0
+
+    def scores(self, chosen_B: Int64) -> Float64:
+        """Return the scores (B, H)."""
+        return self._predict(chosen_B)
+
+    def learn(self, chosen_B: Int64) -> None:
+        """Take one step.
+
+        Raises:
+            InputError: The loss is not finite; the weights stay as they were.
+        """
+        rows_B = chosen_B
+        if self._memory and len(self._known_M):
+            rows_B = np.concatenate([chosen_B, self._rng.choice(self._known_M, size=len(chosen_B))])
+        dataset = self._processed.dataset
+        self._graph.train()
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self._seed + self._steps)
+            y_BO = self._graph(torch.from_numpy(dataset.x_MF[dataset.idx_NT[rows_B]]))
+            loss_B = self._loss(y_BO, torch.from_numpy(dataset.y_NH[rows_B]))
+            loss = weighted_mean(loss_B, torch.from_numpy(dataset.weight_N[rows_B]))
+            if self._penalty is not None:
+                loss = loss + self._penalty()
+            self._optimizer.zero_grad()
+            loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it so
+        if not torch.isfinite(torch.nn.utils.clip_grad_norm_(self._graph.parameters(), self._limit)):
+            raise InputError(f"step {self._steps} of the online network: the gradient is not finite")
+        self._optimizer.step()
+        self._steps += 1
+        self._known_M = np.concatenate([self._known_M, chosen_B])[-self._memory :] if self._memory else self._known_M
+
+
+class RowByRow:
+    """A model of one row at a time, such as one of river, as an `OnlineLearner`."""
+
+    def __init__(
+        self,
+        z_NF: Float32,
+        y_N: npt.NDArray[np.floating],
+        *,
+        say: Callable[[Float32], float],
+        hear: Callable[[Float32, float], None],
+    ) -> None:
+        """Score with ``say(z_F)`` and learn with ``hear(z_F, y)``; rows are scaled already."""
+        self._z_NF, self._y_N, self._say, self._hear = z_NF, y_N, say, hear
+
+    def scores(self, chosen_B: Int64) -> Float64:
+        """Return the scores (B, 1)."""
+        return np.array([[self._say(self._z_NF[row])] for row in chosen_B], dtype=np.float64).reshape(-1, 1)
+
+    def learn(self, chosen_B: Int64) -> None:
+        """Learn from one row after the other."""
+        for row in chosen_B:
+            self._hear(self._z_NF[row], float(self._y_N[row]))

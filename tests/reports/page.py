@@ -1,0 +1,181 @@
+"""The dated page of the quality report, its plots and its JSON, for `docs/reports`."""
+
+import json
+import os
+import platform
+import subprocess
+from collections.abc import Iterator, Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ml_core.evaluation.compare import Rows, as_json
+from model_ops_manager.card import Result, Shown, plots, table, told
+from tests.reports import models
+from tests.reports.cells import CELLS, FEATURES
+from tests.reports.search import SEEDED, SEEDS, Found, Tried
+
+PACKAGES = ("numpy", "torch", "lightgbm", "river")
+_HOW = (
+    "Every model predicts the log return of the mid over the horizon from feature rows, one after each tick. Features, "
+    "models, parameters and the number of epochs are chosen by purged walk-forward inside the training part alone: "
+    "expanding folds, an embargo of one look-ahead, early stopping on the last 15 % of what a fold learns from. The "
+    "test part is opened once, by the chosen trial of each family. The best neural model is the neural family whose "
+    "chosen trial had the highest mean of both coefficients inside the training part; it need not be the best on the "
+    "test part. Models that learn online are scored at each row with what they learned from outcomes that had matured "
+    "by then, also on the test part; all others stand still there."
+)
+_READ = (
+    "IC is Spearman's rank correlation of predictions and returns. Intervals hold 95 % of 2,000 draws of whole blocks "
+    "of time, each at least two look-aheads long; differences are drawn in pairs. Costs are the whole spread at each "
+    "row; a model acts where its prediction exceeds them. Momentum scores by the past return; its unit is not that "
+    "of the label. Spearman and Pearson are both shown because one wild second may hold half of the variance."
+)
+SMOKE = (
+    "A smoke figure: the capture has 346 s, so that the test part is {blocks} blocks of time, and one second of it may "
+    "hold half of the variance. It cannot rank models."
+)
+
+
+class Shows(NamedTuple):
+    """What the page shows of a cell."""
+
+    found: Found
+    models: list[Shown]  # the best neural one first
+    results: list[Result]
+    rows: Rows
+    seeds: dict[str, list[float]]  # family -> IC of each seed
+    summary: dict[str, Any]
+
+
+def write(folder: Path, about: Mapping[str, Any], cells: Mapping[str, Shows]) -> Path:
+    """Write page, plots and JSON into ``folder`` and return the page."""
+    folder.mkdir(parents=True, exist_ok=True)
+    stem = f"quality_{about['day']}"
+    lines = list(_lines(folder, stem, about, cells))
+    page = folder / f"{stem}.md"
+    page.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    data = {name: _json(each) for name, each in cells.items()}
+    text = json.dumps({"about": about | machine(), "cells": data}, indent=1, allow_nan=False)
+    (folder / f"{stem}.json").write_text(text + "\n", encoding="utf-8")
+    return page
+
+
+def machine() -> dict[str, str]:
+    """What figures depend on besides the code."""
+    return {
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores, {platform.system()}",
+        "versions": ", ".join(f"{name} {version(name)}" for name in PACKAGES) + f", Python {platform.python_version()}",
+        "commit": _commit(),
+    }
+
+
+def _lines(folder: Path, stem: str, about: Mapping[str, Any], cells: Mapping[str, Shows]) -> Iterator[str]:
+    yield from (f"# Quality on real ticks, {about['day']}", "", "```", "make report", "```", "", _HOW, "", _READ, "")
+    for name, each in cells.items():
+        yield from _cell(folder, f"{stem}_{name}", name, each)
+    yield from _spaces()
+    told_ = machine()
+    yield (
+        f"{about['minutes']} minutes with {about['processes']} processes; {told_['machine']}; {told_['versions']}; "
+        f"commit {told_['commit']}."
+    )
+
+
+def _cell(folder: Path, stem: str, name: str, shows: Shows) -> Iterator[str]:
+    found, best = shows.found, shows.found.best_neural
+    yield from (f"## {name}", "")
+    yield f"{CELLS[name].said[0].upper()}{CELLS[name].said[1:]}. {len(shows.rows.ts_ns_N):,} test rows."
+    yield ""
+    if not name.startswith("ibm"):
+        yield from (SMOKE.format(blocks=shows.summary["blocks"]), "")
+    if "target_met" in shows.summary:
+        yield from (_verdict(shows), "")
+    yield from table(shows.results)
+    yield f"`{best}` is the best neural model: {found.chosen[best].trial.told}."
+    yield from told(shows.models[0], shows.rows)
+    yield from (f"### {name}: how the models were chosen", "")
+    yield (
+        f"{len(found.tried)} trials, {sum(each.seconds for each in found.tried):.0f} s of walk-forward, all inside the "
+        "training part. Of each family the chosen one; coefficients of the pooled test rows of the folds."
+    )
+    yield ""
+    yield "| family | trials | IC | Pearson | IC by fold | chosen | IC by seed, on the test part |"
+    yield "| --- | --- | --- | --- | --- | --- | --- |"
+    for family, each in found.chosen.items():
+        count = sum(other.trial.family == family for other in found.tried)
+        seeds = " ".join(f"{ic:.3f}" for ic in shows.seeds.get(family, []))
+        folds = " ".join(_number(ic) for ic in each.fold_ics)
+        cells = (family, str(count), _number(each.ic), _number(each.pearson), folds, each.trial.told, seeds)
+        yield f"| {' | '.join(cells)} |"
+    yield ""
+    for caption, path in plots(folder, stem, shows.models[0], shows.models, shows.rows):
+        yield from (f"![{caption}]({path.name})", "")
+    yield from ("<details><summary>All trials</summary>", "")
+    yield from ("| family | IC | Pearson | trial |", "| --- | --- | --- | --- |")
+    for tried in sorted(found.tried, key=lambda each: (each.trial.family, -each.merit)):
+        yield f"| {tried.trial.family} | {_number(tried.ic)} | {_number(tried.pearson)} | {tried.trial.told} |"
+    yield from ("", "</details>", "")
+
+
+def _verdict(shows: Shows) -> str:
+    first = shows.results[0]
+    figures, ahead = first.figures, first.ahead
+    kept = "kept" if shows.summary["target_met"] else "**missed**"
+    said = (
+        f"The target, an IC of at least 0.26 by both coefficients, an AUC of the sign of at least 0.62 and R2 of at "
+        f"least 0.06 for the best neural model, is {kept}: IC {figures.ic:.3f}, Pearson {figures.pearson:.3f}, AUC "
+        f"{figures.sign_auc:.3f}, R2 {figures.r2:.4f}."
+    )
+    if ahead is None or ahead.ic_interval.low is None or ahead.ic_interval.high is None:
+        return said
+    low, high = ahead.ic_interval.low, ahead.ic_interval.high
+    is_clear = "which is more than chance" if low > 0 or high < 0 else "which chance explains as well"
+    return (
+        f"{said} Its IC is {ahead.ic:+.3f} ({low:.3f} to {high:.3f}) from that of ridge on the same rows, {is_clear}."
+    )
+
+
+def _spaces() -> Iterator[str]:
+    yield from ("## What was searched", "")
+    spaces = {"ridge": models.RIDGE, "gradient_boosting": models.BOOSTING, "river_online": models.RIVER}
+    spaces |= {name: space for name, (_, _, space) in models.NEURAL.items()}
+    spaces["online_mlp"] = {"(the chosen mlp, going on)": ("",), **models.ONLINE}
+    yield "| family | space, every point of it tried |"
+    yield "| --- | --- |"
+    for family, space in spaces.items():
+        told_ = "; ".join(f"{name} {', '.join(str(value) for value in values)}" for name, values in space.items())
+        yield f"| {family} | {told_} |"
+    yield ""
+    yield (
+        f"Sets of features: {', '.join(FEATURES)}, chosen by ridge. Networks: at most {models.EPOCHS} epochs, "
+        f"patience {models.WAIT}, batches of {models.BATCH}. Boosting: at most {models.ROUNDS} trees, patience "
+        f"{models.PATIENCE}. "
+        f"{', '.join(SEEDED)} were run on the test part with {len(SEEDS)} seeds; the first is the one that counts."
+    )
+    yield ""
+
+
+def _json(shows: Shows) -> dict[str, Any]:
+    def trial(each: Tried) -> dict[str, Any]:
+        found: dict[str, Any] = as_json(each._replace(error_I=None))
+        return found | {"trial": each.trial.family + ": " + each.trial.told}
+
+    return {
+        "summary": shows.summary,
+        "results": as_json(shows.results),
+        "seeds": shows.seeds,
+        "trials": [trial(each) for each in shows.found.tried],
+    }
+
+
+def _number(value: float) -> str:
+    return f"{value:.3f}" if np.isfinite(value) else ""
+
+
+def _commit() -> str:
+    command = ["git", "describe", "--always", "--dirty"]
+    done = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, check=False, timeout=10)
+    return done.stdout.strip() or "unknown"
