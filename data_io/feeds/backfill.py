@@ -23,6 +23,7 @@ log = structlog.get_logger()
 _LARGEST_ANSWER = 8 << 20
 _BANNED = 418  # Binance's word for too many requests, in spite of having been told
 _CHUNK = 1 << 16
+_LONGEST_BAN_S = 3 * 86_400.0  # of Binance
 
 
 class Rest:
@@ -88,9 +89,9 @@ class Rest:
             await self.sleep(turn_s - now_s)
 
     def _hold_back(self, retry_after: str) -> None:
-        """Ask nothing for as long as the venue says, within our own bound."""
+        """Ask nothing for as long as the venue says; holes are given up meanwhile."""
         seconds = float(retry_after) if retry_after.isdigit() else self.limits.first_pause_s
-        self._next_s = max(self._next_s, self._monotonic() + min(seconds, self.limits.longest_pause_s))
+        self._next_s = max(self._next_s, self._monotonic() + min(seconds, _LONGEST_BAN_S))
 
 
 async def fill(order: SymbolOrder, rest: Rest, now_ns: Callable[[], int]) -> None:

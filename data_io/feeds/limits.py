@@ -18,10 +18,10 @@ class Limits:
     longest_pause_s: float = 30.0
     stable_s: float = 30.0  # a connection that lasted so long is no failed attempt
     settle_s: float = 0.25  # for messages that come late, before the REST side is asked
-    answer_s: float = 10.0  # for one answer
+    answer_s: float = 5.0  # for one answer
     attempts: int = 4  # of one question, and of asking again for what an answer lacks
     request_interval_s: float | None = None  # between two questions; None: as the venue allows
-    fill_s: float = 60.0  # for one hole
+    fill_s: float = 30.0  # for one hole, and so the longest that a tick is held
     fill_trades: int = 50_000  # of one hole
     hold: int = 50_000  # ticks of a symbol that wait for a hole
     queue: int = 50_000  # ticks that wait for the reader of the feed; then nothing more is read from the venue

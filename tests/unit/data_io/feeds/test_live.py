@@ -29,7 +29,7 @@ QUICK = Limits(
     request_interval_s=0.001,
 )
 BAD = Faults(cuts=50, half_open=0.06, drop=0.01, twice=0.02, delay=0.02, stumble=0.1)
-WAIT_S = 60.0
+WAIT_S = 30.0
 
 
 @dataclass
@@ -147,8 +147,8 @@ async def hear(feed: LiveFeed, exchange: Exchange, ids: list[int]) -> None:
 
 
 @asynccontextmanager
-async def lab(faults: Faults, limits: Limits) -> AsyncIterator[tuple[Exchange, LiveFeed, Heard]]:
-    exchange = Exchange(made_binance(200), faults)
+async def lab(faults: Faults, limits: Limits, *, page: int = 1000) -> AsyncIterator[tuple[Exchange, LiveFeed, Heard]]:
+    exchange = Exchange(made_binance(200), faults, page=page)
     async with exchange.open():
         feed = LiveFeed(Binance(), ["BTCUSDT"], websocket=exchange.url, rest=exchange.url, limits=limits)
         async with listening(feed) as heard:
@@ -165,6 +165,13 @@ async def test_a_hole_that_the_rest_side_refuses_is_one_mark_between_its_neighbo
         Gap("BTCUSDT", "trade", ts_ns[1], ts_ns[2], "refused", 1002, 1009)
     ]
     assert exchange.asked == 1, "what is refused is asked for once"
+
+
+async def test_a_hole_of_many_pages_is_filled_at_the_first_attempt() -> None:
+    async with lab(Faults(), replace(QUICK, attempts=1), page=3) as (exchange, feed, heard):
+        await hear(feed, exchange, [1000, 1011])
+        await until(lambda: heard.trades == [*range(1000, 1012)])
+    assert exchange.asked == 4
 
 
 async def test_a_hole_too_large_to_be_filled_is_marked_unasked() -> None:
