@@ -41,10 +41,13 @@ class Job:
     folder: str | None  # of the pipeline file
     state: JobState
     attempt: int
+    priority: int
+    losses: int  # attempts whose process was killed or whose runner was lost
+    settled: dict[str, Any] | None  # what the first attempt found and every later one has to go by
     runner: str | None  # who runs it, or ran it last
     lease_until_ns: int | None  # another runner may take it up after this
     cancel_requested: bool
-    registering: bool  # past the point where it can be cancelled
+    registering: bool  # an attempt has passed the point where the job can be cancelled
     idempotency_key: str | None
     progress: dict[str, Any] | None
     result: dict[str, Any] | None  # of a job that succeeded: version, metrics, decision

@@ -21,7 +21,7 @@ from ml_core.spec import parse
 from ml_core.types import JobKind, JobSpec, JobState, OffsetRange
 from model_ops_manager.jobs.settings import RunnerSettings
 from model_ops_manager.jobs.store import JobStore
-from model_ops_manager.jobs.work import Work
+from model_ops_manager.jobs.works.train import Train
 
 pytestmark = pytest.mark.integration
 
@@ -67,7 +67,7 @@ class Bench:
 
     def run(self, job, on_point_of_no_return=lambda: None, **settings):
         given = self.settings.model_copy(update=settings)
-        return Work(job, self.store, self.agent, given).run(on_point_of_no_return)
+        return Train(job, self.store, self.agent, given).run(on_point_of_no_return)
 
 
 @pytest.fixture
@@ -107,7 +107,7 @@ def test_an_empty_topic_and_a_kafka_that_is_away_are_told_apart(bench):
 
 
 def test_a_job_of_exact_ranges_tells_its_progress_and_uses_just_these(bench, monkeypatch):
-    monkeypatch.setattr("model_ops_manager.jobs.work.PROGRESS_S", 0.0)
+    monkeypatch.setattr("model_ops_manager.jobs.works.base.PROGRESS_S", 0.0)
     job, told, tell = bench.lease(ranges=[part(1000, 9000)]), [], bench.store.progress
     monkeypatch.setattr(bench.store, "progress", lambda job, **how: told.append(how) or tell(job, **how))
 
