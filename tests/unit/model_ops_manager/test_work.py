@@ -38,3 +38,17 @@ def test_a_job_reads_the_archive_of_its_runner(monkeypatch, tmp_path, asked):
     Train(job, None, None, RunnerSettings(archive=tmp_path)).fetch()
 
     assert set(given) == {tmp_path}
+
+
+def test_an_attempt_reads_the_offsets_that_the_one_before_found(monkeypatch):
+    async def fetch_ranges(_kafka, _topic, ranges, _decoder, *, limit, **_):
+        assert limit is None
+        return Fetched(frames.empty(), tuple(ranges), {})
+
+    monkeypatch.setattr(base, "fetch_ranges", fetch_ranges)
+    spec, settled = parse({"name": "demo"}), {"ranges": [RANGE.model_dump()], "origin": None}
+    job = SimpleNamespace(
+        id="train-1", attempt=2, settled=settled, pipeline_spec=lambda: spec, spec=JobSpec(pipeline="demo")
+    )
+
+    assert Train(job, None, None, RunnerSettings()).fetch().ranges == (RANGE,)
