@@ -19,7 +19,8 @@ class JobCheckpoint:
 
     def __init__(self, home: Path, job_id: str, attempt: int) -> None:
         """Use ``home``; nothing is made before the first ``save``."""
-        self._folder, self._attempt = _folder(home, job_id), attempt
+        self._folder = _folder(home, job_id)
+        self._file = self._folder / f"{_PREFIX}{attempt:06}{_SUFFIX}"  # names sort as attempts do
 
     def load(self) -> bytes | None:
         """Return what was saved last, by this attempt or the newest one before it; None where nothing was."""
@@ -32,25 +33,23 @@ class JobCheckpoint:
 
     def save(self, data: bytes) -> None:
         """Keep ``data`` in place of what was saved before. Where that fails, the job goes on and the log says so."""
-        path = self._folder / f"{_PREFIX}{self._attempt:06}{_SUFFIX}"
-        part = path.with_suffix(".part")
+        part = self._file.with_suffix(".part")
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
             with part.open("wb") as file:
                 file.write(data)
                 file.flush()
                 os.fsync(file.fileno())
-            part.replace(path)
+            part.replace(self._file)
             _sync_folder(self._folder)
             for older in self._files()[:-1]:
                 older.unlink(missing_ok=True)
         except OSError as error:
-            log.warning("checkpoint not saved", action="save-checkpoint", file=str(path), error=str(error))
+            log.warning("checkpoint not saved", action="save-checkpoint", file=str(self._file), error=str(error))
 
     def _files(self) -> list[Path]:
-        """Return the files of the attempts up to this one, oldest first."""
-        found = {int(path.stem.removeprefix(_PREFIX)): path for path in self._folder.glob(f"{_PREFIX}*{_SUFFIX}")}
-        return [found[attempt] for attempt in sorted(found) if attempt <= self._attempt]
+        """Return the files of all attempts, that of the newest one last."""
+        return sorted(self._folder.glob(f"{_PREFIX}*{_SUFFIX}"))
 
 
 def remove(home: Path, job_id: str) -> None:

@@ -168,3 +168,30 @@ def test_a_champion_made_meanwhile_is_the_new_rival_unless_it_answers_another_qu
     reason = f"version {champion} answers another question (feature_hash changed); as a first model"
     assert changed["decision"]["reason"].startswith(reason)
     assert changed["decision"]["figures"]["rival"] == "the prior"
+
+
+def test_an_attempt_after_one_that_was_killed_past_its_registration_gives_the_same_answer(bench):
+    job = bench.lease()
+    first = bench.run(job)
+    bench.store.retry(job, "killed")
+
+    again = bench.run(bench.store.lease("test", 60))
+
+    assert again == first
+    assert first["decision"]["promote"]
+    assert [each.version for each in bench.agent.versions("demo")] == [1]
+    assert bench.agent.versions("demo")[0].decision == first["decision"]
+
+
+def test_an_attempt_goes_on_from_the_version_and_the_ticks_of_the_one_before(bench):
+    bench.run(bench.lease())
+    job = bench.lease(kind=JobKind.INCREMENTAL)
+    ranges = [{"partition": 0, "start": 2000, "end": 9000}]
+    bench.store.settle(job, ranges=ranges, origin=1)
+    bench.store.retry(job, "killed")
+    taken = bench.store.lease("test", 60)
+    bench.agent.set_champion("demo", bench.run(bench.lease(seed=9))["version"], reason="by hand")
+
+    result = bench.run(taken)
+
+    assert (result["parent"], result["ranges"]) == ("demo/1", ranges)

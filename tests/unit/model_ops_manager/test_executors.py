@@ -127,7 +127,7 @@ class Ray:
         return answer
 
     def kill(self, _):
-        self.called.append("kill")
+        self.called.append("end of actor")
 
     @property
     def host(self):
@@ -191,4 +191,4 @@ def test_an_attempt_whose_machine_died_or_was_never_found_ends_too():
 
     waiting = Ray()
     RayHandle(waiting, waiting.host, JOB).kill()
-    assert waiting.called == ["look", "kill"]
+    assert waiting.called == ["look", "end of actor"]
