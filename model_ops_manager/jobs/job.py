@@ -41,7 +41,6 @@ class Job:
     folder: str | None  # of the pipeline file
     state: JobState
     attempt: int
-    priority: int
     losses: int  # attempts whose process was killed or whose runner was lost
     settled: dict[str, Any] | None  # what the first attempt found and every later one has to go by
     runner: str | None  # who runs it, or ran it last
@@ -60,7 +59,8 @@ class Job:
     @classmethod
     def of(cls, row: Mapping[str, Any]) -> "Job":
         """Return the job of one row of the table ``jobs``."""
-        values = {**row, "spec": JobSpec.model_validate(row["spec"]), "state": JobState(row["state"])}
+        values = {**row, "state": JobState(row["state"])}
+        values["spec"] = JobSpec.model_validate({**row["spec"], "priority": values.pop("priority")})
         del values["pipeline_name"]
         return cls(**values)
 

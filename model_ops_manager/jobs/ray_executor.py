@@ -95,19 +95,21 @@ class RayHandle:
 
     def exit_code(self) -> int | None:
         """Return the exit code, ``MACHINE_LOST`` when the actor has died; None while it runs or waits for a machine."""
-        if self._code is None and self._ray.wait([self._asked], timeout=0)[0]:
+        if self._code is None:
             try:
-                self._seen = self._ray.get(self._asked)
+                if self._ray.wait([self._asked], timeout=0)[0]:
+                    self._take(self._ray.get(self._asked))
             except self._ray.exceptions.RayError as error:
                 self._code = MACHINE_LOST
                 log.warning("actor lost", action="look", job=self._job.id, error=str(error).splitlines()[0])
-            else:
-                sys.stderr.write("".join(self._seen.lines))
-                sys.stderr.flush()
-                self._code = self._seen.code
-                if self._code is None:
-                    self._asked = self._host.look.remote()
         return self._code
+
+    def _take(self, look: "_Look") -> None:
+        self._seen, self._code = look, look.code
+        sys.stderr.write("".join(look.lines))
+        sys.stderr.flush()
+        if look.code is None:
+            self._asked = self._host.look.remote()
 
     def memory_mb(self) -> int:
         """Return its resident memory when it was last looked at; 0 before."""

@@ -63,7 +63,7 @@ class JobStore:
         row: dict[str, Any] = {
             "id": new_id(now_ns),
             "pipeline_name": spec.pipeline,
-            "spec": spec.model_dump(mode="json"),
+            "spec": spec.model_dump(mode="json", exclude={"priority"}),  # a column: older processes read the rest
             "pipeline": pipeline.model_dump(mode="json"),
             "folder": None if pipeline.folder is None else str(pipeline.folder),
             "state": JobState.QUEUED.value,
