@@ -104,13 +104,6 @@ class RayHandle:
                 log.warning("actor lost", action="look", job=self._job.id, error=str(error).splitlines()[0])
         return self._code
 
-    def _take(self, look: "_Look") -> None:
-        self._seen, self._code = look, look.code
-        sys.stderr.write("".join(look.lines))
-        sys.stderr.flush()
-        if look.code is None:
-            self._asked = self._host.look.remote()
-
     def memory_mb(self) -> int:
         """Return its resident memory when it was last looked at; 0 before."""
         return 0 if self._seen is None else self._seen.memory_mb
@@ -129,6 +122,13 @@ class RayHandle:
     def close(self) -> None:
         """End the actor, and with it what is left of the process."""
         self._ray.kill(self._host)
+
+    def _take(self, look: "_Look") -> None:
+        self._seen, self._code = look, look.code
+        sys.stderr.write("".join(look.lines))
+        sys.stderr.flush()
+        if look.code is None:
+            self._asked = self._host.look.remote()
 
 
 class _Look(NamedTuple):

@@ -145,7 +145,8 @@ class Runner:
         if job.state.is_final:
             checkpoints.remove(self.settings.home, job.id)
         failed = {} if job.error is None else {"error": job.error}
-        log.info("attempt ended", action="end-job", job=job.id, state=job.state.value, code=code, **failed)
+        tell = log.error if job.state is JobState.FAILED else log.info
+        tell("attempt ended", action="end-job", job=job.id, state=job.state.value, code=code, **failed)
 
     def _decide(self, job: Job, why: Why | None, code: int) -> Job:
         """Return the job as it goes on after its process has ended without a word."""
