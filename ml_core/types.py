@@ -235,6 +235,7 @@ class JobSpec(BaseModel):
         description="exact tick offsets to use; absent: the pipeline's train.span up to the newest tick",
     )
     seed: int = Field(default=0, ge=0, lt=2**31)
+    priority: int = Field(default=0, ge=-10, le=10, description="higher ones are taken up first, equal ones by age")
     params: dict[str, Any] = Field(
         default_factory=dict, description="model parameters that replace those of the pipeline file"
     )

@@ -31,6 +31,7 @@ def submit(
     pipeline: Annotated[str, typer.Option(help="Name of the pipeline.")],
     kind: Annotated[JobKind, typer.Option(help="From scratch, or on from the champion's weights.")] = JobKind.BATCH,
     seed: Annotated[int, typer.Option(min=0, max=2**31 - 1)] = 0,
+    priority: Annotated[int, typer.Option(min=-10, max=10, help="Higher ones are taken up first.")] = 0,
     pipelines: Annotated[Path | None, typer.Option(help="Pipeline file or folder.")] = None,
     key: Annotated[str | None, typer.Option(help="Idempotency key: the same key gives the same job.")] = None,
     wait: Annotated[bool, typer.Option("--wait", help="Watch it to its end.")] = False,
@@ -40,7 +41,7 @@ def submit(
     """Submit a job; a runner takes it up. With --wait exit code 4 when it failed or was cancelled."""
     settings = CommonSettings.read(pipelines=pipelines)
     store = JobStore(settings.job_store_url)
-    spec = JobSpec(pipeline=pipeline, kind=kind, seed=seed, trigger="cli")
+    spec = JobSpec(pipeline=pipeline, kind=kind, seed=seed, priority=priority, trigger="cli")
     job = store.submit(spec, find(load_all(settings.pipelines), pipeline), key)
     if wait:
         _watch(store, job, timeout, as_json=as_json)
@@ -59,7 +60,9 @@ def list_jobs(
     if as_json:
         dump(rows)
     else:
-        table(rows, ("id", "pipeline", "kind", "trigger", "state", "attempt", "created_at"), empty="no jobs")
+        table(
+            rows, ("id", "pipeline", "kind", "trigger", "priority", "state", "attempt", "created_at"), empty="no jobs"
+        )
 
 
 @app.command()

@@ -24,6 +24,7 @@ JOB_EXAMPLE: dict[str, Any] = {
     "kind": "batch",
     "trigger": "api",
     "seed": 0,
+    "priority": 0,
     "ranges": None,
     "params": {},
     "state": "running",
@@ -52,6 +53,7 @@ class JobOut(BaseModel):
     kind: JobKind
     trigger: str = Field(description="what started it")
     seed: int
+    priority: int = Field(description="higher ones are taken up first")
     ranges: list[dict[str, int]] | None = Field(description="tick offsets it was asked to use")
     params: dict[str, Any] = Field(description="model parameters that replace the pipeline file's")
     state: JobState
@@ -69,7 +71,7 @@ class JobOut(BaseModel):
         """Return what a caller sees of a stored job."""
         asked = job.spec.model_dump(mode="json")
         return cls(
-            **{name: asked[name] for name in ("pipeline", "kind", "trigger", "seed", "ranges", "params")},
+            **{name: asked[name] for name in ("pipeline", "kind", "trigger", "seed", "priority", "ranges", "params")},
             id=job.id,
             state=job.state,
             attempt=job.attempt,

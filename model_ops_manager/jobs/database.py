@@ -27,19 +27,22 @@ from sqlalchemy import (
     inspect,
     select,
     text,
+    update,
 )
 from sqlalchemy.engine import URL, Engine, make_url
 from sqlalchemy.exc import DataError, IntegrityError, SQLAlchemyError
 
 from ml_core.errors import InputError, InvalidSettingsError, JobStoreUnavailableError, SetupError
+from model_ops_manager.jobs.migrations import SCHEMA_VERSION, migrate
 
-SCHEMA_VERSION = 1
 # For a lock, a statement or a connection: longer than any transaction here, shorter than a caller's patience.
 WAIT_S = 10
 _POOL: dict[str, Any] = {"pool_size": 4, "max_overflow": 4, "pool_timeout": WAIT_S}
 _READS = "tickwise_reads"
 _RETRY_S = 0.05
-_SCHEMA_LOCK = 0x7469636B  # key of PostgreSQL's advisory lock: "tick"
+# Keys of PostgreSQL's advisory locks: "tick", "turn".
+_SCHEMA_LOCK = 0x7469636B
+_TURN_LOCK = 0x7475726E
 
 metadata = MetaData()
 jobs = Table(
@@ -52,6 +55,9 @@ jobs = Table(
     Column("folder", Text),
     Column("state", String(16), nullable=False),
     Column("attempt", Integer, nullable=False),
+    Column("priority", Integer, nullable=False, server_default="0"),
+    Column("losses", Integer, nullable=False, server_default="0"),
+    Column("settled", JSON(none_as_null=True)),
     Column("runner", Text),
     Column("lease_until_ns", BigInteger),
     Column("cancel_requested", Boolean, nullable=False),
@@ -176,16 +182,28 @@ class Database:
                 return
 
     def _create(self, connection: Connection) -> None:
-        if connection.dialect.name == "postgresql":  # SQLite holds its write lock since BEGIN IMMEDIATE
-            connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _SCHEMA_LOCK})
+        _lock(connection, _SCHEMA_LOCK)
         if not inspect(connection).has_table(_schema.name):
             metadata.create_all(connection)
             connection.execute(insert(_schema).values(version=SCHEMA_VERSION))
         version = connection.execute(select(_schema.c.version)).scalar_one()
+        if version < SCHEMA_VERSION:
+            version = migrate(connection, version)
+            connection.execute(update(_schema).values(version=version))
         if version != SCHEMA_VERSION:
             raise SetupError(
                 f"the job store {self.name} has schema {version}, this version of tickwise needs {SCHEMA_VERSION}"
             )
+
+
+def take_turns(connection: Connection) -> None:
+    """Wait until no other transaction that called this is open: what it counts stays so until its own commit."""
+    _lock(connection, _TURN_LOCK)
+
+
+def _lock(connection: Connection, key: int) -> None:
+    if connection.dialect.name == "postgresql":  # SQLite holds its write lock since BEGIN IMMEDIATE
+        connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": key})
 
 
 def _checked(url: str) -> URL:

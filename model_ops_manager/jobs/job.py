@@ -41,10 +41,12 @@ class Job:
     folder: str | None  # of the pipeline file
     state: JobState
     attempt: int
+    losses: int  # attempts whose process was killed or whose runner was lost
+    settled: dict[str, Any] | None  # what the first attempt found and every later one has to go by
     runner: str | None  # who runs it, or ran it last
     lease_until_ns: int | None  # another runner may take it up after this
     cancel_requested: bool
-    registering: bool  # past the point where it can be cancelled
+    registering: bool  # an attempt has passed the point where the job can be cancelled
     idempotency_key: str | None
     progress: dict[str, Any] | None
     result: dict[str, Any] | None  # of a job that succeeded: version, metrics, decision
@@ -57,7 +59,8 @@ class Job:
     @classmethod
     def of(cls, row: Mapping[str, Any]) -> "Job":
         """Return the job of one row of the table ``jobs``."""
-        values = {**row, "spec": JobSpec.model_validate(row["spec"]), "state": JobState(row["state"])}
+        values = {**row, "state": JobState(row["state"])}
+        values["spec"] = JobSpec.model_validate({**row["spec"], "priority": values.pop("priority")})
         del values["pipeline_name"]
         return cls(**values)
 

@@ -1,14 +1,31 @@
 """Settings of the runner."""
 
+import json
+from typing import Annotated, Literal
+
 from pydantic import Field
 
 from data_io.settings import PREFIX, CommonSettings
+from ml_core.types import JobKind
+from model_ops_manager.jobs.quotas import Quotas
 
 
 class RunnerSettings(CommonSettings):
     """Settings of ``tickwise runner`` and of the jobs it starts."""
 
     max_parallel: int = Field(default=1, ge=1, le=64, description="jobs at once, each a process of its own")
+    max_per_pipeline: int = Field(
+        default=0, ge=0, description="jobs of one pipeline at once, over all runners; 0: no limit"
+    )
+    max_per_kind: dict[JobKind, Annotated[int, Field(ge=1)]] = Field(
+        default={}, description='jobs of one kind at once, over all runners, such as {"batch": 2}'
+    )
+    runner_executor: Literal["local", "ray"] = Field(
+        default="local", description="where jobs run: processes of this machine, or of the machines of a Ray cluster"
+    )
+    ray_address: str = Field(
+        default="auto", description="HOST:PORT of a Ray cluster; auto: the one of this machine; local: start one here"
+    )
     runner_poll_s: float = Field(
         default=0.25, ge=0.05, le=0.5, description="how often the store is asked for work and for cancellations"
     )
@@ -21,6 +38,11 @@ class RunnerSettings(CommonSettings):
     job_threads: int = Field(default=1, ge=1, le=256, description="cores one job may use")
     max_ticks: int = Field(default=2_000_000, ge=1000, description="most ticks that one job reads")
 
+    @property
+    def quotas(self) -> Quotas:
+        """How many jobs may run at once, over all runners."""
+        return Quotas(self.max_per_pipeline, {kind.value: most for kind, most in self.max_per_kind.items()})
+
     def environment(self) -> dict[str, str]:
         """Return the variables from which a process of this runner reads these very settings."""
         values = {
@@ -30,4 +52,7 @@ class RunnerSettings(CommonSettings):
             "mlflow_tracking_uri": self.tracking_uri,
             "jobs_url": self.job_store_url,
         }
-        return {PREFIX + name.upper(): str(value) for name, value in values.items()}
+        return {
+            PREFIX + name.upper(): json.dumps(value) if isinstance(value, dict) else str(value)
+            for name, value in values.items()
+        }

@@ -1,7 +1,7 @@
 """Training jobs as rows of a SQL database: who may change what, decided by compare-and-set."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 from sqlalchemy import ColumnElement, Connection, and_, func, insert, select, update
@@ -18,13 +18,14 @@ from ml_core.errors import (
 )
 from ml_core.spec import PipelineSpec
 from ml_core.types import SECOND_NS, JobSpec, JobState
-from model_ops_manager.jobs.database import Database, jobs
+from model_ops_manager.jobs.database import Database, jobs, take_turns
 from model_ops_manager.jobs.job import Job, new_id
+from model_ops_manager.jobs.quotas import NO_QUOTAS, Quotas
 
 __all__ = ["Job", "JobStore"]
 
 MAX_QUEUED = 1000
-MAX_ATTEMPTS = 3  # a job that loses its runner so often is likely to be what kills it
+MAX_LOSSES = 3  # a job that is killed or loses its runner so often is likely to be the cause
 MAX_LIST = 1000
 _MAX_ERROR_CHARACTERS = 4000
 
@@ -62,11 +63,13 @@ class JobStore:
         row: dict[str, Any] = {
             "id": new_id(now_ns),
             "pipeline_name": spec.pipeline,
-            "spec": spec.model_dump(mode="json"),
+            "spec": spec.model_dump(mode="json", exclude={"priority"}),  # a column: older processes read the rest
             "pipeline": pipeline.model_dump(mode="json"),
             "folder": None if pipeline.folder is None else str(pipeline.folder),
             "state": JobState.QUEUED.value,
             "attempt": 0,
+            "priority": spec.priority,
+            "losses": 0,
             "cancel_requested": False,
             "registering": False,
             "idempotency_key": idempotency_key,
@@ -144,32 +147,34 @@ class JobStore:
             JobStateError: It has succeeded or failed already, or is registering its model this moment.
         """
         with self._database.write() as connection:
-            waiting = and_(jobs.c.id == job_id, jobs.c.state == JobState.QUEUED)
+            free = and_(jobs.c.id == job_id, jobs.c.registering.is_(False))
+            waiting = and_(free, jobs.c.state == JobState.QUEUED)
             if not _change(connection, waiting, **self._final(JobState.CANCELLED), cancel_requested=True):
-                running = and_(jobs.c.id == job_id, jobs.c.state == JobState.RUNNING, jobs.c.registering.is_(False))
-                _change(connection, running, cancel_requested=True)
+                _change(connection, and_(free, jobs.c.state == JobState.RUNNING), cancel_requested=True)
             job = _get(connection, job_id)
         if not job.cancel_requested:
-            what = "is registering its model" if job.state is JobState.RUNNING else f"has {job.state} already"
+            what = f"has {job.state} already" if job.state.is_final else "is registering its model"
             raise JobStateError(f"{job_id} cannot be cancelled: it {what}")
         return job
 
-    def lease(self, runner: str, seconds: float) -> Job | None:
-        """Give ``runner`` the oldest waiting job for ``seconds``; None when no job waits.
+    def lease(self, runner: str, seconds: float, quotas: Quotas = NO_QUOTAS) -> Job | None:
+        """Give ``runner`` the waiting job whose turn it is for ``seconds``; None when there is none.
 
-        Jobs whose runner was lost wait again, or have failed after ``MAX_ATTEMPTS``.
+        The highest priority comes first, and of equal ones the oldest; a job past a quota is passed over. Jobs whose
+        runner was lost wait again, at their old place, or have failed after ``MAX_LOSSES``.
         """
         now_ns = self._clock_ns()
         with self._database.write() as connection:
+            take_turns(connection)
             self._take_back(connection, now_ns)
-            oldest = (
+            first = (
                 select(jobs.c.id)
-                .where(jobs.c.state == JobState.QUEUED)
-                .order_by(jobs.c.id)
+                .where(jobs.c.state == JobState.QUEUED, *_within(connection, quotas))
+                .order_by(jobs.c.priority.desc(), jobs.c.id)
                 .limit(1)
-                .with_for_update(skip_locked=True)  # PostgreSQL; SQLite has one writer at a time
+                .with_for_update(skip_locked=True)  # PostgreSQL, where one is being cancelled
             )
-            job_id = connection.execute(oldest).scalar()
+            job_id = connection.execute(first).scalar()
             if job_id is None:
                 return None
             _change(
@@ -213,6 +218,14 @@ class JobStore:
             _change_or_raise(connection, job, registering=False)
             return False
 
+    def settle(self, job: Job, **settled: object) -> Job:
+        """Store what every later attempt has to go by, such as the offsets that were found, and return the job.
+
+        Raises:
+            LeaseLostError: As ``heartbeat``.
+        """
+        return self._change_leased(job, settled=settled)
+
     def finish(
         self,
         job: Job,
@@ -242,6 +255,17 @@ class JobStore:
                 _change_or_raise(connection, job, **_WAITING)
             return _get(connection, job.id)
 
+    def retry(self, job: Job, error: str) -> Job:
+        """Let the job wait for another attempt as its process was killed; after ``MAX_LOSSES`` it fails with ``error``.
+
+        Raises:
+            LeaseLostError: As ``heartbeat``.
+        """
+        with self._database.write() as connection:
+            if not self._lose(connection, _leased(job), error):
+                raise _lost(job)
+            return _get(connection, job.id)
+
     def _check_room(self, connection: Connection) -> None:
         queued = select(func.count()).select_from(jobs).where(jobs.c.state == JobState.QUEUED)
         if connection.execute(queued).scalar_one() >= MAX_QUEUED:
@@ -257,14 +281,16 @@ class JobStore:
 
     def _take_back(self, connection: Connection, now_ns: int) -> None:
         lost = and_(jobs.c.state == JobState.RUNNING, jobs.c.lease_until_ns < now_ns)
-        _change(connection, and_(lost, jobs.c.cancel_requested.is_(True)), **self._final(JobState.CANCELLED))
-        _change(
-            connection,
-            and_(lost, jobs.c.attempt >= MAX_ATTEMPTS),
-            **self._final(JobState.FAILED),
-            error=f"its runner was lost {MAX_ATTEMPTS} times while it ran",
-        )
-        _change(connection, lost, **_WAITING)
+        self._lose(connection, lost, "its runner was lost while it ran")
+
+    def _lose(self, connection: Connection, running: ColumnElement[bool], error: str) -> int:
+        """Let jobs that lost their process wait for another attempt, or end those that have had theirs."""
+        cancelled = and_(running, jobs.c.cancel_requested.is_(True))
+        spent = and_(running, jobs.c.losses >= MAX_LOSSES - 1)
+        text = f"{error[:_MAX_ERROR_CHARACTERS]}; {MAX_LOSSES} attempts were lost"
+        count = _change(connection, cancelled, **self._final(JobState.CANCELLED))
+        count += _change(connection, spent, **self._final(JobState.FAILED), losses=MAX_LOSSES, error=text)
+        return count + _change(connection, running, **_WAITING, losses=jobs.c.losses + 1)
 
     def _change_leased(self, job: Job, **values: object) -> Job:
         with self._database.write() as connection:
@@ -272,11 +298,11 @@ class JobStore:
             return _get(connection, job.id)
 
 
+# Not `registering`: an attempt that was killed past that point may have registered.
 _WAITING: dict[str, Any] = {
     "state": JobState.QUEUED.value,
     "runner": None,
     "lease_until_ns": None,
-    "registering": False,
     "progress": None,
 }
 
@@ -286,13 +312,27 @@ def _leased(job: Job) -> ColumnElement[bool]:
     return and_(jobs.c.id == job.id, jobs.c.state == JobState.RUNNING, jobs.c.attempt == job.attempt)
 
 
+def _within(connection: Connection, quotas: Quotas) -> Sequence[ColumnElement[bool]]:
+    """Return the conditions on a job that starts now, by what runs now."""
+    if quotas == NO_QUOTAS:
+        return []
+    kind = jobs.c.spec["kind"].as_string()
+    running = connection.execute(select(jobs.c.pipeline_name, kind).where(jobs.c.state == JobState.RUNNING))
+    pipelines, kinds = quotas.full((name, found) for name, found in running)
+    return [jobs.c.pipeline_name.not_in(pipelines), kind.not_in(kinds)]
+
+
 def _change(connection: Connection, where: ColumnElement[bool], **values: object) -> int:
     return connection.execute(update(jobs).where(where).values(values)).rowcount
 
 
 def _change_or_raise(connection: Connection, job: Job, **values: object) -> None:
     if not _change(connection, _leased(job), **values):
-        raise LeaseLostError(f"{job.id} is not run by attempt {job.attempt} any more")
+        raise _lost(job)
+
+
+def _lost(job: Job) -> LeaseLostError:
+    return LeaseLostError(f"{job.id} is not run by attempt {job.attempt} any more")
 
 
 def _get(connection: Connection, job_id: str) -> Job:

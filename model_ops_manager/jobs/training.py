@@ -1,9 +1,10 @@
-"""The process of one training job: it runs the work and writes how it ended.
+"""The process of one attempt at a job: it runs the work of its kind and writes how it ended.
 
 usage: python -m model_ops_manager.jobs.training JOB_ID ATTEMPT, started by a runner. Standard input is a pipe whose
 end means that the runner is gone. SIGTERM ends the process at once, except while a model is being registered.
 """
 
+import importlib
 import logging
 import os
 import shutil
@@ -13,22 +14,30 @@ import tempfile
 import threading
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import structlog
 
 from data_io.logs import configure
 from ml_core.errors import JobStoreUnavailableError, LeaseLostError, TickwiseError, TrainingCancelledError
-from ml_core.types import JobState
-from model_ops_manager.jobs.child import TEMP_PREFIX
+from ml_core.types import JobKind, JobState
+from model_ops_manager.jobs.executor import ENDED_BY_SIGTERM
 from model_ops_manager.jobs.job import Job
+from model_ops_manager.jobs.local import TEMP_PREFIX
 from model_ops_manager.jobs.settings import RunnerSettings
 from model_ops_manager.jobs.store import FinalState, JobStore
+
+if TYPE_CHECKING:
+    from model_ops_manager.jobs.works.base import Work
 
 log = structlog.get_logger()
 
 RUNNER_GONE = 70
-ENDED_BY_SIGTERM = 128 + signal.SIGTERM
+# What a job of each kind does: a subclass of `works.base.Work`.
+WORKS: dict[JobKind, str] = {
+    JobKind.BATCH: "model_ops_manager.jobs.works.train:Train",
+    JobKind.INCREMENTAL: "model_ops_manager.jobs.works.train:Train",
+}
 FINISH_WAIT_S = 30.0  # a result is worth waiting for a store that comes back
 _RETRY_S = 1.0
 
@@ -74,11 +83,13 @@ def _run(job: Job, store: JobStore, settings: RunnerSettings) -> int:
 
 
 def _work(job: Job, store: JobStore, settings: RunnerSettings) -> dict[str, Any]:
-    from model_ops_manager.jobs.work import Work  # here, so that a failing import is the job's error
     from model_ops_manager.mlflow_agent import MlflowAgent
 
+    # Imported here: a process that knows its job imports what its kind needs, and what fails then is the job's error.
+    module, _, name = WORKS[job.spec.kind].partition(":")
+    work: type[Work] = getattr(importlib.import_module(module), name)
     agent = MlflowAgent(settings.tracking_uri, settings.home)
-    return Work(job, store, agent, settings).run(_ignore_sigterm)
+    return work(job, store, agent, settings).run(_ignore_sigterm)
 
 
 def _finish(store: JobStore, job: Job, state: FinalState, **how: Any) -> int:

@@ -38,14 +38,14 @@ def tickwise(capsys):
 
 
 def test_a_job_is_submitted_listed_shown_and_cancelled(settings, tickwise):
-    _, out, _ = tickwise("jobs", "submit", "--pipeline", "demo", "--seed", 3, "--json")
+    _, out, _ = tickwise("jobs", "submit", "--pipeline", "demo", "--seed", 3, "--priority", -2, "--json")
     job = json.loads(out)
     _, listed, _ = tickwise("jobs", "list", "--json")
     _, table, _ = tickwise("jobs", "list", "--state", "queued")
     _, shown, _ = tickwise("jobs", "show", job["id"])
     code, cancelled, _ = tickwise("jobs", "cancel", job["id"], "--json")
 
-    assert (job["state"], job["trigger"], job["seed"]) == ("queued", "cli", 3)
+    assert (job["state"], job["trigger"], job["seed"], job["priority"]) == ("queued", "cli", 3, -2)
     assert json.loads(listed) == [job]
     assert job["id"] in table
     assert "pipeline" in table.splitlines()[0]

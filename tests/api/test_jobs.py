@@ -35,18 +35,19 @@ async def until(condition):
 
 
 async def test_a_submitted_job_is_accepted_and_can_be_found_where_the_answer_says(client):
-    answer = await client.post("/v1/jobs", json={"pipeline": "demo", "kind": "incremental", "seed": 7})
+    answer = await client.post("/v1/jobs", json={"pipeline": "demo", "kind": "incremental", "seed": 7, "priority": 5})
 
     assert answer.status_code == 202
     assert int(answer.headers["retry-after"]) > 0
     job = (await client.get(answer.headers["location"])).json()
     assert job == answer.json()
-    found = {key: job[key] for key in ("pipeline", "kind", "trigger", "seed", "state", "attempt", "error")}
+    found = {key: job[key] for key in ("pipeline", "kind", "trigger", "seed", "priority", "state", "attempt", "error")}
     assert found == {
         "pipeline": "demo",
         "kind": "incremental",
         "trigger": "api",
         "seed": 7,
+        "priority": 5,
         "state": "queued",
         "attempt": 0,
         "error": None,
@@ -87,6 +88,7 @@ async def test_a_key_gives_the_same_job_again_and_refuses_another_question(clien
         ({"knid": "batch"}, 422, "#/knid"),
         ({"trigger": "schedule"}, 422, "trigger is 'api'"),
         ({"seed": -1}, 422, "#/seed"),
+        ({"priority": 11}, 422, "#/priority"),
         ({"ranges": []}, 422, "holds no tick"),
         ({"ranges": [{"partition": 0, "start": 5, "end": 5}]}, 422, "holds no tick"),
         ({"ranges": [{"partition": 0, "start": 0, "end": 5}, {"partition": 0, "start": 5, "end": 9}]}, 422, "twice"),

@@ -11,7 +11,7 @@ from ml_core.errors import ModelStoreUnavailableError
 from ml_core.types import JobSpec, JobState
 from model_ops_manager.jobs.settings import RunnerSettings
 from model_ops_manager.jobs.store import JobStore
-from model_ops_manager.jobs.work import Work
+from model_ops_manager.jobs.works.train import Train
 from model_ops_manager.mlflow_agent import MlflowAgent
 from tests.integration.worker_lab import stop
 
@@ -99,7 +99,7 @@ async def test_a_job_without_its_model_store_fails_with_its_address(lab, nobody)
         job = store.lease("test", 60)
 
         with pytest.raises(ModelStoreUnavailableError, match=nobody):
-            Work(job, store, MlflowAgent(nobody, lab.home), settings).run(lambda: None)
+            Train(job, store, MlflowAgent(nobody, lab.home), settings).run(lambda: None)
 
         assert store.get(job.id).state is JobState.RUNNING  # its process writes the end
     finally:

@@ -1,115 +1,21 @@
 """Training jobs as they run: a real Kafka, a real runner, real child processes, a real MLflow."""
 
-import asyncio
-import json
 import os
 import signal
-import subprocess
-import sys
 import time
-from pathlib import Path
 
 import pytest
 
-from data_io.data_fetcher.sources import open_source
-from data_io.publisher import publish
-from data_io.topics.admin import ensure_topics
-from data_io.topics.ticks import topic_spec
-from ml_core.spec import parse
-from ml_core.types import JobKind, JobSpec, JobState, OffsetRange
+from ml_core.types import JobKind, JobState, OffsetRange
 from model_ops_manager.champion import load_serving
-from model_ops_manager.jobs.store import JobStore
-from model_ops_manager.mlflow_agent import MlflowAgent
+from tests.integration.jobs_lab import TICKS, Lab, publish_ticks
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
-
-TICKS = 24_000
-WAIT_S = 120.0
-
-
-class Lab:
-    """Runners that share a topic of ticks, a job store and a model store."""
-
-    def __init__(self, kafka: str, topic: str, folder: Path, agent: MlflowAgent) -> None:
-        self.kafka, self.topic, self.folder = kafka, topic, folder
-        self.home = folder / "home"
-        self.store = JobStore(f"sqlite:///{self.home / 'jobs.db'}")
-        self.agent = agent
-        self.runners: list[subprocess.Popen[bytes]] = []
-
-    def pipeline(self, name: str, **parts):
-        return parse(
-            {
-                "name": name,
-                "source": {"topic": self.topic},
-                "features": {"use": ["return:1s", "queue_imbalance", "queue_imbalance_mean:1s"]},
-                "label": {"horizons": ["1s"]},
-                "train": {"epochs": 3, "min_rows": 500, **parts.pop("train", {})},
-                **parts,
-            }
-        )
-
-    def start_runner(self, **settings: object) -> subprocess.Popen[bytes]:
-        given = {"kafka": self.kafka, "home": self.home, **settings}
-        environment = {**os.environ, **{f"TICKWISE_{key.upper()}": str(value) for key, value in given.items()}}
-        with self.log_file.open("ab") as log:
-            runner = subprocess.Popen(
-                [sys.executable, "-m", "api.cli", "runner"], env=environment, stdout=log, stderr=log
-            )
-        self.runners.append(runner)
-        return runner
-
-    @property
-    def log_file(self) -> Path:
-        return self.folder / "runner.log"
-
-    def logged(self, action: str) -> list[dict]:
-        lines = [line for line in self.log_file.read_text().splitlines() if line.startswith("{")]
-        return [entry for entry in map(json.loads, lines) if entry.get("action") == action]
-
-    def submit(self, spec, **job: object):
-        return self.store.submit(JobSpec(pipeline=spec.name, **job), spec)
-
-    def until(self, condition, timeout_s: float = WAIT_S):
-        deadline = time.monotonic() + timeout_s
-        while not (answer := condition()):
-            assert time.monotonic() < deadline, f"not in {timeout_s:.0f} s:\n{self.log_file.read_text()[-3000:]}"
-            time.sleep(0.02)
-        return answer
-
-    def until_final(self, job, timeout_s: float = WAIT_S):
-        return self.until(lambda: (now := self.store.get(job.id)).state.is_final and now, timeout_s)
-
-    def until_training(self, job):
-        return self.until(lambda: ((now := self.store.get(job.id)).progress or {}).get("epoch", 0) > 0 and now)
-
-    def pid_of(self, job) -> int:
-        return self.until(lambda: [e["pid"] for e in self.logged("start-job") if e["job"] == job.id])[-1]
-
-    def close(self) -> None:
-        for runner in self.runners:
-            if runner.poll() is None:
-                runner.send_signal(signal.SIGTERM)
-        for runner in self.runners:
-            try:
-                runner.wait(30)
-            except subprocess.TimeoutExpired:
-                runner.kill()
-                runner.wait()
-        self.store.close()
 
 
 @pytest.fixture(scope="module")
 def ticks_topic(kafka):
-    topic = f"ticks-{os.urandom(4).hex()}"
-
-    async def fill():
-        await ensure_topics(kafka, [topic_spec(topic, 2)])
-        source = open_source(f"synthetic:symbols=4,ticks={TICKS},rate=100,seed=7,edge=3")
-        await publish(source, bootstrap=kafka, topic=topic)
-
-    asyncio.run(fill())
-    return topic
+    return publish_ticks(kafka)
 
 
 @pytest.fixture(scope="module")
@@ -211,16 +117,19 @@ def test_a_running_job_is_cancelled_within_a_second_and_leaves_nothing(busy_lab)
     assert lab.agent.versions("cancelled") == []
 
 
-def test_a_killed_child_is_a_failed_job(busy_lab):
+def test_a_child_that_is_killed_again_and_again_is_a_failed_job(busy_lab):
     lab = busy_lab
-    doomed = lab.submit(lab.pipeline("doomed", **ENDLESS))
+    doomed, killed = lab.submit(lab.pipeline("doomed", **ENDLESS)), set()
 
-    os.kill(lab.pid_of(doomed), signal.SIGKILL)
+    for _ in range(3):
+        killed.add(lab.until(lambda: (now := lab.pid_of(doomed)) not in killed and now))
+        os.kill(lab.pid_of(doomed), signal.SIGKILL)
     failed = lab.until_final(doomed)
 
-    assert (failed.state, failed.attempt) == (JobState.FAILED, 1)
+    assert (failed.state, failed.attempt, len(killed)) == (JobState.FAILED, 3, 3)
     assert failed.error.startswith("killed by signal 9 (SIGKILL)")
     assert busy_lab.runners[0].poll() is None
+    assert lab.agent.versions("doomed") == []
 
 
 @pytest.mark.parametrize(

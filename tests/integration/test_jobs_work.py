@@ -21,7 +21,7 @@ from ml_core.spec import parse
 from ml_core.types import JobKind, JobSpec, JobState, OffsetRange
 from model_ops_manager.jobs.settings import RunnerSettings
 from model_ops_manager.jobs.store import JobStore
-from model_ops_manager.jobs.work import Work
+from model_ops_manager.jobs.works.train import Train
 
 pytestmark = pytest.mark.integration
 
@@ -67,7 +67,7 @@ class Bench:
 
     def run(self, job, on_point_of_no_return=lambda: None, **settings):
         given = self.settings.model_copy(update=settings)
-        return Work(job, self.store, self.agent, given).run(on_point_of_no_return)
+        return Train(job, self.store, self.agent, given).run(on_point_of_no_return)
 
 
 @pytest.fixture
@@ -107,7 +107,7 @@ def test_an_empty_topic_and_a_kafka_that_is_away_are_told_apart(bench):
 
 
 def test_a_job_of_exact_ranges_tells_its_progress_and_uses_just_these(bench, monkeypatch):
-    monkeypatch.setattr("model_ops_manager.jobs.work.PROGRESS_S", 0.0)
+    monkeypatch.setattr("model_ops_manager.jobs.works.base.PROGRESS_S", 0.0)
     job, told, tell = bench.lease(ranges=[part(1000, 9000)]), [], bench.store.progress
     monkeypatch.setattr(bench.store, "progress", lambda job, **how: told.append(how) or tell(job, **how))
 
@@ -168,3 +168,30 @@ def test_a_champion_made_meanwhile_is_the_new_rival_unless_it_answers_another_qu
     reason = f"version {champion} answers another question (feature_hash changed); as a first model"
     assert changed["decision"]["reason"].startswith(reason)
     assert changed["decision"]["figures"]["rival"] == "the prior"
+
+
+def test_an_attempt_after_one_that_was_killed_past_its_registration_gives_the_same_answer(bench):
+    job = bench.lease()
+    first = bench.run(job)
+    bench.store.retry(job, "killed")
+
+    again = bench.run(bench.store.lease("test", 60))
+
+    assert again == first
+    assert first["decision"]["promote"]
+    assert [each.version for each in bench.agent.versions("demo")] == [1]
+    assert bench.agent.versions("demo")[0].decision == first["decision"]
+
+
+def test_an_attempt_goes_on_from_the_version_and_the_ticks_of_the_one_before(bench):
+    bench.run(bench.lease())
+    job = bench.lease(kind=JobKind.INCREMENTAL)
+    ranges = [{"partition": 0, "start": 2000, "end": 9000}]
+    bench.store.settle(job, ranges=ranges, origin=1)
+    bench.store.retry(job, "killed")
+    taken = bench.store.lease("test", 60)
+    bench.agent.set_champion("demo", bench.run(bench.lease(seed=9))["version"], reason="by hand")
+
+    result = bench.run(taken)
+
+    assert (result["parent"], result["ranges"]) == ("demo/1", ranges)

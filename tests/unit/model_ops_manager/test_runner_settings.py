@@ -4,12 +4,19 @@ import pytest
 
 from ml_core.errors import InvalidSettingsError
 from model_ops_manager.jobs.job import new_id
+from model_ops_manager.jobs.quotas import Quotas
 from model_ops_manager.jobs.settings import RunnerSettings
 
 
 def test_a_child_reads_the_settings_of_its_runner(monkeypatch, tmp_path):
     given = RunnerSettings.read(
-        kafka="127.0.0.1:7", home=tmp_path / "home", jobs_url="postgresql://u:p@h/d", max_parallel=3, job_memory_mb=99
+        kafka="127.0.0.1:7",
+        home=tmp_path / "home",
+        jobs_url="postgresql://u:p@h/d",
+        max_parallel=3,
+        job_memory_mb=99,
+        max_per_kind={"batch": 2},
+        runner_executor="ray",
     )
     for name, value in given.environment().items():
         monkeypatch.setenv(name, value)
@@ -20,6 +27,7 @@ def test_a_child_reads_the_settings_of_its_runner(monkeypatch, tmp_path):
     assert read.job_store_url == given.job_store_url == "postgresql://u:p@h/d"
     assert (read.kafka, read.home, read.max_parallel, read.job_memory_mb) == ("127.0.0.1:7", tmp_path / "home", 3, 99)
     assert read.tracking_uri == given.tracking_uri
+    assert (read.quotas, read.runner_executor) == (Quotas(0, {"batch": 2}), "ray")
 
 
 def test_a_relative_home_is_the_same_folder_for_a_child(monkeypatch, tmp_path):

@@ -8,8 +8,9 @@ from data_io.data_fetcher.kafka_range import Fetched
 from ml_core import frames
 from ml_core.spec import parse
 from ml_core.types import JobSpec, OffsetRange
-from model_ops_manager.jobs import work
 from model_ops_manager.jobs.settings import RunnerSettings
+from model_ops_manager.jobs.works import base
+from model_ops_manager.jobs.works.train import Train
 
 RANGE = OffsetRange(partition=0, start=0, end=9)
 
@@ -26,12 +27,28 @@ def test_a_job_reads_the_archive_of_its_runner(monkeypatch, tmp_path, asked):
         given.append(archive)
         return Fetched(frames.empty(), (RANGE,), {})
 
-    monkeypatch.setattr(work, "newest_ranges", newest_ranges)
-    monkeypatch.setattr(work, "fetch_ranges", fetch_ranges)
-    monkeypatch.setattr(work, "within_span", lambda fetched, _: fetched)
+    monkeypatch.setattr(base, "newest_ranges", newest_ranges)
+    monkeypatch.setattr(base, "fetch_ranges", fetch_ranges)
+    monkeypatch.setattr(base, "within_span", lambda fetched, _: fetched)
     spec = parse({"name": "demo"})
-    job = SimpleNamespace(pipeline_spec=lambda: spec, spec=JobSpec(pipeline="demo", ranges=asked))
+    job = SimpleNamespace(
+        id="train-1", attempt=1, settled=None, pipeline_spec=lambda: spec, spec=JobSpec(pipeline="demo", ranges=asked)
+    )
 
-    work.Work(job, None, None, RunnerSettings(archive=tmp_path))._fetch()
+    Train(job, None, None, RunnerSettings(archive=tmp_path)).fetch()
 
     assert set(given) == {tmp_path}
+
+
+def test_an_attempt_reads_the_offsets_that_the_one_before_found(monkeypatch):
+    async def fetch_ranges(_kafka, _topic, ranges, _decoder, *, limit, **_):
+        assert limit is None
+        return Fetched(frames.empty(), tuple(ranges), {})
+
+    monkeypatch.setattr(base, "fetch_ranges", fetch_ranges)
+    spec, settled = parse({"name": "demo"}), {"ranges": [RANGE.model_dump()], "origin": None}
+    job = SimpleNamespace(
+        id="train-1", attempt=2, settled=settled, pipeline_spec=lambda: spec, spec=JobSpec(pipeline="demo")
+    )
+
+    assert Train(job, None, None, RunnerSettings()).fetch().ranges == (RANGE,)

@@ -1,89 +1,58 @@
-"""The work of a training job: ticks of exact offsets in, a registered version and a decision about it out."""
+"""Training: ticks of exact offsets in, a registered version and a decision about it out."""
 
-import asyncio
-import math
-import time
 from collections.abc import Callable
 from typing import Any
 
 import structlog
 
-from data_io.data_fetcher.kafka_range import Fetched, fetch_ranges, newest_ranges, within_span
-from data_io.topics.ticks import TickDecoder
-from ml_core.errors import InputError, TrainingCancelledError
+from data_io.data_fetcher.kafka_range import Fetched
+from ml_core.errors import InputError
 from ml_core.fit import Fit, Progress, check, fit
 from ml_core.model.export import restated
-from ml_core.model.fitted import FittedModel
 from ml_core.model.runtime import Scorer
 from ml_core.types import JobKind
 from model_ops_manager.jobs.evidence import Champion, judge
-from model_ops_manager.jobs.job import Job
-from model_ops_manager.jobs.settings import RunnerSettings
-from model_ops_manager.jobs.store import JobStore
-from model_ops_manager.mlflow_agent import JOB_TAG, MlflowAgent, ModelVersion
+from model_ops_manager.jobs.works.base import Work
+from model_ops_manager.jobs.works.leftovers import end_leftovers
+from model_ops_manager.mlflow_agent import JOB_TAG, ModelVersion
 from model_ops_manager.promotion import Decision
 from model_ops_manager.recipe import Recipe
 from model_ops_manager.registration import register
 
 log = structlog.get_logger()
 
-PROGRESS_S = 0.25  # epochs of milliseconds would make the job nothing but writes to the store
 MAX_JUDGEMENTS = 3  # champions that other jobs make while this one registers
 
 
-class Work:
-    """One attempt at one job; it shares nothing with other jobs but the stores."""
-
-    def __init__(self, job: Job, store: JobStore, agent: MlflowAgent, settings: RunnerSettings) -> None:
-        """Prepare; ``run`` does the work.
-
-        Raises:
-            SpecError: The stored pipeline is not understood.
-        """
-        self.job, self.store, self.agent, self.settings = job, store, agent, settings
-        self.pipeline = job.pipeline_spec()
-        self._told_s = -math.inf
+class Train(Work):
+    """A batch job trains from scratch, an incremental one goes on from the champion of its first attempt."""
 
     def run(self, point_of_no_return: Callable[[], None]) -> dict[str, Any]:
-        """Fetch, train, judge, register and, where the evidence allows, move the alias; return the job's result.
-
-        Args:
-            point_of_no_return: Called before the model is registered; from then on the work must not be interrupted.
-
-        Raises:
-            TrainingCancelledError: Cancellation was asked for before that point.
-            LeaseLostError: Another attempt has taken the job over.
-            TickwiseError: What stood in the way. Nothing was registered, the champion is untouched.
-        """
+        """Fetch, train, judge, register and, where the evidence allows, move the alias; see ``Work.run``."""
         check(self.pipeline)
-        version = self.agent.champion(self.pipeline.name)
-        start = self._start(version)
-        self._tell(stage="fetch")
-        fetched = self._fetch()
-        self._tell(stage="train", ticks=len(fetched.frame))
+        champion = self.agent.champion(self.pipeline.name)
+        end_leftovers(self.agent, self.store, self.job)
+        origin = self._origin(champion)
+        self.tell(stage="fetch")
+        fetched = self.fetch()
+        self._settle_inputs(fetched, origin)
+        self.tell(stage="train", ticks=len(fetched.frame))
         fitted = fit(
             fetched.frame,
             self.pipeline,
-            start=start,
+            start=None if origin is None else self.agent.load_fitted(origin),
             seed=self.job.spec.seed,
             threads=self.settings.job_threads,
             progress=self._epoch,
         )
-        parent = f"{version.name}/{version.version}" if start is not None and version is not None else None
+        parent = None if origin is None else f"{origin.name}/{origin.version}"
         model = restated(fitted.model, topic=self.pipeline.source.topic, ranges=fetched.ranges, parent=parent)
         fitted = fitted._replace(model=model)
-        decision = judge(fitted, self.pipeline, self._load(version))
-        point_of_no_return()
-        if not self.store.begin_registering(self.job, stage="register", ticks=len(fetched.frame)):
-            raise TrainingCancelledError("cancelled on request")
-        made = register(
-            self.agent,
-            model,
-            params=self._params(fitted, fetched),
-            tags=self._tags(fitted),
-            recipe=Recipe.of(self.pipeline),
-        )
-        decision = self._settle(made, fitted, version, decision)
+        decision = judge(fitted, self.pipeline, self._load(champion))
+        self.begin_registering(point_of_no_return, stage="register", ticks=len(fetched.frame))
+        made = register(self.agent, model, params=self._params(fitted, fetched), tags=self._tags(fitted),
+            recipe=Recipe.of(self.pipeline))
+        decision = self._settle(made, fitted, champion, decision)
         log.info("model registered", action="register", version=made.version, reason=decision.reason)
         return {
             "version": made.version,
@@ -95,34 +64,32 @@ class Work:
             "parent": parent,
         }
 
-    def _start(self, champion: ModelVersion | None) -> FittedModel | None:
+    def _origin(self, champion: ModelVersion | None) -> ModelVersion | None:
+        """Return the version to go on from; every attempt goes on from the same one."""
         if self.job.spec.kind is not JobKind.INCREMENTAL:
             return None
+        if self.job.settled is not None:
+            return self.agent.version(self.pipeline.name, self.job.settled["origin"])
         if champion is None:
             raise InputError(
                 f"pipeline {self.pipeline.name!r} has no champion to go on from; start with a job of kind 'batch'"
             )
-        return self.agent.load_fitted(champion)
+        return champion
+
+    def _settle_inputs(self, fetched: Fetched, origin: ModelVersion | None) -> None:
+        """Note what another attempt has to start from, or its checkpoint would belong to other ticks or weights."""
+        if self.job.settled is None:
+            ranges = [each.model_dump() for each in fetched.ranges]
+            self.store.settle(self.job, ranges=ranges, origin=None if origin is None else origin.version)
 
     def _load(self, version: ModelVersion | None) -> Champion | None:
         return None if version is None else Champion(version.version, Scorer(self.agent.load_onnx(version)))
 
-    def _fetch(self) -> Fetched:
-        """Return the ticks of the job's ranges, or the newest ones within ``train.span`` of event time."""
-        kafka, source, limit = self.settings.kafka, self.pipeline.source, self.settings.max_ticks
-        archive = self.settings.archive
-        decoder, asked = TickDecoder(source.map), self.job.spec.ranges
-
-        async def read() -> Fetched:
-            ranges = asked if asked is not None else await newest_ranges(kafka, source.topic, limit, archive)
-            most = limit if asked is not None else None
-            return await fetch_ranges(kafka, source.topic, ranges, decoder, limit=most, archive=archive)
-
-        fetched = asyncio.run(read())
-        return fetched if asked is not None else within_span(fetched, self.pipeline.train.span)
-
     def _settle(self, made: ModelVersion, fitted: Fit, judged: ModelVersion | None, decision: Decision) -> Decision:
         """Move the alias or not, and note why; a champion made by another job meanwhile is a new rival."""
+        if judged is not None and judged.version == made.version:  # an attempt before was killed after it had moved it
+            noted = next(each.decision for each in self.agent.versions(made.name) if each.version == made.version)
+            return Decision(**noted)
         for _ in range(MAX_JUDGEMENTS):
             champion = self.agent.champion(made.name)
             if champion == judged:
@@ -136,13 +103,8 @@ class Work:
         return decision
 
     def _epoch(self, progress: Progress) -> None:
-        if time.monotonic() - self._told_s >= PROGRESS_S or progress.epoch == progress.epochs:
-            self._tell(stage="train", **progress._asdict())
-
-    def _tell(self, **progress: Any) -> None:
-        numbers = {key: value if _is_json(value) else None for key, value in progress.items()}
-        self.store.progress(self.job, **numbers)
-        self._told_s = time.monotonic()
+        if self.is_telling_due or progress.epoch == progress.epochs:
+            self.tell(stage="train", **progress._asdict())
 
     def _params(self, fitted: Fit, fetched: Fetched) -> dict[str, Any]:
         spec = self.pipeline
@@ -172,7 +134,3 @@ class Work:
             "tickwise.ranges": ranges,
         }
         return tags if contract.parent is None else {**tags, "tickwise.parent": contract.parent}
-
-
-def _is_json(value: object) -> bool:
-    return not isinstance(value, float) or math.isfinite(value)  # JSON has no NaN, which is the train loss of epoch 0

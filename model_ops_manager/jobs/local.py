@@ -1,0 +1,103 @@
+"""Attempts at jobs as processes of this machine."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+from contextlib import suppress
+from pathlib import Path
+from typing import IO, Any
+
+from model_ops_manager.jobs.job import Job
+from model_ops_manager.jobs.settings import RunnerSettings
+
+TEMP_PREFIX = "tickwise-job-"
+_PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
+
+
+class LocalExecutor:
+    """Starts each attempt as a child process; what it logs goes where the runner's log goes."""
+
+    def __init__(self, settings: RunnerSettings) -> None:
+        """Hand ``settings`` on to every process."""
+        self._settings = settings
+
+    def start(self, job: Job, output: int | None = None) -> "LocalHandle":
+        """Start the process; ``output`` is for its standard output and error, as ``subprocess.Popen`` takes it.
+
+        Raises:
+            OSError: The system has no room for it.
+        """
+        return LocalHandle(job, self._settings, output)
+
+    def close(self) -> None:
+        """Do nothing: every handle has its own process."""
+
+
+class LocalHandle:
+    """A process in a group and with a folder for temporary files of its own."""
+
+    def __init__(self, job: Job, settings: RunnerSettings, output: int | None) -> None:
+        """Start it; raises as ``LocalExecutor.start``."""
+        self._folder = Path(tempfile.mkdtemp(prefix=TEMP_PREFIX))
+        threads = str(settings.job_threads)
+        own = {"TMPDIR": str(self._folder), "OMP_NUM_THREADS": threads, "NUMBA_NUM_THREADS": threads}
+        try:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "model_ops_manager.jobs.training", job.id, str(job.attempt)],
+                stdin=subprocess.PIPE,  # closes with this process, however it ends, and that ends the child
+                stdout=output,
+                stderr=None if output is None else subprocess.STDOUT,
+                env={**os.environ, **settings.environment(), **own},
+                start_new_session=True,
+            )
+        except BaseException:
+            self._remove_folder()
+            raise
+
+    @property
+    def place(self) -> dict[str, Any]:
+        """Id of the process, which is that of its group too."""
+        return {"pid": self._process.pid}
+
+    @property
+    def output(self) -> IO[bytes] | None:
+        """The pipe it writes to, where one was asked for."""
+        return self._process.stdout
+
+    def exit_code(self) -> int | None:
+        """Return the exit code, negative for a signal; None while it runs."""
+        return self._process.poll()
+
+    def memory_mb(self) -> int:
+        """Return its resident memory; 0 where the system does not tell."""
+        try:
+            pages = int(Path(f"/proc/{self._process.pid}/statm").read_text(encoding="ascii").split()[1])
+        except (OSError, ValueError, IndexError):
+            return 0
+        return pages * _PAGE_BYTES // 2**20
+
+    def end(self) -> None:
+        """Tell the process to end."""
+        self._signal(signal.SIGTERM)
+
+    def kill(self) -> None:
+        """End the process and what it has started, now."""
+        self._signal(signal.SIGKILL)
+
+    def close(self) -> None:
+        """End what is left of its group and remove its files."""
+        self._signal(signal.SIGKILL)
+        if self._process.stdin is not None:
+            self._process.stdin.close()
+        self._process.wait()
+        self._remove_folder()
+
+    def _signal(self, number: signal.Signals) -> None:
+        with suppress(ProcessLookupError):
+            os.killpg(self._process.pid, number)
+
+    def _remove_folder(self) -> None:
+        shutil.rmtree(self._folder, ignore_errors=True)
