@@ -50,8 +50,13 @@ class Train(Work):
         fitted = fitted._replace(model=model)
         decision = judge(fitted, self.pipeline, self._load(champion))
         self.begin_registering(point_of_no_return, stage="register", ticks=len(fetched.frame))
-        made = register(self.agent, model, params=self._params(fitted, fetched), tags=self._tags(fitted),
-            recipe=Recipe.of(self.pipeline))
+        made = register(
+            self.agent,
+            model,
+            params=self._params(fitted, fetched),
+            tags=self._tags(fitted),
+            recipe=Recipe.of(self.pipeline),
+        )
         decision = self._settle(made, fitted, champion, decision)
         log.info("model registered", action="register", version=made.version, reason=decision.reason)
         return {
