@@ -132,7 +132,7 @@ class _Session:
             if inside := [item for item in new if item.ts_ms < until_ms]:
                 yield inside
             last_ms = new[-1].ts_ms
-            seen = {item.id for item in page if item.ts_ms == last_ms} | (seen if last_ms == since_ms else set())
+            seen = {item.id for item in page if item.ts_ms == last_ms}
             since_ms = last_ms
 
 

@@ -53,11 +53,11 @@ def open_source(
         InputError: There is no such source, none of the adapters reads it, or an option does not apply to it.
             A retry will not help.
     """
-    prefix = text.partition(":")[0]
+    prefix, colon, _ = text.partition(":")
     fetcher: TickFetcher
     if text.startswith(manifest.PREFIX):
         fetcher = DatasetStore(home or CommonSettings.read().home).open(DatasetId.parse(text))
-    elif prefix in _NAMED:
+    elif prefix in _NAMED and (colon or text == PREFIX):
         fetcher = _NAMED[prefix](text)
     else:
         fetcher = _open(text, symbol, columns)

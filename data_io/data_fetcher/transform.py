@@ -44,9 +44,8 @@ class Transform(NamedTuple):
             yield result
 
     def _result(self, chunk: pd.DataFrame) -> pd.DataFrame:
-        given = chunk.copy().reset_index(drop=True)  # it may write into what it is given
         try:
-            result = self.function(given)
+            result = self.function(chunk.reset_index(drop=True))  # a copy, once it is written to
         except Exception as error:
             raise InputError(f"the transformation {self.part!r} failed: {type(error).__name__}: {error}") from error
         if not isinstance(result, pd.DataFrame):
