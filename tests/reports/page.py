@@ -73,7 +73,7 @@ def machine() -> dict[str, str]:
 
 
 def _lines(folder: Path, stem: str, about: Mapping[str, Any], cells: Mapping[str, Shows]) -> Iterator[str]:
-    yield from (f"# Quality on real ticks, {about['day']}", "", "```", "make report", "```", "", _HOW, "", _READ, "")
+    yield from (f"# Quality on real ticks, {about['day']}", "", "```", about["command"], "```", "", _HOW, "", _READ, "")
     for name, each in cells.items():
         yield from _cell(folder, f"{stem}_{name}", name, each)
     yield from _spaces(about["points"])
@@ -143,7 +143,7 @@ def _spaces(most: int | None) -> Iterator[str]:
     spaces = {"ridge": models.RIDGE, "gradient_boosting": models.BOOSTING, "river_online": models.RIVER}
     spaces |= {name: space for name, (_, _, space) in models.NEURAL.items()}
     spaces["online_mlp"] = {"(the chosen mlp, going on)": ("",), **models.ONLINE}
-    tried = "every point of it" if most is None else f"the first {most} points of it, and of ridge all,"
+    tried = "every point of it" if most is None else f"its first {most}, of ridge all,"
     yield f"| family | space, {tried} tried |"
     yield "| --- | --- |"
     for family, space in spaces.items():

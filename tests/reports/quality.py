@@ -57,7 +57,10 @@ def main() -> int:
     with pool:
         found = search(cells, given.data, run, say, most=given.points)
     shown = {name: on_test(name, found[name], given.data) for name in cells}
+    options = "" if given.cells == ",".join(CELLS) else f" --cells {given.cells}"
+    options += f" --points {given.points}" if given.points else ""
     about = {
+        "command": f"python -m tests.reports.quality{options}",
         "day": datetime.now(UTC).date().isoformat(),
         "minutes": round((time.perf_counter() - began) / 60, 1),
         "processes": given.processes,
