@@ -180,7 +180,7 @@ def plots(folder: Path, stem: str, model: Shown, models: Sequence[Shown], rows: 
         ends = [curve.said_K.min() * 1e4, curve.said_K.max() * 1e4]
         axes.plot(ends, ends, color="gray", linewidth=0.8)
     axes.set_xlabel("predicted, bps" if model.in_returns else "score")
-    axes.set_ylabel("mean return that came, bps")
+    axes.set_ylabel("mean return that came, bps (bars: rows as if independent)")
     yield _saved(figure, folder, stem, "calibration", f"{model.name}: calibration by tenths of the score")
     if model.error_V is not None:
         moved_N = rows.return_N != 0
@@ -190,7 +190,7 @@ def plots(folder: Path, stem: str, model: Shown, models: Sequence[Shown], rows: 
         axes.errorbar(curve.said_K, curve.came_K, 2 * curve.spread_K / np.sqrt(curve.count_K), fmt="o-")
         axes.plot([0, 1], [0, 1], color="gray", linewidth=0.8)
         axes.set_xlabel("chance of a rise that was said")
-        axes.set_ylabel("share that rose, of those that moved")
+        axes.set_ylabel("share that rose, of those that moved (bars: as if independent)")
         yield _saved(figure, folder, stem, "reliability", f"{model.name}: reliability of the sign")
     hours_N = (rows.ts_ns_N - rows.ts_ns_N[0]) / 3.6e12
     figure, axes = pyplot.subplots(figsize=(8, 4), layout="constrained")

@@ -73,10 +73,10 @@ def machine() -> dict[str, str]:
 
 
 def _lines(folder: Path, stem: str, about: Mapping[str, Any], cells: Mapping[str, Shows]) -> Iterator[str]:
-    yield from (f"# Quality on real ticks, {about['day']}", "", "```", "make report", "```", "", _HOW, "", _READ, "")
+    yield from (f"# Quality on real ticks, {about['day']}", "", "```", about["command"], "```", "", _HOW, "", _READ, "")
     for name, each in cells.items():
         yield from _cell(folder, f"{stem}_{name}", name, each)
-    yield from _spaces()
+    yield from _spaces(about["points"])
     told_ = machine()
     yield (
         f"{about['minutes']} minutes with {about['processes']} processes; {told_['machine']}; {told_['versions']}; "
@@ -138,12 +138,13 @@ def _verdict(shows: Shows) -> str:
     )
 
 
-def _spaces() -> Iterator[str]:
+def _spaces(most: int | None) -> Iterator[str]:
     yield from ("## What was searched", "")
     spaces = {"ridge": models.RIDGE, "gradient_boosting": models.BOOSTING, "river_online": models.RIVER}
     spaces |= {name: space for name, (_, _, space) in models.NEURAL.items()}
     spaces["online_mlp"] = {"(the chosen mlp, going on)": ("",), **models.ONLINE}
-    yield "| family | space, every point of it tried |"
+    tried = "every point of it" if most is None else f"its first {most}, of ridge all,"
+    yield f"| family | space, {tried} tried |"
     yield "| --- | --- |"
     for family, space in spaces.items():
         told_ = "; ".join(f"{name} {', '.join(str(value) for value in values)}" for name, values in space.items())
@@ -153,7 +154,11 @@ def _spaces() -> Iterator[str]:
         f"Sets of features: {', '.join(FEATURES)}, chosen by ridge. Networks: at most {models.EPOCHS} epochs, "
         f"patience {models.WAIT}, batches of {models.BATCH}. Boosting: at most {models.ROUNDS} trees, patience "
         f"{models.PATIENCE}. "
-        f"{', '.join(SEEDED)} were run on the test part with {len(SEEDS)} seeds; the first is the one that counts."
+        + (
+            f"{', '.join(SEEDED)} were run on the test part with {len(SEEDS)} seeds; the first is the one that counts."
+            if most is None
+            else "One seed."
+        )
     )
     yield ""
 

@@ -1,6 +1,7 @@
 """How good models are on real ticks: `make report`.
 
 usage: python -m tests.reports.quality [--cells ibm-10s,...] [--data FOLDER] [--out FOLDER] [--processes 2]
+       [--points N]
 
 Writes a page with plots and all figures as JSON into the folder; the last line on stdout is JSON.
 """
@@ -36,6 +37,7 @@ def main() -> int:
     parser.add_argument("--data", type=Path, default=DATA, help=f"folder with {LEAN} and {CAPTURE}")
     parser.add_argument("--out", type=Path, default=ROOT / "docs" / "reports")
     parser.add_argument("--processes", type=int, default=2)
+    parser.add_argument("--points", type=int, help="try so many points of each space, and one seed; default: all")
     given = parser.parse_args()
     cells = given.cells.split(",")
     unknown = [name for name in cells if name not in CELLS]
@@ -53,12 +55,16 @@ def main() -> int:
 
     pool, run = processes(given.processes)
     with pool:
-        found = search(cells, given.data, run, say)
+        found = search(cells, given.data, run, say, most=given.points)
     shown = {name: on_test(name, found[name], given.data) for name in cells}
+    options = "" if given.cells == ",".join(CELLS) else f" --cells {given.cells}"
+    options += f" --points {given.points}" if given.points else ""
     about = {
+        "command": f"python -m tests.reports.quality{options}",
         "day": datetime.now(UTC).date().isoformat(),
         "minutes": round((time.perf_counter() - began) / 60, 1),
         "processes": given.processes,
+        "points": given.points,
     }
     say(f"{page.write(given.out, about, shown)}")
     told = {name: each.summary for name, each in shown.items()}

@@ -86,8 +86,18 @@ def open_test(cell: str, trial: Trial, data: Path) -> Opened:
     return Opened(trial, score_I, time.perf_counter() - began)
 
 
-def search(cells: list[str], data: Path, run: Run, say: Callable[[str], None]) -> dict[str, Found]:
-    """Return what was found on each cell; the work of all cells is shared out over the processes."""
+def search(
+    cells: list[str], data: Path, run: Run, say: Callable[[str], None], *, most: int | None = None
+) -> dict[str, Found]:
+    """Return what was found on each cell; the work of all cells is shared out over the processes.
+
+    Args:
+        cells: Their names.
+        data: Where the ticks are.
+        run: Runs work, in this process or in others.
+        say: Hears how far it is.
+        most: Points of each space to try, and one seed; None: all of them. Ridge, which chooses features, has all.
+    """
     tried: dict[str, list[Tried]] = {cell: [] for cell in cells}
 
     def round_of(trials: dict[str, list[Trial]], what: str) -> None:
@@ -102,14 +112,14 @@ def search(cells: list[str], data: Path, run: Run, say: Callable[[str], None]) -
     lines = [Trial("ridge", params, features) for features in FEATURES for params in models.points(models.RIDGE)]
     round_of(dict.fromkeys(cells, lines), "features, by ridge")
     features = {cell: best(cell, "ridge").trial.features for cell in cells}
-    round_of({cell: list(_families(features[cell])) for cell in cells}, "families")
-    round_of({cell: list(_online(best(cell, "mlp").trial)) for cell in cells}, "online")
+    round_of({cell: list(_families(features[cell], most)) for cell in cells}, "families")
+    round_of({cell: list(_online(best(cell, "mlp").trial, most)) for cell in cells}, "online")
     chosen = {cell: {family: best(cell, family) for family in _order(tried[cell])} for cell in cells}
     opening = [
         (cell, each.trial._replace(seed=seed), data)
         for cell in cells
         for family, each in chosen[cell].items()
-        for seed in (SEEDS if family in SEEDED else SEEDS[:1])
+        for seed in (SEEDS if family in SEEDED and most is None else SEEDS[:1])
     ]
     results = run(open_test, opening)
     say(f"test parts opened, {len(opening)} models")
@@ -137,21 +147,21 @@ def processes(count: int) -> tuple[ProcessPoolExecutor, Run]:
     return pool, run
 
 
-def _families(features: str) -> Iterable[Trial]:
+def _families(features: str, most: int | None) -> Iterable[Trial]:
     for family in models.FIXED:
         yield Trial(family, (), features)
-    for params in models.points(models.RIVER):
+    for params in models.points(models.RIVER, most):
         yield Trial("river_online", params, features)
-    for params in models.points(models.BOOSTING):
+    for params in models.points(models.BOOSTING, most):
         yield Trial("gradient_boosting", params, features)
     # networks with windows take longest: they start last, when the other process is busy with them too
     for family, (_, window, space) in models.NEURAL.items():
-        for params in models.points(space):
+        for params in models.points(space, most):
             yield Trial(family, params, features, window)
 
 
-def _online(start: Trial) -> Iterable[Trial]:
-    for params in models.points(models.ONLINE):
+def _online(start: Trial, most: int | None) -> Iterable[Trial]:
+    for params in models.points(models.ONLINE, most):
         yield start._replace(family="online_mlp", params=start.params + params)
 
 

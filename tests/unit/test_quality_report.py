@@ -69,7 +69,8 @@ def test_the_trial_that_does_best_inside_is_opened_and_every_family_is_on_the_pa
 
     found = search.search(["small"], HERE, watched, lambda _: None)["small"]
     shows = on_test("small", found, HERE)
-    written = page.write(tmp_path, {"day": "2026-01-02", "minutes": 1, "processes": 1}, {"small": shows})
+    about = {"command": "make report", "day": "2026-01-02", "minutes": 1, "processes": 1, "points": None}
+    written = page.write(tmp_path, about, {"small": shows})
     text = written.read_text(encoding="utf-8")
 
     assert order == ["try_out"] * 3 + ["open_test"]
