@@ -49,7 +49,7 @@ def apart(lab, model_store, tmp_path):
 
 def test_a_job_killed_at_any_moment_gives_the_same_model_and_one_version(lab, undisturbed):
     weights, length_s = undisturbed
-    moments = {f"killed-{number}": random.uniform(0, 1.2 * length_s) for number in range(KILLS)}
+    moments = {f"killed-{number}": random.uniform(0, length_s) for number in range(KILLS)}
 
     for names in (list(moments)[start : start + AT_ONCE] for start in range(0, KILLS, AT_ONCE)):
         jobs = {name: lab.submit(lab.pipeline(name), seed=3) for name in names}
