@@ -87,7 +87,7 @@ def test_a_job_on_ray_gives_the_same_model_and_its_log(apart, undisturbed, monke
     with tempfile.TemporaryDirectory(prefix="ray-", dir="/tmp", ignore_cleanup_errors=True) as folder:
         monkeypatch.setenv("RAY_TMPDIR", folder)  # its sockets have short path limits
         apart.start_runner(runner_executor="ray", ray_address="local")
-        ended = apart.until_final(apart.submit(apart.pipeline("far"), seed=3))
+        ended = apart.until_final(apart.submit(apart.pipeline("far"), seed=3), timeout_s=300)
 
         assert ended.state is JobState.SUCCEEDED, ended.error
         assert apart.weights_hash("far") == undisturbed[0]
