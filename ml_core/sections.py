@@ -11,6 +11,7 @@ from ml_core.quantities import (
     parse_bars,
     parse_duration,
     parse_percent,
+    parse_range,
     parse_spreads,
 )
 from ml_core.types import Name
@@ -202,6 +203,42 @@ class Incremental(Section):
     harm_bound: Annotated[float, BeforeValidator(parse_percent), Field(gt=0, le=1)] = Field(
         default=0.01, description="by which share a step may lift the loss on a fixed part of the validation rows"
     )
+
+
+# The split, the weights of rows and the loss are no part of a space: losses of trials would not compare.
+TUNED = (
+    "batch_size",
+    "epochs",
+    "gradient_limit",
+    "learning_rate",
+    "momentum",
+    "optimizer",
+    "patience",
+    "schedule",
+    "warm_up_steps",
+    "weight_decay",
+)
+
+
+def _space(space: dict[str, str]) -> dict[str, str]:
+    known = ["model.kind", *(f"train.{name}" for name in TUNED)]
+    for name, text in space.items():
+        if name not in known and not re.fullmatch(r"model\.params\.\w+", name):
+            raise ValueError(f"{name!r} cannot be searched{nearest(name, [*known, 'model.params.'])}")
+        parse_range(text)
+    return space
+
+
+class Tune(Section):
+    """What a study searches."""
+
+    space: Annotated[dict[str, str], AfterValidator(_space)] = Field(
+        default_factory=dict, description="key of the pipeline file: int 8..128 log, float 0..0.5, choice adamw | sgd"
+    )
+    trials: int = Field(default=20, ge=1, le=10_000)
+    objective: Literal["validation_loss"] = "validation_loss"
+    prune: bool = Field(default=True, description="end trials that do worse than most did after as many epochs")
+    seed: int = Field(default=0, ge=0, lt=2**31)
 
 
 class Retrain(Section):

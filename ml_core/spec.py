@@ -26,6 +26,7 @@ from ml_core.sections import (
     Section,
     Source,
     Train,
+    Tune,
 )
 from ml_core.types import CLASS_LABELS, Name
 
@@ -59,6 +60,7 @@ class PipelineSpec(Section):
     model: Model = Model()
     train: Train = Train()
     incremental: Incremental = Incremental()
+    tune: Tune = Tune()
     retrain: Retrain = Retrain()
     gate: Gate = Gate()
     costs: Costs = Costs()

@@ -23,7 +23,7 @@ from ml_core.trainer.state import Progress, Run, Settings
 from ml_core.trainer.steps import Guard
 from ml_core.types import Batch
 
-__all__ = ["Hooks", "Progress", "Settings", "TrainReport", "TrainingBatches", "evaluate", "train"]
+__all__ = ["Hooks", "Progress", "Settings", "TrainReport", "TrainingBatches", "clip_gradients", "evaluate", "train"]
 
 
 class TrainingBatches(Protocol):
@@ -193,7 +193,7 @@ class _Loop:
         objective = data_loss + self.hooks.penalty() if self.hooks.penalty is not None else data_loss
         run.optimizer.zero_grad()
         objective.backward()  # type: ignore[no-untyped-call]  # torch leaves it so
-        norm = nn.utils.clip_grad_norm_(parameters, self.settings.gradient_limit)
+        norm = clip_gradients(parameters, self.settings.gradient_limit)
         value, norm_value = float(objective.detach()), float(norm)
         if not (math.isfinite(norm_value) and math.isfinite(value)):
             where = f"epoch {run.epoch}, step {run.batch}"
@@ -225,6 +225,11 @@ class _Loop:
         run.judged(Progress(run.epoch, self.settings.epochs, train_loss, validation_loss, 0))
         if self.hooks.progress is not None:
             self.hooks.progress(run.history[-1])
+
+
+def clip_gradients(parameters: list[nn.Parameter], limit: float) -> Tensor:
+    """Scale the gradients so that they are no longer than ``limit`` together, and return how long they were."""
+    return nn.utils.clip_grad_norm_(parameters, limit)
 
 
 def _tensors(batch: Batch, device: torch.device) -> TensorBatch:
