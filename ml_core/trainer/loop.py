@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from ml_core.errors import InputError, TrainingCancelledError
 from ml_core.trainer.checkpoint import Checkpoints
 from ml_core.trainer.device import repeatable
-from ml_core.trainer.losses import BatchLoss, Loss, TensorBatch, per_batch, weighted_mean
+from ml_core.trainer.losses import BatchLoss, Loss, TensorBatch, per_batch
 from ml_core.trainer.optimisers import take_up
 from ml_core.trainer.schedules import rate_factor
 from ml_core.trainer.state import Progress, Run, Settings
@@ -189,20 +189,26 @@ class _Loop:
 
     def _step(self, batch: TensorBatch, parameters: list[nn.Parameter]) -> None:
         run = self.run
-        data_loss = weighted_mean(self.of_batch(batch), batch.weight_B)
-        objective = data_loss + self.hooks.penalty() if self.hooks.penalty is not None else data_loss
-        run.optimizer.zero_grad()
+        for parameter in parameters:
+            parameter.grad = None
+        objective, data_loss, weight = self._forward(batch)
         objective.backward()  # type: ignore[no-untyped-call]  # torch leaves it so
-        norm = clip_gradients(parameters, self.settings.gradient_limit)
-        value, norm_value = float(objective.detach()), float(norm)
-        if not (math.isfinite(norm_value) and math.isfinite(value)):
+        value, norm = objective.item(), clip_gradients(parameters, self.settings.gradient_limit)
+        if not (math.isfinite(norm) and math.isfinite(value)):
             where = f"epoch {run.epoch}, step {run.batch}"
-            values = f"loss {value:g}, gradient norm {norm_value:g}"
+            values = f"loss {value:g}, gradient norm {norm:g}"
             raise InputError(f"training stopped at {where}: {values}; check the input or lower train.learning_rate")
         run.optimizer.step()
-        weight = float(batch.weight_B.sum())
-        run.total += float(data_loss.detach()) * weight
-        run.weight += weight
+        weight_value = weight.item()
+        run.total += (value if objective is data_loss else data_loss.item()) * weight_value
+        run.weight += weight_value
+
+    def _forward(self, batch: TensorBatch) -> tuple[Tensor, Tensor, Tensor]:
+        """Return what the step makes smaller, the mean loss in it, and the sum of the weights."""
+        weight = batch.weight_B.sum()
+        data_loss = (self.of_batch(batch) * batch.weight_B).sum() / weight
+        penalty = self.hooks.penalty
+        return data_loss if penalty is None else data_loss + penalty(), data_loss, weight
 
     def _after_step(self) -> None:
         run, guard = self.run, self.hooks.guard
@@ -227,13 +233,18 @@ class _Loop:
             self.hooks.progress(run.history[-1])
 
 
-def clip_gradients(parameters: list[nn.Parameter], limit: float) -> Tensor:
+def clip_gradients(parameters: list[nn.Parameter], limit: float) -> float:
     """Scale the gradients so that they are no longer than ``limit`` together, and return how long they were."""
-    return nn.utils.clip_grad_norm_(parameters, limit)
+    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+    norm = float(torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(each) for each in gradients])))
+    if norm > limit:
+        for each in gradients:
+            each.mul_(limit / norm)
+    return norm
 
 
 def _tensors(batch: Batch, device: torch.device) -> TensorBatch:
-    x, y, weight = (torch.as_tensor(values) for values in batch)
+    x, y, weight = torch.from_numpy(batch.x_BTF), torch.from_numpy(batch.y_BH), torch.from_numpy(batch.weight_B)
     if device.type == "cpu":
         return TensorBatch(x, y, weight)
     return TensorBatch(x.to(device), y.to(device), weight.to(device))
