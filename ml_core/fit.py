@@ -23,6 +23,7 @@ from ml_core.model.fitted import FittedModel
 from ml_core.model.graph import output_scale
 from ml_core.model.runtime import CHUNK_ROWS, Scorer
 from ml_core.spec import PipelineSpec, format_duration
+from ml_core.trainer.checkpoint import CheckpointStore
 from ml_core.trainer.loop import Hooks, Progress, TrainReport
 from ml_core.types import CLASS_LABELS, Float32, Float64, Int64
 
@@ -50,6 +51,7 @@ def check(spec: PipelineSpec) -> None:
     Raises:
         SpecError: A feature or a parameter of the model is unknown or wrong. A retry will not help.
         UnknownPartError: A named part cannot be found or used. A retry will not help.
+        InvalidSettingsError: ``train.device`` is not here. A retry will not help.
     """
     network.check(spec, features=len(FeaturePlan.from_spec(spec).names), outputs=_outputs(spec))
 
@@ -63,6 +65,7 @@ def fit(
     threads: int = 1,
     progress: Callable[[Progress], None] | None = None,
     cancelled: Callable[[], bool] | None = None,
+    checkpoint: CheckpointStore | None = None,
 ) -> Fit:
     """Return a model of ``spec`` fitted on ``frame``; equal arguments give equal weights on equal hardware.
 
@@ -74,9 +77,11 @@ def fit(
         threads: How many torch may use.
         progress: Called after every epoch.
         cancelled: Asked before every step; True ends the training.
+        checkpoint: Where the training leaves its place every ``train.checkpoint_steps`` and goes on from, if equal
+            arguments left one there; the result is the one of an undisturbed training.
 
     Raises:
-        SpecError, UnknownPartError: As ``check``.
+        SpecError, UnknownPartError, InvalidSettingsError: As ``check``.
         SchemaMismatchError: The frame lacks columns, or ``start`` was made for other features, labels or parameters.
             A retry will not help.
         NotEnoughDataError: Too few labelled rows in a part. A retry with more ticks may help.
@@ -88,7 +93,8 @@ def fit(
     processed = process(frame, spec, fixed=start.contract if start else None)
     _check_parts(processed)
     contract = _contract(spec, processed, seed)
-    learned = network.learn(Task(spec, contract, processed, start, seed, threads, Hooks(progress, cancelled)))
+    hooks = Hooks(progress, cancelled)
+    learned = network.learn(Task(spec, contract, processed, start, seed, threads, hooks, checkpoint))
     scorer = Scorer(learned.onnx)
     figures = _figures(scorer, spec, processed, learned.report)
     model = FittedModel(scorer.contract, learned.onnx, learned.weights, _report(processed, learned))
@@ -198,7 +204,8 @@ def _report(processed: Processed, learned: Learned) -> dict[str, Any]:
         {"epoch": p.epoch, "train_loss": number(p.train_loss), "validation_loss": number(p.validation_loss)}
         for p in learned.report.history
     ]
-    return {"epochs": epochs, "calibration": learned.calibration, "processing": processed.report}
+    steps = {"judged": learned.report.steps, "discarded": learned.report.steps_discarded}  # of an incremental training
+    return {"epochs": epochs, "steps": steps, "calibration": learned.calibration, "processing": processed.report}
 
 
 def _code_version() -> str:

@@ -1,6 +1,8 @@
 """Quantities as a pipeline file writes them: durations, percents, spreads, and what ends a bar."""
 
+import json
 import re
+from typing import Any, NamedTuple
 
 from ml_core.errors import nearest
 from ml_core.types import MAX_DURATION_NS
@@ -68,3 +70,57 @@ def parse_bars(text: str) -> tuple[str, float]:
         number = "a whole number below 1e9" if kind == "ticks" else "a number above 0, such as 50 or 1e6"
         raise ValueError(f"{text!r}: {size!r} is not {number}")
     return kind, float(size)
+
+
+class Range(NamedTuple):
+    """What a study may choose a value from."""
+
+    kind: str  # int, float or choice
+    low: float
+    high: float
+    log: bool
+    choices: tuple[Any, ...]  # JSON values
+
+    @property
+    def ends(self) -> tuple[Any, ...]:
+        """Values that are valid if all are: the two ends, or all choices."""
+        if self.kind == "choice":
+            return self.choices
+        number = int if self.kind == "int" else float
+        return number(self.low), number(self.high)
+
+
+def parse_range(text: str) -> Range:
+    """Return the range of a text: ``int 8..128 log``, ``float 1e-4..1e-2``, ``choice adamw | sgd``.
+
+    Both ends belong to the range. A choice that reads as JSON is one, such as ``[64, 32]``; any other is a text.
+
+    >>> parse_range("int 8..128 log").ends, parse_range("choice [16] | relu").ends
+    ((8, 128), ([16], 'relu'))
+    """
+    kind, _, rest = text.strip().partition(" ")
+    if kind == "choice":
+        choices = tuple(_json_or_text(part.strip()) for part in rest.split("|"))
+        if len(choices) < 2 or "" in choices:
+            raise ValueError(f"{text!r}: a choice is between two or more, such as 'choice adamw | sgd'")
+        return Range(kind, 0, 0, log=False, choices=choices)
+    if kind not in ("int", "float"):
+        raise ValueError(f"{text!r} is not 'int', 'float' or 'choice' and a range{nearest(kind, _RANGES)}")
+    number = r"-?\d+" if kind == "int" else r"-?\d+(?:\.\d+)?(?:e-?\d+)?"
+    match = re.fullmatch(rf"({number})\.\.({number})( log)?", rest.strip())
+    if match is None:
+        raise ValueError(f"{text!r} is not a range such as 'int 8..128', 'int 8..128 log' or 'float 1e-4..1e-2 log'")
+    low, high, log = float(match[1]), float(match[2]), match[3] is not None
+    if not low < high or (log and low <= 0):
+        raise ValueError(f"{text!r}: the first end must lie below the second{', and above 0' if log else ''}")
+    return Range(kind, low, high, log, ())
+
+
+_RANGES = ("int", "float", "choice")
+
+
+def _json_or_text(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError:
+        return text

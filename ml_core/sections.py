@@ -11,6 +11,7 @@ from ml_core.quantities import (
     parse_bars,
     parse_duration,
     parse_percent,
+    parse_range,
     parse_spreads,
 )
 from ml_core.types import Name
@@ -38,6 +39,18 @@ def _trigger(text: str) -> str:
 
 def _bars(text: str) -> str:
     parse_bars(text)
+    return text
+
+
+CLASS_LOSSES = ("cross_entropy", "focal")
+NUMBER_LOSSES = ("squared_error", "huber")
+LOSS_PARAMS = {"focal": {"gamma": (1.0, 10.0)}, "huber": {"delta": (0.01, 100.0)}}  # name -> least, most
+
+
+def _loss(text: str) -> str:
+    if ":" not in text and text not in (*CLASS_LOSSES, *NUMBER_LOSSES):
+        hint = nearest(text, (*CLASS_LOSSES, *NUMBER_LOSSES))
+        raise ValueError(f"{text!r} is not known{hint}; an own loss is written module:Class")
     return text
 
 
@@ -132,6 +145,100 @@ class Train(Section):
     learning_rate: float = Field(default=1e-3, gt=0, lt=1)
     weight_decay: float = Field(default=1e-4, ge=0, lt=1)
     min_rows: int = Field(default=2000, ge=10)
+    loss: Annotated[str, AfterValidator(_loss)] | None = Field(
+        default=None, description="or an own module:Class; default: cross_entropy of classes, squared_error of numbers"
+    )
+    loss_params: dict[str, float] = Field(
+        default_factory=dict, description="focal: gamma; huber: delta, in standard deviations; an own loss: its own"
+    )
+    class_weights: Literal["none", "balanced"] = Field(
+        default="none", description="balanced: each class has an equal say; probabilities then lean to rare classes"
+    )
+    optimizer: Literal["adamw", "sgd"] = "adamw"
+    momentum: float = Field(default=0.9, ge=0, lt=1, description="of sgd")
+    schedule: Literal["constant", "cosine", "one_cycle", "plateau"] = Field(
+        default="constant", description="of the learning rate; plateau halves it after an epoch that is no better"
+    )
+    warm_up_steps: int = Field(default=0, ge=0, le=1_000_000, description="in which the learning rate grows from 0")
+    gradient_limit: float = Field(default=1.0, gt=0, description="longest gradient; longer ones are scaled to it")
+    device: Literal["auto", "cpu", "cuda"] = Field(default="auto", description="auto: CUDA where there is one")
+    checkpoint_steps: int = Field(default=1000, ge=1, description="steps from one checkpoint of a job to the next")
+
+    @model_validator(mode="after")
+    def _loss_has_its_params(self) -> Self:
+        if self.loss is not None and ":" in self.loss:
+            if self.class_weights != "none":
+                raise ValueError(f"class_weights: {self.loss!r} weighs classes itself")
+            return self
+        known = LOSS_PARAMS.get(self.loss or "", {})
+        for name, value in self.loss_params.items():
+            if name not in known:
+                hint = nearest(name, known) if known else f"; {self.loss or 'the default loss'} takes none"
+                raise ValueError(f"loss_params.{name}: unknown parameter{hint}")
+            least, most = known[name]
+            if not least <= value <= most:
+                raise ValueError(f"loss_params.{name}: {value:g} is not within {least:g} and {most:g}")
+        return self
+
+    def check_loss(self, *, classes: bool) -> None:
+        """Raise ValueError where the loss is none of labels that are ``classes``, or numbers."""
+        fitting = CLASS_LOSSES if classes else NUMBER_LOSSES
+        word = "classes" if classes else "numbers"
+        if self.loss is not None and ":" not in self.loss and self.loss not in fitting:
+            raise ValueError(f"train.loss: {self.loss!r} is no loss of {word}; known: {', '.join(fitting)}")
+        if self.class_weights != "none" and not classes:
+            raise ValueError(f"train.class_weights: {self.class_weights!r}, and the label is {word}")
+
+
+class Incremental(Section):
+    """How a job of kind ``incremental`` goes on from the champion."""
+
+    reservoir: int = Field(
+        default=10_000, ge=0, le=10_000_000, description="rows the champion was trained on, mixed into the new ones"
+    )
+    anchor: float = Field(default=0.1, ge=0, le=1000, description="strength of the pull to the champion's weights")
+    step_rows: int = Field(
+        default=8192, ge=1, le=100_000_000, description="rows of a step, which is taken back where it harms"
+    )
+    harm_bound: Annotated[float, BeforeValidator(parse_percent), Field(gt=0, le=1)] = Field(
+        default=0.01, description="by which share a step may lift the loss on a fixed part of the validation rows"
+    )
+
+
+# The split, the weights of rows and the loss are no part of a space: losses of trials would not compare.
+TUNED = (
+    "batch_size",
+    "epochs",
+    "gradient_limit",
+    "learning_rate",
+    "momentum",
+    "optimizer",
+    "patience",
+    "schedule",
+    "warm_up_steps",
+    "weight_decay",
+)
+
+
+def _space(space: dict[str, str]) -> dict[str, str]:
+    known = ["model.kind", *(f"train.{name}" for name in TUNED)]
+    for name, text in space.items():
+        if name not in known and not re.fullmatch(r"model\.params\.\w+", name):
+            raise ValueError(f"{name!r} cannot be searched{nearest(name, [*known, 'model.params.'])}")
+        parse_range(text)
+    return space
+
+
+class Tune(Section):
+    """What a study searches."""
+
+    space: Annotated[dict[str, str], AfterValidator(_space)] = Field(
+        default_factory=dict, description="key of the pipeline file: int 8..128 log, float 0..0.5, choice adamw | sgd"
+    )
+    trials: int = Field(default=20, ge=1, le=10_000)
+    objective: Literal["validation_loss"] = "validation_loss"
+    prune: bool = Field(default=True, description="end trials that do worse than most did after as many epochs")
+    seed: int = Field(default=0, ge=0, lt=2**31)
 
 
 class Retrain(Section):

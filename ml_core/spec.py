@@ -18,6 +18,7 @@ from ml_core.sections import (
     Features,
     FieldMap,
     Gate,
+    Incremental,
     Label,
     Model,
     Predictions,
@@ -25,6 +26,7 @@ from ml_core.sections import (
     Section,
     Source,
     Train,
+    Tune,
 )
 from ml_core.types import CLASS_LABELS, Name
 
@@ -57,12 +59,19 @@ class PipelineSpec(Section):
     label: Label = Label()
     model: Model = Model()
     train: Train = Train()
+    incremental: Incremental = Incremental()
+    tune: Tune = Tune()
     retrain: Retrain = Retrain()
     gate: Gate = Gate()
     costs: Costs = Costs()
     predictions: Predictions = Predictions()
     bars: Bars | None = Field(default=None, description="absent: no bars")
     _folder: Path | None = PrivateAttr(default=None)
+
+    @model_validator(mode="after")
+    def _learns_by_a_loss_of_its_labels(self) -> Self:
+        self.train.check_loss(classes=self.label.kind in CLASS_LABELS)
+        return self
 
     @model_validator(mode="after")
     def _judged_by_what_it_learns(self) -> Self:

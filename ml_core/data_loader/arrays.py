@@ -25,7 +25,9 @@ class Samples(NamedTuple):
 
 def gather(samples: Samples, sample_B: Int64) -> Batch:
     """Return the samples with the numbers ``sample_B``, in that order."""
-    return Batch(samples.x_MF[samples.idx_NT[sample_B]], samples.y_NH[sample_B], samples.weight_N[sample_B])
+    # a third of the time of indexing
+    x_BTF = np.take(samples.x_MF, np.take(samples.idx_NT, sample_B, axis=0), axis=0)
+    return Batch(x_BTF, np.take(samples.y_NH, sample_B, axis=0), np.take(samples.weight_N, sample_B))
 
 
 class Batches:

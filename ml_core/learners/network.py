@@ -3,24 +3,39 @@
 Shapes: O outputs, H horizons, I numbers of samples.
 """
 
-import numpy as np
-import torch
+import hashlib
+import json
+from dataclasses import fields, replace
+from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from ml_core.contract import Scaler
 from ml_core.data_loader.arrays import Batches, Samples
 from ml_core.data_processor.dataset import Processed
 from ml_core.errors import SchemaMismatchError
 from ml_core.evaluation.calibration import stray_factors
 from ml_core.learners.port import Learned, Task
+from ml_core.learners.replay import StepBatches, reservoir
 from ml_core.model.build import build
 from ml_core.model.export import export
+from ml_core.model.fitted import FittedModel
 from ml_core.model.graph import ScoringGraph, output_scale
 from ml_core.model.runtime import CHUNK_ROWS
 from ml_core.spec import PipelineSpec
+from ml_core.trainer.checkpoint import Checkpoints
+from ml_core.trainer.device import choose_device
 from ml_core.trainer.incremental import go_on
-from ml_core.trainer.loop import Settings, TrainReport, train
-from ml_core.trainer.losses import SampleLoss, cross_entropy, squared_error
-from ml_core.types import CLASS_LABELS
+from ml_core.trainer.loop import Settings, TrainReport, evaluate, train
+from ml_core.trainer.losses import choose
+from ml_core.trainer.optimisers import PREFIX
+from ml_core.trainer.steps import Guard
+from ml_core.types import CLASS_LABELS, Float32
 
+GUARD_ROWS = 4096  # of the validation part, evenly spaced: they are read after every step
 EVALUATION_BATCH = 8192  # no gradients are held, so larger than a training batch
 
 
@@ -28,9 +43,12 @@ def check(spec: PipelineSpec, *, features: int, outputs: int) -> None:
     """Raise what ``learn`` would raise about the pipeline file itself.
 
     Raises:
-        SpecError, UnknownPartError: As ``ml_core.fit.check``.
+        SpecError, UnknownPartError, InvalidSettingsError: As ``ml_core.fit.check``.
     """
-    build(spec, features=features, outputs=outputs, seed=0)
+    model = build(spec, features=features, outputs=outputs, seed=0)
+    prior = [(1 / 3, 1 / 3, 1 / 3) if spec.label.kind in CLASS_LABELS else (0.0, 1.0)] * len(spec.label.horizons)
+    choose(spec.train, model, label_kind=spec.label.kind, prior=prior, folder=spec.folder)
+    choose_device(spec.train.device)
 
 
 def learn(task: Task) -> Learned:
@@ -44,7 +62,38 @@ def learn(task: Task) -> Learned:
     factors = _calibrate(graph, task.spec, task.processed)
     file = export(graph, task.contract)
     weights = {name: value.detach().numpy().copy() for name, value in graph.state_dict().items()}
+    weights |= {PREFIX + name: value for name, value in report.optimizer_state.items()}
     return Learned(file, weights, report, factors)
+
+
+class BehindScaling(nn.Module):
+    """A graph without its scaling: takes rows as ``scaled_rows`` makes them, and shares the graph's weights."""
+
+    shift: Tensor
+    scale: Tensor
+
+    def __init__(self, graph: ScoringGraph) -> None:
+        """Stand for ``graph``."""
+        super().__init__()
+        self.model = graph.model
+        self.register_buffer("shift", graph.shift)
+        self.register_buffer("scale", graph.scale)
+
+    def forward(self, z_BTF: Tensor) -> Tensor:
+        """Return the outputs (B, O) of scaled rows (B, T, F)."""
+        y_BO: Tensor = self.shift + self.scale * self.model(z_BTF)
+        return y_BO
+
+
+def scaled_rows(x_MF: Float32, scaler: Scaler) -> Float32:
+    """Return what the scaling of a graph makes of each row, to the bit."""
+    scaling = ScoringGraph(nn.Flatten(), scaler, shift_O=[0.0], scale_O=[1.0])  # a graph that answers its rows
+    z_MF = np.empty_like(x_MF)
+    with torch.no_grad():
+        for start in range(0, len(x_MF), CHUNK_ROWS):
+            chunk = slice(start, start + CHUNK_ROWS)
+            z_MF[chunk] = scaling(torch.from_numpy(np.ascontiguousarray(x_MF[chunk, None]))).numpy()
+    return z_MF
 
 
 def _graph(task: Task) -> ScoringGraph:
@@ -59,30 +108,102 @@ def _graph(task: Task) -> ScoringGraph:
         if ours != theirs:
             raise SchemaMismatchError(f"cannot go on: {name} of the model is {theirs!r}, the pipeline says {ours!r}")
     try:
-        graph.load_state_dict({name: torch.from_numpy(value.copy()) for name, value in start.weights.items()})
+        graph.load_state_dict(_tensors(start.weights, optimizer=False))
     except RuntimeError as error:  # an own model whose code has changed since
         raise SchemaMismatchError(f"cannot go on: the weights of the model do not fit: {error}") from error
     return graph
 
 
+def _tensors(stored: dict[str, npt.NDArray[Any]], *, optimizer: bool) -> dict[str, Tensor]:
+    """Return the weights that a model is stored with, or what its optimiser remembers."""
+    return {
+        name.removeprefix(PREFIX): torch.from_numpy(value.copy())
+        for name, value in stored.items()
+        if name.startswith(PREFIX) == optimizer
+    }
+
+
 def _train(graph: ScoringGraph, task: Task) -> TrainReport:
-    spec, processed = task.spec, task.processed
+    spec, processed, device = task.spec, task.processed, choose_device(task.spec.train.device)
     dataset = processed.dataset
-    samples = Samples(dataset.x_MF, dataset.idx_NT, dataset.y_NH, dataset.weight_N)
-    batches = Batches(samples, processed.train_I, batch_size=spec.train.batch_size, seed=task.seed)
+    # a set that lies on disk may be larger than memory: its rows are scaled batch by batch
+    on_disk = isinstance(dataset.x_MF, np.memmap)
+    model = (graph if on_disk else BehindScaling(graph)).to(device)
+    x_MF = dataset.x_MF if on_disk else scaled_rows(dataset.x_MF, task.contract.scaler)
+    samples = Samples(x_MF, dataset.idx_NT, dataset.y_NH, dataset.weight_N)
+    options: dict[str, Any] = {
+        "loss": choose(spec.train, model, label_kind=spec.label.kind, prior=processed.prior, folder=spec.folder),
+        "settings": _settings(spec, task.threads),
+        "seed": task.seed,
+        "hooks": task.hooks,
+        "checkpoints": _checkpoints(task, device),
+    }
     validation = Batches(samples, processed.validation_I, batch_size=EVALUATION_BATCH, shuffle=False)
-    settings = Settings(
-        epochs=spec.train.epochs,
-        patience=spec.train.patience,
-        learning_rate=spec.train.learning_rate,
-        weight_decay=spec.train.weight_decay,
-        threads=task.threads,
+    try:
+        if task.start is not None:
+            return _go_on(model, samples, validation, task.start, task, options)
+        batches = Batches(samples, processed.train_I, batch_size=spec.train.batch_size, seed=task.seed)
+        return train(model, batches, validation, **options)
+    finally:
+        model.cpu()
+
+
+def _go_on(
+    model: nn.Module, samples: Samples, validation: Batches, start: FittedModel, task: Task, options: dict[str, Any]
+) -> TrainReport:
+    """Learn the rows that are new to ``start``, with some of those that are not mixed in."""
+    spec, processed, ts_ns_N = task.spec, task.processed, task.processed.dataset.ts_ns_N
+    is_new_I = ts_ns_N[processed.train_I] > start.contract.trained_to_ns
+    new_I, old_I = processed.train_I[is_new_I], processed.train_I[~is_new_I]
+    if not len(new_I):  # the same rows once more
+        new_I, old_I = old_I, new_I
+    batches = StepBatches(
+        samples,
+        new_I[np.argsort(ts_ns_N[new_I], kind="stable")],
+        reservoir(old_I, ts_ns_N, rows=spec.incremental.reservoir, seed=task.seed),
+        step_rows=spec.incremental.step_rows,
+        batch_size=spec.train.batch_size,
+        seed=task.seed,
     )
-    loss: SampleLoss = cross_entropy
-    if spec.label.kind not in CLASS_LABELS:
-        loss = squared_error([variance for _, variance in processed.prior])
-    run = train if task.start is None else go_on
-    return run(graph, batches, validation, loss=loss, settings=settings, seed=task.seed, hooks=task.hooks)
+    count = len(processed.validation_I)
+    slice_I = processed.validation_I[np.unique(np.linspace(0, count - 1, min(count, GUARD_ROWS)).astype(np.int64))]
+    fixed = Batches(samples, slice_I, batch_size=EVALUATION_BATCH, shuffle=False)
+    guard = Guard(
+        lambda: evaluate(model, fixed, options["loss"]),
+        is_last=batches.ends_step,
+        bound=spec.incremental.harm_bound,
+    )
+    return go_on(
+        model,
+        batches,
+        validation,
+        **{**options, "hooks": replace(task.hooks, guard=guard)},
+        optimizer_state=_tensors(start.weights, optimizer=True),
+    )
+
+
+def _settings(spec: PipelineSpec, threads: int) -> Settings:
+    names = {field.name for field in fields(Settings)} - {"threads", "anchor"}
+    shared = {name: getattr(spec.train, name) for name in names}
+    return Settings(**shared, threads=threads, anchor=spec.incremental.anchor)
+
+
+def _checkpoints(task: Task, device: torch.device) -> Checkpoints | None:
+    if task.checkpoint is None:
+        return None
+    return Checkpoints(task.checkpoint, task=_hash(task, device), every_steps=task.spec.train.checkpoint_steps)
+
+
+def _hash(task: Task, device: torch.device) -> str:
+    """Return the hash of all that the trained weights depend on."""
+    dataset, processed = task.processed.dataset, task.processed
+    facts = [task.contract.model_dump_json(), task.threads, torch.__version__, device.type]
+    digest = hashlib.sha256(json.dumps(facts).encode())
+    arrays = [dataset.x_MF, dataset.idx_NT, dataset.y_NH, dataset.weight_N, processed.train_I, processed.validation_I]
+    for array in [*arrays, *(task.start.weights.values() if task.start is not None else ())]:
+        digest.update(f"{array.dtype}{array.shape}".encode())
+        digest.update(np.ascontiguousarray(array).data)
+    return digest.hexdigest()
 
 
 def _calibrate(graph: ScoringGraph, spec: PipelineSpec, processed: Processed) -> list[float]:

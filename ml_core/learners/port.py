@@ -8,6 +8,7 @@ from ml_core.contract import ModelContract
 from ml_core.data_processor.dataset import Processed
 from ml_core.model.fitted import FittedModel
 from ml_core.spec import PipelineSpec
+from ml_core.trainer.checkpoint import CheckpointStore
 from ml_core.trainer.loop import Hooks, TrainReport
 
 
@@ -21,12 +22,13 @@ class Task(NamedTuple):
     seed: int
     threads: int
     hooks: Hooks
+    checkpoint: CheckpointStore | None = None  # where a training that was interrupted goes on from
 
 
 class Learned(NamedTuple):
     """A model that has passed its probes."""
 
     onnx: bytes  # with its contract inside
-    weights: dict[str, npt.NDArray[Any]]  # what an incremental job goes on from
+    weights: dict[str, npt.NDArray[Any]]  # what an incremental job goes on from; ``optimizer.*`` are no weights
     report: TrainReport
     calibration: list[float]  # how far the logits may stray from the log prior, a horizon; numbers have none

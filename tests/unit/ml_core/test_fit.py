@@ -96,14 +96,20 @@ def test_a_model_goes_on_from_another_with_its_scaler_and_dead_zone(frame, tmp_p
     first = fit(frame.iloc[:4000], pipeline(train={"epochs": 1})).model
     first.save(tmp_path)
 
+    first_steps = max(float(value) for name, value in first.weights.items() if ".step." in name)
     further = fit(frame.iloc[2000:].reset_index(drop=True), pipeline(), start=FittedModel.load(tmp_path)).model
 
     assert (further.contract.scaler, further.contract.dead_zone) == (first.contract.scaler, first.contract.dead_zone)
     assert further.contract.prior != first.contract.prior
     assert further.weights["shift"].tobytes() == first.weights["shift"].tobytes()
     assert further.contract.metrics["best_epoch"] >= 1
-    moved = max(np.abs(further.weights[name] - value).max() for name, value in first.weights.items())
+    weights = {name: value for name, value in first.weights.items() if not name.startswith("optimizer.")}
+    moved = max(np.abs(further.weights[name] - value).max() for name, value in weights.items())
     assert 0 < moved < 0.2
+    assert further.report["steps"]["judged"] >= 1
+    remembered = {name for name in further.weights if name.startswith("optimizer.AdamW.")}
+    assert {name.partition("exp_avg.")[2] for name in remembered if ".exp_avg." in name} < weights.keys()
+    assert max(float(further.weights[name]) for name in remembered if ".step." in name) > first_steps
 
 
 @pytest.mark.parametrize(
@@ -123,7 +129,7 @@ def test_going_on_from_a_model_made_for_something_else_is_refused(frame, fitted,
 
 
 def test_weights_that_do_not_fit_the_code_of_the_model_are_refused(frame, fitted):
-    weights = {name: value for name, value in fitted.model.weights.items() if "bias" not in name}
+    weights = {name: value for name, value in fitted.model.weights.items() if not name.endswith("bias")}
     stripped = FittedModel(fitted.model.contract, fitted.model.onnx, weights)
     with pytest.raises(SchemaMismatchError, match="weights of the model do not fit"):
         fit(frame, pipeline(), start=stripped)
@@ -151,6 +157,39 @@ def test_progress_is_told_after_every_epoch_and_the_report_is_json_without_nan(f
     assert report["processing"]["ticks"] == len(frame)
 
 
+class Memory:
+    """A store of one checkpoint."""
+
+    data: bytes | None = None
+
+    def load(self) -> bytes | None:
+        return self.data
+
+    def save(self, data: bytes) -> None:
+        self.data = data
+
+
+def test_a_training_that_was_interrupted_gives_the_same_model_and_figures(frame, fitted):
+    store, asked = Memory(), []
+
+    def killed() -> bool:
+        asked.append(None)
+        return len(asked) == 60
+
+    spec = pipeline(train={"checkpoint_steps": 7})
+    undisturbed = fitted.model
+    with pytest.raises(TrainingCancelledError):
+        fit(frame, spec, cancelled=killed, checkpoint=store)
+    assert store.data is not None
+    heard = []
+    found = fit(frame, spec, progress=heard.append, checkpoint=store)
+    assert heard[0].epoch > 1
+    assert found.metrics == fitted.metrics
+    assert found.model.report["epochs"] == undisturbed.report["epochs"]
+    for name, value in undisturbed.weights.items():
+        assert value.tobytes() == found.model.weights[name].tobytes(), name
+
+
 def test_cancelling_ends_the_training(frame):
     with pytest.raises(TrainingCancelledError):
         fit(frame, pipeline(), cancelled=lambda: True)
@@ -163,6 +202,7 @@ def test_cancelling_ends_the_training(frame):
         ({"model": {"kind": "mpl"}}, UnknownPartError, "did you mean 'mlp'"),
         ({"model": {"params": {"hiden": []}}}, SpecError, "did you mean 'hidden'"),
         ({"model": {"kind": "nowhere:Net"}}, UnknownPartError, "nowhere"),
+        ({"train": {"loss": "nowhere:Loss"}}, UnknownPartError, "nowhere"),
     ],
 )
 def test_what_is_wrong_with_the_pipeline_is_said_before_anything_is_computed(changes, error, message):
