@@ -59,6 +59,9 @@ class ModelContract(BaseModel):
     trained_to_ns: int = Field(description="no label of a training or validation row ends after this event time")
     ranges: tuple[OffsetRange, ...] = ()
     topic: str | None = None
+    dataset_hash: str | None = Field(
+        default=None, description="SHA-256 of the samples in canonical order, with their windows, targets and cut"
+    )
     source_hash: str | None = Field(default=None, description="hash of the history file, where ticks came from one")
     seed: int
     code_version: str

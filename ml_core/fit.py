@@ -14,6 +14,7 @@ import pandas as pd
 from ml_core.contract import ModelContract
 from ml_core.data_processor.dataset import Processed, process
 from ml_core.data_processor.features import FeaturePlan
+from ml_core.data_processor.splits import Cut
 from ml_core.errors import NotEnoughDataError
 from ml_core.evaluation import metrics as measure
 from ml_core.learners import network
@@ -26,7 +27,7 @@ from ml_core.spec import PipelineSpec, format_duration
 from ml_core.trainer.loop import Hooks, Progress, TrainReport
 from ml_core.types import CLASS_LABELS, Float32, Float64, Int64
 
-__all__ = ["Fit", "FittedModel", "Progress", "check", "fit", "losses", "prior_losses"]
+__all__ = ["Cut", "Fit", "FittedModel", "Progress", "check", "fit", "losses", "prior_losses"]
 
 
 class Fit(NamedTuple):
@@ -59,6 +60,7 @@ def fit(
     spec: PipelineSpec,
     *,
     start: FittedModel | None = None,
+    cut: Cut | None = None,
     seed: int = 0,
     threads: int = 1,
     progress: Callable[[Progress], None] | None = None,
@@ -70,6 +72,7 @@ def fit(
         frame: Ticks in arrival order, columns of ``ml_core.frames.TICK_COLUMNS``.
         spec: The pipeline.
         start: Go on from this model's weights, with its scaler and dead zone, instead of starting afresh.
+        cut: Event times that part the samples; None: as ``[train]`` says.
         seed: Of first weights, order of batches and dropout.
         threads: How many torch may use.
         progress: Called after every epoch.
@@ -85,7 +88,7 @@ def fit(
         TrainingCancelledError: ``cancelled`` said so.
     """
     check(spec)
-    processed = process(frame, spec, fixed=start.contract if start else None)
+    processed = process(frame, spec, fixed=start.contract if start else None, cut=cut)
     _check_parts(processed)
     contract = _contract(spec, processed, seed)
     learned = network.learn(Task(spec, contract, processed, start, seed, threads, Hooks(progress, cancelled)))
@@ -141,6 +144,7 @@ def _contract(spec: PipelineSpec, processed: Processed, seed: int) -> ModelContr
         scaler=processed.scaler,
         trained_from_ns=int(dataset.ts_ns_N[seen_I].min()),
         trained_to_ns=int(dataset.end_ns_NH[seen_I].max()),
+        dataset_hash=processed.hash,
         seed=seed,
         code_version=_code_version(),
     )

@@ -126,6 +126,9 @@ class Train(Section):
     weights: Literal["none", "uniqueness"] = "uniqueness"
     validation: float = Field(default=0.15, gt=0, lt=0.5)
     holdout: float = Field(default=0.15, gt=0, lt=0.5)
+    embargo: Annotated[
+        int, *AsText, Field(ge=0, description="event time after each cut from which no part takes samples")
+    ] = 0
     epochs: int = Field(default=20, ge=1, le=10_000)
     patience: int = Field(default=3, ge=1)
     batch_size: int = Field(default=1024, ge=1, le=1_000_000)

@@ -11,11 +11,11 @@ import numpy.typing as npt
 import pandas as pd
 
 from ml_core.contract import ModelContract, Scaler
-from ml_core.data_processor import cleaning, labels
+from ml_core.data_processor import canonical, cleaning, labels
 from ml_core.data_processor.features import FeaturePlan
 from ml_core.data_processor.samples import Samples, make_samples, rows_of
 from ml_core.data_processor.scaling import fit_scaler
-from ml_core.data_processor.splits import Split, split
+from ml_core.data_processor.splits import Cut, Split, cut_by_shares, split
 from ml_core.errors import NotEnoughDataError, SchemaMismatchError
 from ml_core.spec import PipelineSpec, format_duration
 from ml_core.types import CLASS_LABELS, Float32, Float64, Int32, Int64
@@ -26,7 +26,7 @@ CLASSES = ("down", "flat", "up")
 
 
 class Dataset(NamedTuple):
-    """All samples of a frame, in arrival order; a window is a list of row numbers, so rows are held once."""
+    """All samples of a frame, by time, symbol and arrival; a window is a list of row numbers, so rows are held once."""
 
     x_MF: Float32  # raw
     idx_NT: Int32  # rows of each window, oldest first; the last one is the sample's own
@@ -36,7 +36,7 @@ class Dataset(NamedTuple):
     y_NH: npt.NDArray[Any]  # direction: int64 classes 0 down, 1 flat, 2 up; return: float32
     weight_N: Float32  # mean 1 over the training samples
     symbol_N: Int32
-    symbols: Sequence[str]
+    symbols: Sequence[str]  # sorted
 
 
 class Processed(NamedTuple):
@@ -51,15 +51,19 @@ class Processed(NamedTuple):
     prior: tuple[tuple[float, ...], ...]  # of training samples; class shares, or mean and variance, a horizon
     plan: FeaturePlan
     report: dict[str, Any]  # what became of every tick and row; JSON
+    hash: str = ""  # of the data set: equal for equal ticks, whatever way they came in
 
 
-def process(frame: pd.DataFrame, spec: PipelineSpec, *, fixed: ModelContract | None = None) -> Processed:
+def process(
+    frame: pd.DataFrame, spec: PipelineSpec, *, fixed: ModelContract | None = None, cut: Cut | None = None
+) -> Processed:
     """Return the samples of ``frame``, split and labelled as ``spec`` says; equal arguments give equal bytes.
 
     Args:
         frame: Ticks in arrival order; see `ml_core.frames`.
         spec: The pipeline.
         fixed: Keep scaler and dead zone of this model, which learns on, instead of fitting them.
+        cut: Event times that part the samples; None: the shares and the embargo of ``[train]`` say where.
 
     Raises:
         SpecError, UnknownPartError: A feature is wrong. A retry will not help.
@@ -74,7 +78,7 @@ def process(frame: pd.DataFrame, spec: PipelineSpec, *, fixed: ModelContract | N
     if report["samples"] < spec.train.min_rows:
         raise _not_enough(f"{report['samples']} labelled rows, train.min_rows asks for {spec.train.min_rows}", report)
     ts_ns_N = samples.rows.ts_ns_N[samples.row_N]
-    parts = split(ts_ns_N, samples.end_ns_NH, validation=spec.train.validation, holdout=spec.train.holdout)
+    parts = split(ts_ns_N, samples.end_ns_NH, cut or _cut(ts_ns_N, spec))
     report |= _report_split(parts)
     for name in ("train", "validation", "holdout"):
         if not report[f"{name}_rows"]:
@@ -86,9 +90,30 @@ def process(frame: pd.DataFrame, spec: PipelineSpec, *, fixed: ModelContract | N
     if spec.label.kind in CLASS_LABELS:
         _check_classes(dataset.y_NH[parts.train_I], spec, report)
     scaler = fixed.scaler if fixed else fit_scaler(dataset.x_MF[dataset.idx_NT[parts.train_I, -1]])
+    report["dataset_hash"] = _hash(dataset, plan, parts.cut)
     return Processed(
-        dataset, parts.train_I, parts.validation_I, parts.holdout_I, scaler, dead_zone, prior, plan, report
+        dataset,
+        parts.train_I,
+        parts.validation_I,
+        parts.holdout_I,
+        scaler,
+        dead_zone,
+        prior,
+        plan,
+        report,
+        report["dataset_hash"],
     )
+
+
+def _cut(ts_ns_N: Int64, spec: PipelineSpec) -> Cut:
+    shares = spec.train
+    return cut_by_shares(ts_ns_N, validation=shares.validation, holdout=shares.holdout, embargo_ns=shares.embargo)
+
+
+def _hash(dataset: Dataset, plan: FeaturePlan, cut: Cut) -> str:
+    columns = (dataset.y_NH, dataset.weight_N, dataset.ts_ns_N, dataset.end_ns_NH)
+    symbol_N = np.array(dataset.symbols)[dataset.symbol_N]
+    return canonical.dataset_hash(plan.names, symbol_N, dataset.x_MF, dataset.idx_NT, columns, cut)
 
 
 def _check_fits(fixed: ModelContract, plan: FeaturePlan, spec: PipelineSpec) -> None:
@@ -109,7 +134,8 @@ def _report_split(parts: Split) -> dict[str, Any]:
         "validation_rows": len(parts.validation_I),
         "holdout_rows": len(parts.holdout_I),
         "purged": parts.purged,
-        "cuts_ns": list(parts.cuts_ns),
+        "embargoed": parts.embargoed,
+        "cuts_ns": [parts.cut.validation_ns, parts.cut.holdout_ns],
     }
 
 
@@ -119,7 +145,7 @@ def _dead_zone(samples: Samples, parts: Split, spec: PipelineSpec, fixed: ModelC
     if fixed is not None:
         return fixed.dead_zone
     rows, train_I = samples.rows, samples.row_N[parts.train_I]
-    path = labels.before(samples.path, parts.cuts_ns[0])
+    path = labels.before(samples.path, parts.cut.validation_ns)
     width, measure = labels.fit_dead_zone(spec.label.dead_zone, rows.spread_N[train_I], rows.mid_N[train_I], path)
     samples.report["dead_zone"] = {"log_return": width, "spreads": spec.label.dead_zone, "spread": measure}
     return (width,) * len(spec.label.horizons)
@@ -141,8 +167,8 @@ def _dataset(samples: Samples, parts: Split, spec: PipelineSpec, dead_zone: tupl
         return_NH=samples.return_NH,
         y_NH=labels.classes(samples.return_NH, dead_zone) if is_direction else samples.return_NH.astype(np.float32),
         weight_N=weight_N,
-        symbol_N=symbol_N,
-        symbols=tuple(rows.symbols),
+        symbol_N=canonical.rank(rows.symbols)[symbol_N],
+        symbols=tuple(sorted(rows.symbols)),
     )
 
 
@@ -181,6 +207,8 @@ def _not_enough(what: str, report: dict[str, Any]) -> NotEnoughDataError:
     if "purged" in report:
         parts = ", ".join(f"{name} {report[f'{name}_rows']}" for name in ("train", "validation", "holdout"))
         lines.append(f"  parts: {parts}; purged because their label ends past a cut: {report['purged']}")
+        if report["embargoed"]:
+            lines.append(f"  within the embargo after a cut: {report['embargoed']}")
     if never:
         lines.append(f"  never defined: {', '.join(never)}")
     return NotEnoughDataError("\n".join(lines))

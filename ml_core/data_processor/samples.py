@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from ml_core import frames
-from ml_core.data_processor import cleaning
+from ml_core.data_processor import canonical, cleaning
 from ml_core.data_processor.calendars import check_known, is_open
 from ml_core.data_processor.features import FeaturePlan, FeatureState, Moved, move
 from ml_core.data_processor.labels import PricePath, label, price_path
@@ -22,7 +22,7 @@ _NO_POINT = int(RowFlag.LATE | RowFlag.AHEAD | RowFlag.NO_PRICE | RowFlag.STALE)
 
 
 class Samples(NamedTuple):
-    """The rows of a frame, and those N of them that can be learned from, in arrival order."""
+    """The rows of a frame, and those N of them that can be learned from, by time, name of the symbol and arrival."""
 
     rows: RowBatch
     path: PricePath
@@ -70,6 +70,7 @@ def make_samples(frame: pd.DataFrame, spec: PipelineSpec, plan: FeaturePlan) -> 
     )
     drops.add("closed", ~is_open(after.end_ns_NH.max(axis=1), spec.source.calendar))
     row_N = np.flatnonzero(drops.kept_N)
+    row_N = row_N[canonical.order(rows.ts_ns_N[row_N], canonical.rank(rows.symbols)[rows.symbol_N[row_N]])]
     report = {
         "ticks": len(frame),
         "ticks_dropped": ticks_dropped,

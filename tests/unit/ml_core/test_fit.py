@@ -92,6 +92,15 @@ def test_equal_arguments_give_equal_weights_and_another_seed_gives_others(frame,
     assert other.model.contract.seed == 1
 
 
+def test_ticks_of_partitions_give_the_model_of_the_file(frame, fitted):
+    of_topic = pd.concat([frame[frame["symbol"] == name] for name in ("SYN01", "SYN00")], ignore_index=True)
+    again = fit(of_topic, pipeline()).model
+    assert again.contract == fitted.model.contract
+    assert again.contract.dataset_hash == fitted.processed.hash
+    for name, value in fitted.model.weights.items():
+        assert value.tobytes() == again.weights[name].tobytes(), name
+
+
 def test_a_model_goes_on_from_another_with_its_scaler_and_dead_zone(frame, tmp_path):
     first = fit(frame.iloc[:4000], pipeline(train={"epochs": 1})).model
     first.save(tmp_path)
