@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from ml_core.contract import ModelContract
-from ml_core.data_processor.dataset import Processed, process
+from ml_core.data_processor.dataset import Processed, barriers_of, process
 from ml_core.data_processor.features import FeaturePlan
 from ml_core.data_processor.splits import Cut
 from ml_core.errors import NotEnoughDataError
@@ -35,8 +35,9 @@ class Fit(NamedTuple):
 
     ``metrics`` are those of the contract: ``train_rows``, ``validation_rows``, ``holdout_rows``, ``epochs_run``,
     ``best_epoch`` (0: no epoch was better than the start), ``holdout_ic`` (Spearman), ``holdout_auc`` (of the sign),
-    ``holdout_net_edge_bps``, and for ``direction`` ``holdout_log_loss``, ``prior_log_loss``, ``holdout_accuracy``, for
-    ``return`` ``holdout_squared_error``, ``prior_squared_error``. Means over horizons; with several horizons also one
+    ``holdout_net_edge_bps``, and for classes ``holdout_log_loss``, ``prior_log_loss``, ``holdout_accuracy``, for
+    numbers ``holdout_squared_error``, ``prior_squared_error``. A volatility has no sign: its ``holdout_ic`` is with the
+    volatility that came, and it has neither auc nor edge. Means over horizons; with several horizons also one
     a horizon, as in ``holdout_ic_10s``. A metric that is undefined on these rows is absent.
     """
 
@@ -140,6 +141,7 @@ def _contract(spec: PipelineSpec, processed: Processed, seed: int) -> ModelContr
         horizons_ns=spec.label.horizons,
         delay_ns=spec.label.delay,
         dead_zone=processed.dead_zone,
+        barriers=barriers_of(spec),
         prior=processed.prior,
         scaler=processed.scaler,
         trained_from_ns=int(dataset.ts_ns_N[seen_I].min()),
@@ -175,23 +177,31 @@ def _figures(scorer: Scorer, spec: PipelineSpec, processed: Processed, report: T
     if kind in CLASS_LABELS:
         figures["holdout_accuracy"] = measure.accuracy(y_IO, y_IH)
     score_IH = scorer.scores_of(y_IO)
-    figures |= _score_figures(score_IH, processed.dataset.return_NH[holdout_I], spec)
+    figures |= _score_figures(score_IH, processed, spec)
     return {name: value for name, value in figures.items() if math.isfinite(value)}
 
 
-def _score_figures(score_IH: Float32, return_IH: Float64, spec: PipelineSpec) -> dict[str, float]:
+def _score_figures(score_IH: Float32, processed: Processed, spec: PipelineSpec) -> dict[str, float]:
     figures: dict[str, float] = {}
-    named: dict[str, Callable[[Any, Any], float]] = {
-        "holdout_auc": measure.sign_auc,
-        "holdout_ic": measure.information_coefficient,
-        "holdout_net_edge_bps": lambda score, move: measure.net_edge_bps(score, move, spec.costs.fee_bps),
-    }
+    dataset, holdout_I = processed.dataset, processed.holdout_I
+    named: dict[str, Callable[[Any, Any], float]] = {"holdout_ic": measure.information_coefficient}
+    if spec.label.kind == "volatility":  # which has no sign, so there is nothing to trade on
+        target_IH: Float64 = dataset.y_NH[holdout_I].astype(np.float64)
+    else:
+        target_IH, cost_I = dataset.return_NH[holdout_I], dataset.cost_bps_N[holdout_I]
+        named["holdout_auc"] = measure.sign_auc
+        named["holdout_net_edge_bps"] = lambda score, move: _net_edge_bps(score, move, cost_I)
     for name, function in named.items():
-        values = [function(score_IH[:, h], return_IH[:, h]) for h in range(score_IH.shape[1])]
+        values = [function(score_IH[:, h], target_IH[:, h]) for h in range(score_IH.shape[1])]
         figures[name] = float(np.mean(values))
         if len(values) > 1:
             figures |= {f"{name}_{format_duration(h)}": v for h, v in zip(spec.label.horizons, values, strict=True)}
     return figures
+
+
+def _net_edge_bps(score_I: Float32, return_I: Float64, cost_I: Float64) -> float:
+    taken_I = score_I != 0
+    return measure.net_edge_bps(score_I, return_I, float(cost_I[taken_I].mean()) if taken_I.any() else 0.0)
 
 
 def _report(processed: Processed, learned: Learned) -> dict[str, Any]:

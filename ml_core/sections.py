@@ -13,7 +13,7 @@ from ml_core.quantities import (
     parse_percent,
     parse_spreads,
 )
-from ml_core.types import Name
+from ml_core.types import CLASS_LABELS, Name
 
 AsText = (BeforeValidator(parse_duration), PlainSerializer(format_duration))
 DurationNs = Annotated[int, *AsText, Field(gt=0)]
@@ -96,18 +96,47 @@ class Features(Section):
     gap: DurationNs = 60 * 10**9
 
 
+class BarrierWidths(Section):
+    """How far the barriers of a triple barrier stand from the price one acts at: standard deviations over a horizon."""
+
+    up: float = Field(default=1.0, gt=0, le=100)
+    down: float = Field(default=1.0, gt=0, le=100)
+
+
 class Label(Section):
     """What a model learns to tell."""
 
-    kind: Literal["direction", "return"] = "direction"
+    kind: Literal["direction", "return", "triple_barrier", "volatility"] = "direction"
     price: Literal["mid", "trade"] = "mid"
     horizons: tuple[DurationNs, ...] = Field(default=(10 * 10**9,), min_length=1, max_length=8)
     delay: Annotated[int, *AsText, Field(ge=0)] = 0
     dead_zone: Annotated[
         float,
         BeforeValidator(parse_spreads),
-        Field(ge=0, le=100, description="half width of `flat`, in spreads; a return has none"),
+        Field(ge=0, le=100, description="direction: half width of `flat`; volatility: the least one; in spreads"),
     ] = 0.5
+    barriers: BarrierWidths | None = Field(default=None, description="of a triple barrier; absent: 1 up and 1 down")
+    volatility_span: DurationNs = Field(
+        default=300 * 10**9, description="barriers are measured by the volatility of so long before the row"
+    )
+    costs: bool = Field(
+        default=False, description="a move counts only beyond a round trip's costs: `flat` is wider, no barrier nearer"
+    )
+
+    @model_validator(mode="after")
+    def _fit_the_kind(self) -> Self:
+        if self.barriers is not None and self.kind != "triple_barrier":
+            raise ValueError(f"barriers are of kind 'triple_barrier', not {self.kind!r}")
+        if self.costs and self.kind not in CLASS_LABELS:
+            raise ValueError(f"costs: a {self.kind} is a number, which no cost makes smaller; they belong to classes")
+        if self.kind == "volatility" and not self.dead_zone:
+            raise ValueError("dead_zone: a volatility needs one above 0, or that of a price at rest is minus infinity")
+        return self
+
+    @property
+    def barrier_widths(self) -> BarrierWidths | None:
+        """Where the barriers stand; None where the label has none."""
+        return (self.barriers or BarrierWidths()) if self.kind == "triple_barrier" else None
 
 
 class Model(Section):
@@ -202,3 +231,6 @@ class Costs(Section):
     """What trading on a score costs."""
 
     fee_bps: float = Field(default=0.0, ge=0, le=1000)
+    half_spread: Literal["rows"] | Annotated[float, Field(ge=0, le=1000)] = Field(
+        default=0.0, description="bps of the price; 'rows': half the spread of each row"
+    )
