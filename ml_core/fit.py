@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from ml_core.contract import ModelContract
+from ml_core.data_processor.audit import refuse_leaks
 from ml_core.data_processor.dataset import Processed, barriers_of, process
 from ml_core.data_processor.features import FeaturePlan
 from ml_core.data_processor.splits import Cut
@@ -85,12 +86,14 @@ def fit(
             A retry will not help.
         NotEnoughDataError: Too few labelled rows in a part. A retry with more ticks may help.
         InputError: A loss is not finite.
+        LeakError: The data set tells what a model must not know. A retry will not help.
         ModelRefusedError: The fitted model cannot be exported or fails its probe. A retry will not help.
         TrainingCancelledError: ``cancelled`` said so.
     """
     check(spec)
     processed = process(frame, spec, fixed=start.contract if start else None, cut=cut)
     _check_parts(processed)
+    refuse_leaks(processed, spec, start.contract.scaler if start else None)
     contract = _contract(spec, processed, seed)
     learned = network.learn(Task(spec, contract, processed, start, seed, threads, Hooks(progress, cancelled)))
     scorer = Scorer(learned.onnx)

@@ -8,6 +8,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from ml_core.errors import nearest
 from ml_core.quantities import (
     format_duration,
+    parse_augment,
     parse_bars,
     parse_duration,
     parse_percent,
@@ -33,6 +34,11 @@ def _trigger(text: str) -> str:
         raise ValueError(f"{text!r} is not 'every <duration>' or 'rows <count>'{hint}")
     if text.startswith("every "):
         parse_duration(text.removeprefix("every "))
+    return text
+
+
+def _augment(text: str) -> str:
+    parse_augment(text)
     return text
 
 
@@ -94,6 +100,9 @@ class Features(Section):
     window: int = Field(default=1, ge=1, le=1024)
     max_age: DurationNs = 5 * 10**9
     gap: DurationNs = 60 * 10**9
+    max_missing: float = Field(
+        default=1.0, gt=0, le=1, description="a feature undefined in a larger share of the samples is refused"
+    )
 
 
 class BarrierWidths(Section):
@@ -164,6 +173,9 @@ class Train(Section):
     learning_rate: float = Field(default=1e-3, gt=0, lt=1)
     weight_decay: float = Field(default=1e-4, ge=0, lt=1)
     min_rows: int = Field(default=2000, ge=10)
+    augment: tuple[Annotated[str, AfterValidator(_augment)], ...] = Field(
+        default=(), description="random changes of training batches, such as 'jitter 0.05'; validation stays as it is"
+    )
 
 
 class Retrain(Section):

@@ -11,14 +11,14 @@ import numpy.typing as npt
 import pandas as pd
 
 from ml_core.contract import ModelContract, Scaler
-from ml_core.data_processor import canonical, cleaning, costs, labels
+from ml_core.data_processor import canonical, cleaning, costs, labels, preflight
 from ml_core.data_processor.features import FeaturePlan
 from ml_core.data_processor.samples import Samples, make_samples, rows_of
 from ml_core.data_processor.scaling import fit_scaler
 from ml_core.data_processor.splits import Cut, Split, cut_by_shares, split
 from ml_core.errors import NotEnoughDataError, SchemaMismatchError
 from ml_core.spec import PipelineSpec, format_duration
-from ml_core.types import CLASS_LABELS, Float32, Float64, Int32, Int64
+from ml_core.types import CLASS_LABELS, Float32, Float64, Int32, Int64, RowBatch
 
 __all__ = ["Dataset", "Processed", "process", "rows_of"]
 
@@ -52,6 +52,7 @@ class Processed(NamedTuple):
     prior: tuple[tuple[float, ...], ...]  # of training samples; class shares, or mean and variance, a horizon
     plan: FeaturePlan
     report: dict[str, Any]  # what became of every tick and row; JSON
+    rows: RowBatch | None = None  # in arrival order; the windows number them
     hash: str = ""  # of the data set: equal for equal ticks, whatever way they came in
 
 
@@ -69,7 +70,8 @@ def process(
     Raises:
         SpecError, UnknownPartError: A feature is wrong. A retry will not help.
         SchemaMismatchError: It is no ticks frame, or ``fixed`` has other features or horizons. A retry will not help.
-        NotEnoughDataError: Too few samples, or only one class among those to train on. More ticks may help.
+        NotEnoughDataError: Too few samples or independent labels, a feature without values, or a label that never
+            changes among those to train on. More ticks may help.
     """
     plan = FeaturePlan.from_spec(spec)
     if fixed is not None:
@@ -78,15 +80,19 @@ def process(
     report = samples.report
     if report["samples"] < spec.train.min_rows:
         raise _not_enough(f"{report['samples']} labelled rows, train.min_rows asks for {spec.train.min_rows}", report)
+    preflight.check_missing(report["missing"], spec.features.max_missing)
     ts_ns_N = samples.rows.ts_ns_N[samples.row_N]
     parts = split(ts_ns_N, samples.end_ns_NH, cut or _cut(ts_ns_N, spec))
     report |= _report_split(parts)
     for name in ("train", "validation", "holdout"):
         if not report[f"{name}_rows"]:
             raise _not_enough(f"the {name} part has no rows", report)
+    report["independent_labels"] = _independent(samples, parts, spec)
+    preflight.check_independent(report["independent_labels"]["train"])
     dead_zone = _dead_zone(samples, parts, spec, fixed)
     dataset = _dataset(samples, parts, spec, dead_zone)
     prior = _prior(dataset.y_NH[parts.train_I], spec.label.kind)
+    report["labels"] = preflight.balance(dataset.y_NH[parts.train_I], spec)
     report["prior"] = [list(values) for values in prior]
     _check_targets(dataset.y_NH[parts.train_I], spec, report)
     scaler = fixed.scaler if fixed else fit_scaler(dataset.x_MF[dataset.idx_NT[parts.train_I, -1]])
@@ -101,6 +107,7 @@ def process(
         prior,
         plan,
         report,
+        samples.rows,
         report["dataset_hash"],
     )
 
@@ -108,6 +115,16 @@ def process(
 def _cut(ts_ns_N: Int64, spec: PipelineSpec) -> Cut:
     shares = spec.train
     return cut_by_shares(ts_ns_N, validation=shares.validation, holdout=shares.holdout, embargo_ns=shares.embargo)
+
+
+def _independent(samples: Samples, parts: Split, spec: PipelineSpec) -> dict[str, float]:
+    symbol_N, ts_ns_N = samples.rows.symbol_N[samples.row_N], samples.rows.ts_ns_N[samples.row_N]
+    end_ns_N = samples.end_ns_NH.max(axis=1)
+    named = {"train": parts.train_I, "validation": parts.validation_I, "holdout": parts.holdout_I}
+    return {
+        name: round(preflight.independent(symbol_N[of_I], ts_ns_N[of_I] + spec.label.delay, end_ns_N[of_I]), 1)
+        for name, of_I in named.items()
+    }
 
 
 def _hash(dataset: Dataset, plan: FeaturePlan, cut: Cut) -> str:

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from ml_core import frames
-from ml_core.data_processor import canonical, cleaning, costs
+from ml_core.data_processor import canonical, cleaning, costs, preflight
 from ml_core.data_processor.barriers import Barriers, first_touches
 from ml_core.data_processor.calendars import check_known, in_one_session, is_open
 from ml_core.data_processor.features import FeaturePlan, FeatureState, Moved, move
@@ -20,7 +20,7 @@ from ml_core.spec import PipelineSpec
 from ml_core.types import Float64, Int32, Int64, RowBatch, RowFlag, SymbolTable, TickBatch, TickKind
 
 # A row whose price is old, missing or at a time not to be trusted is no point of the path that labels are read from.
-_NO_POINT = int(RowFlag.LATE | RowFlag.AHEAD | RowFlag.NO_PRICE | RowFlag.STALE)
+NO_POINT = int(RowFlag.LATE | RowFlag.AHEAD | RowFlag.NO_PRICE | RowFlag.STALE)
 
 
 class Samples(NamedTuple):
@@ -51,8 +51,10 @@ def make_samples(frame: pd.DataFrame, spec: PipelineSpec, plan: FeaturePlan) -> 
     Raises:
         SchemaMismatchError: It is no ticks frame. A retry will not help.
         SpecError: The calendar does not know the hours of all ticks. A retry will not help.
+        NotEnoughDataError: No symbol is seen long enough for one sample.
     """
     ticks, ticks_dropped = cleaning.clean(frames.to_batch(frame))
+    history = preflight.history(ticks, spec, plan)
     rows, lag_N = _move(ticks, plan)
     # of rows that nothing else is wrong with: a first tick that is misdated is flagged as well, and fails no training
     check_known(rows.ts_ns_N[(rows.flags_N & ~np.uint8(RowFlag.NO_CALENDAR)) == 0], spec.source.calendar)
@@ -83,6 +85,8 @@ def make_samples(frame: pd.DataFrame, spec: PipelineSpec, plan: FeaturePlan) -> 
         "samples": len(row_N),
         "symbols": len(np.unique(rows.symbol_N[row_N])),
         "missing": _missing(rows, row_N, plan),
+        "history": history,
+        "gaps": preflight.gaps(rows, spec.features.gap),
     }
     after = Labels(after.end_ns_NH[row_N], after.return_NH[row_N], after.target_NH[row_N])
     return Samples(rows, path, row_N, idx_MT[row_N], *after, report)
@@ -95,7 +99,7 @@ def _move(ticks: TickBatch, plan: FeaturePlan) -> Moved:
 def _price_path(ticks: TickBatch, lag_N: Int64, rows: RowBatch, spec: PipelineSpec) -> PricePath:
     """Return the prices labels are read from: the rows' mids, or the trades that are neither late nor parked."""
     if spec.label.price == "mid":
-        return price_path(rows.symbol_N, rows.ts_ns_N, rows.mid_N, (rows.flags_N & _NO_POINT) == 0)
+        return price_path(rows.symbol_N, rows.ts_ns_N, rows.mid_N, (rows.flags_N & NO_POINT) == 0)
     trades = cleaning.select(ticks, (ticks.kind_N == TickKind.TRADE) & (lag_N == 0))
     return price_path(trades.symbol_N, trades.ts_ns_N, trades.price_N, np.ones(len(trades), np.bool_))
 
@@ -123,4 +127,6 @@ def _missing(rows: RowBatch, row_N: Int64, plan: FeaturePlan) -> dict[str, float
     if not len(row_N):
         return {}
     share_F = np.isnan(rows.x_NF[row_N]).mean(axis=0)
+    # a feature with one value among many is not one that is never defined
+    share_F = np.where(share_F < 1, np.minimum(share_F, 0.9999), 1.0)
     return {name: round(float(share), 4) for name, share in zip(plan.names, share_F, strict=True) if share > 0}

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 
 from ml_core.data_loader.arrays import Batches, Samples
+from ml_core.data_loader.augment import asked_for
 from ml_core.data_processor.dataset import Processed
 from ml_core.errors import SchemaMismatchError
 from ml_core.evaluation.calibration import stray_factors
@@ -69,7 +70,11 @@ def _train(graph: ScoringGraph, task: Task) -> TrainReport:
     spec, processed = task.spec, task.processed
     dataset = processed.dataset
     samples = Samples(dataset.x_MF, dataset.idx_NT, dataset.y_NH, dataset.weight_N)
-    batches = Batches(samples, processed.train_I, batch_size=spec.train.batch_size, seed=task.seed)
+    median_F, iqr_F = (
+        np.array(values, np.float32) for values in (task.contract.scaler.median, task.contract.scaler.iqr)
+    )
+    changes = asked_for(spec.train.augment, center_F=median_F, spread_F=iqr_F)
+    batches = Batches(samples, processed.train_I, batch_size=spec.train.batch_size, seed=task.seed, augment=changes)
     validation = Batches(samples, processed.validation_I, batch_size=EVALUATION_BATCH, shuffle=False)
     settings = Settings(
         epochs=spec.train.epochs,

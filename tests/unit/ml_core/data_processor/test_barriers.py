@@ -165,7 +165,9 @@ def test_a_volatility_is_a_logarithm_that_prices_at_rest_do_not_make_infinite(ti
 )
 def test_a_constant_label_is_refused_by_name(kind, words) -> None:
     still = [quote(i / 10, 99, 101, 1 + i % 3) for i in range(1500)]
-    asked = pipeline(["queue_imbalance"], label={"kind": kind, "horizons": ["1s"]}, train={"min_rows": 100})
+    asked = pipeline(
+        ["queue_imbalance"], label={"kind": kind, "horizons": ["1s"], "volatility_span": "9s"}, train={"min_rows": 100}
+    )
     with pytest.raises(NotEnoughDataError, match=words):
         process(frame(still), asked)
 
