@@ -32,8 +32,9 @@ def history(ticks: TickBatch, spec: PipelineSpec, plan: FeaturePlan) -> dict[str
     present_ns = int((last_S - first_S)[last_S > 0].max())
     if present_ns < needed_ns:
         raise NotEnoughDataError(
-            f"history: features look back and labels ahead {format_duration(needed_ns)} together, and no symbol is "
-            f"seen for longer than {format_duration(present_ns)}; give more ticks"
+            f"0 labelled rows, train.min_rows asks for {spec.train.min_rows}: features look back and labels ahead "
+            f"{format_duration(needed_ns)} together, and no symbol is seen for longer than "
+            f"{format_duration(present_ns)}; give more ticks"
         )
     return {"needed_ns": needed_ns, "present_ns": present_ns}
 

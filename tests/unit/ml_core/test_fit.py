@@ -215,3 +215,12 @@ def test_a_volatility_is_judged_by_what_came_and_has_no_edge(frame):
 def test_costs_of_both_ways_are_taken_from_the_edge(frame, fitted):
     dear = fit(frame, pipeline(costs={"fee_bps": 0.5, "half_spread": 0.25}))
     assert dear.metrics["holdout_net_edge_bps"] == pytest.approx(fitted.metrics["holdout_net_edge_bps"] - 1.5)
+
+
+def test_augmentation_changes_what_is_learned_and_nothing_that_judges(frame, fitted):
+    heard = []
+    augmented = fit(frame, pipeline(train={"augment": ["jitter 0.1", "mixup 0.2"]}), progress=heard.append)
+    assert augmented.processed.hash == fitted.processed.hash
+    assert augmented.metrics["holdout_log_loss"] != fitted.metrics["holdout_log_loss"]
+    assert heard[0].validation_loss == fitted.model.report["epochs"][0]["validation_loss"]
+    assert augmented.metrics["holdout_log_loss"] < augmented.metrics["prior_log_loss"]
