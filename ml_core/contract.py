@@ -29,7 +29,8 @@ class ModelContract(BaseModel):
     """Everything a scorer needs to know about a model besides its graph.
 
     The graph takes ``x`` float32 (B, T, F), raw feature rows, and returns ``y`` float32 (B, outputs); scaling is in it.
-    ``direction``: 3 logits (down, flat, up) a horizon, horizon after horizon; ``return``: one number a horizon.
+    Classes: 3 logits (down, flat, up) a horizon, horizon after horizon. Numbers (``return``, and ``volatility`` as its
+    logarithm): one a horizon.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -41,13 +42,18 @@ class ModelContract(BaseModel):
     features: tuple[str, ...]
     feature_hash: str
     window: int
-    label_kind: Literal["direction", "return"]
+    label_kind: Literal["direction", "return", "triple_barrier", "volatility"]
     label_price: Literal["mid", "trade"]
     horizons_ns: tuple[int, ...]
     delay_ns: int
-    dead_zone: tuple[float, ...] = Field(description="direction: half width of `flat` a horizon, as a log return")
+    dead_zone: tuple[float, ...] = Field(
+        description="a horizon, as a log return; direction: half width of `flat`, volatility: the least one"
+    )
+    barriers: tuple[float, float, int] | None = Field(
+        default=None, description="up and down in standard deviations, and the ns before a row that these are of"
+    )
     prior: tuple[tuple[float, ...], ...] = Field(
-        description="direction: class shares a horizon in the training rows; return: mean and variance"
+        description="of the training rows, a horizon: class shares, or mean and variance of numbers"
     )
     scaler: Scaler
     runtime: Literal["onnxruntime"] = Field(default="onnxruntime", description="what scores; its bits are the model's")
@@ -59,8 +65,10 @@ class ModelContract(BaseModel):
     trained_to_ns: int = Field(description="no label of a training or validation row ends after this event time")
     ranges: tuple[OffsetRange, ...] = ()
     topic: str | None = None
+    dataset_hash: str | None = Field(
+        default=None, description="SHA-256 of the samples in canonical order, with their windows, targets and cut"
+    )
     source_hash: str | None = Field(default=None, description="hash of the history file, where ticks came from one")
-    dataset_hash: str | None = Field(default=None, description="of the rows, labels and weights it was fitted on")
     seed: int
     code_version: str
     parent: str | None = Field(default=None, description="name/version an incremental model went on from")

@@ -24,6 +24,10 @@ class NotEnoughDataError(InputError):
     """There is too little data for what was asked."""
 
 
+class LeakError(InputError):
+    """A data set tells a model what it must not know."""
+
+
 class SpecError(InputError):
     """The pipeline file is wrong."""
 

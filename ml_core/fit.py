@@ -12,8 +12,10 @@ import numpy as np
 import pandas as pd
 
 from ml_core.contract import ModelContract
-from ml_core.data_processor.dataset import Processed, process
+from ml_core.data_processor.audit import refuse_leaks
+from ml_core.data_processor.dataset import Processed, barriers_of, process
 from ml_core.data_processor.features import FeaturePlan
+from ml_core.data_processor.splits import Cut
 from ml_core.errors import NotEnoughDataError
 from ml_core.evaluation import metrics as measure
 from ml_core.learners import network
@@ -27,7 +29,7 @@ from ml_core.trainer.checkpoint import CheckpointStore
 from ml_core.trainer.loop import Hooks, Progress, TrainReport
 from ml_core.types import CLASS_LABELS, Float32, Float64, Int64
 
-__all__ = ["Fit", "FittedModel", "Progress", "check", "fit", "losses", "prior_losses"]
+__all__ = ["Cut", "Fit", "FittedModel", "Progress", "check", "fit", "losses", "prior_losses"]
 
 
 class Fit(NamedTuple):
@@ -35,8 +37,9 @@ class Fit(NamedTuple):
 
     ``metrics`` are those of the contract: ``train_rows``, ``validation_rows``, ``holdout_rows``, ``epochs_run``,
     ``best_epoch`` (0: no epoch was better than the start), ``holdout_ic`` (Spearman), ``holdout_auc`` (of the sign),
-    ``holdout_net_edge_bps``, and for ``direction`` ``holdout_log_loss``, ``prior_log_loss``, ``holdout_accuracy``, for
-    ``return`` ``holdout_squared_error``, ``prior_squared_error``. Means over horizons; with several horizons also one
+    ``holdout_net_edge_bps``, and for classes ``holdout_log_loss``, ``prior_log_loss``, ``holdout_accuracy``, for
+    numbers ``holdout_squared_error``, ``prior_squared_error``. A volatility has no sign: its ``holdout_ic`` is with the
+    volatility that came, and it has neither auc nor edge. Means over horizons; with several horizons also one
     a horizon, as in ``holdout_ic_10s``. A metric that is undefined on these rows is absent.
     """
 
@@ -61,6 +64,7 @@ def fit(
     spec: PipelineSpec,
     *,
     start: FittedModel | None = None,
+    cut: Cut | None = None,
     seed: int = 0,
     threads: int = 1,
     progress: Callable[[Progress], None] | None = None,
@@ -73,6 +77,7 @@ def fit(
         frame: Ticks in arrival order, columns of ``ml_core.frames.TICK_COLUMNS``.
         spec: The pipeline.
         start: Go on from this model's weights, with its scaler and dead zone, instead of starting afresh.
+        cut: Event times that part the samples; None: as ``[train]`` says.
         seed: Of first weights, order of batches and dropout.
         threads: How many torch may use.
         progress: Called after every epoch.
@@ -86,12 +91,14 @@ def fit(
             A retry will not help.
         NotEnoughDataError: Too few labelled rows in a part. A retry with more ticks may help.
         InputError: A loss is not finite.
+        LeakError: The data set tells what a model must not know. A retry will not help.
         ModelRefusedError: The fitted model cannot be exported or fails its probe. A retry will not help.
         TrainingCancelledError: ``cancelled`` said so.
     """
     check(spec)
-    processed = process(frame, spec, fixed=start.contract if start else None)
+    processed = process(frame, spec, fixed=start.contract if start else None, cut=cut)
     _check_parts(processed)
+    refuse_leaks(processed, spec, start.contract.scaler if start else None)
     contract = _contract(spec, processed, seed)
     hooks = Hooks(progress, cancelled)
     learned = network.learn(Task(spec, contract, processed, start, seed, threads, hooks, checkpoint))
@@ -143,10 +150,12 @@ def _contract(spec: PipelineSpec, processed: Processed, seed: int) -> ModelContr
         horizons_ns=spec.label.horizons,
         delay_ns=spec.label.delay,
         dead_zone=processed.dead_zone,
+        barriers=barriers_of(spec),
         prior=processed.prior,
         scaler=processed.scaler,
         trained_from_ns=int(dataset.ts_ns_N[seen_I].min()),
         trained_to_ns=int(dataset.end_ns_NH[seen_I].max()),
+        dataset_hash=processed.hash,
         seed=seed,
         code_version=_code_version(),
     )
@@ -177,23 +186,31 @@ def _figures(scorer: Scorer, spec: PipelineSpec, processed: Processed, report: T
     if kind in CLASS_LABELS:
         figures["holdout_accuracy"] = measure.accuracy(y_IO, y_IH)
     score_IH = scorer.scores_of(y_IO)
-    figures |= _score_figures(score_IH, processed.dataset.return_NH[holdout_I], spec)
+    figures |= _score_figures(score_IH, processed, spec)
     return {name: value for name, value in figures.items() if math.isfinite(value)}
 
 
-def _score_figures(score_IH: Float32, return_IH: Float64, spec: PipelineSpec) -> dict[str, float]:
+def _score_figures(score_IH: Float32, processed: Processed, spec: PipelineSpec) -> dict[str, float]:
     figures: dict[str, float] = {}
-    named: dict[str, Callable[[Any, Any], float]] = {
-        "holdout_auc": measure.sign_auc,
-        "holdout_ic": measure.information_coefficient,
-        "holdout_net_edge_bps": lambda score, move: measure.net_edge_bps(score, move, spec.costs.fee_bps),
-    }
+    dataset, holdout_I = processed.dataset, processed.holdout_I
+    named: dict[str, Callable[[Any, Any], float]] = {"holdout_ic": measure.information_coefficient}
+    if spec.label.kind == "volatility":  # which has no sign, so there is nothing to trade on
+        target_IH: Float64 = dataset.y_NH[holdout_I].astype(np.float64)
+    else:
+        target_IH, cost_I = dataset.return_NH[holdout_I], dataset.cost_bps_N[holdout_I]
+        named["holdout_auc"] = measure.sign_auc
+        named["holdout_net_edge_bps"] = lambda score, move: _net_edge_bps(score, move, cost_I)
     for name, function in named.items():
-        values = [function(score_IH[:, h], return_IH[:, h]) for h in range(score_IH.shape[1])]
+        values = [function(score_IH[:, h], target_IH[:, h]) for h in range(score_IH.shape[1])]
         figures[name] = float(np.mean(values))
         if len(values) > 1:
             figures |= {f"{name}_{format_duration(h)}": v for h, v in zip(spec.label.horizons, values, strict=True)}
     return figures
+
+
+def _net_edge_bps(score_I: Float32, return_I: Float64, cost_I: Float64) -> float:
+    taken_I = score_I != 0
+    return measure.net_edge_bps(score_I, return_I, float(cost_I[taken_I].mean()) if taken_I.any() else 0.0)
 
 
 def _report(processed: Processed, learned: Learned) -> dict[str, Any]:

@@ -10,6 +10,16 @@ from ml_core.types import MAX_DURATION_NS
 UNITS_NS = {"ns": 1, "us": 10**3, "ms": 10**6, "s": 10**9, "m": 60 * 10**9, "h": 3600 * 10**9, "d": 86400 * 10**9}
 
 BAR_KINDS = ("time", "ticks", "volume", "value")
+# Name of an augmentation -> the least and the most it may be asked for.
+AUGMENTATIONS = {
+    "jitter": (0.0, 10.0),
+    "scaling": (0.0, 1.0),
+    "window_slicing": (0.1, 1.0),
+    "magnitude_warp": (0.0, 1.0),
+    "time_warp": (0.0, 2.0),
+    "mixup": (0.01, 10.0),
+}
+OF_WINDOWS = ("window_slicing", "magnitude_warp", "time_warp")  # augmentations that a row alone has no use for
 
 
 def parse_duration(text: object) -> int:
@@ -70,6 +80,21 @@ def parse_bars(text: str) -> tuple[str, float]:
         number = "a whole number below 1e9" if kind == "ticks" else "a number above 0, such as 50 or 1e6"
         raise ValueError(f"{text!r}: {size!r} is not {number}")
     return kind, float(size)
+
+
+def parse_augment(text: str) -> tuple[str, float]:
+    """Return name and strength of an augmentation.
+
+    >>> parse_augment("jitter 0.05")
+    ('jitter', 0.05)
+    """
+    name, _, strength = text.strip().partition(" ")
+    if name not in AUGMENTATIONS:
+        raise ValueError(f"{text!r} is no augmentation{nearest(name, AUGMENTATIONS)}")
+    least, most = AUGMENTATIONS[name]
+    if re.fullmatch(r"\d+(\.\d+)?", strength) is None or not least <= float(strength) <= most:
+        raise ValueError(f"{text!r}: {strength!r} is not a number from {least:g} to {most:g}, as in '{name} {most:g}'")
+    return name, float(strength)
 
 
 class Range(NamedTuple):

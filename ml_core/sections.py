@@ -8,13 +8,14 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from ml_core.errors import nearest
 from ml_core.quantities import (
     format_duration,
+    parse_augment,
     parse_bars,
     parse_duration,
     parse_percent,
     parse_range,
     parse_spreads,
 )
-from ml_core.types import Name
+from ml_core.types import CLASS_LABELS, Name
 
 AsText = (BeforeValidator(parse_duration), PlainSerializer(format_duration))
 DurationNs = Annotated[int, *AsText, Field(gt=0)]
@@ -34,6 +35,11 @@ def _trigger(text: str) -> str:
         raise ValueError(f"{text!r} is not 'every <duration>' or 'rows <count>'{hint}")
     if text.startswith("every "):
         parse_duration(text.removeprefix("every "))
+    return text
+
+
+def _augment(text: str) -> str:
+    parse_augment(text)
     return text
 
 
@@ -107,20 +113,52 @@ class Features(Section):
     window: int = Field(default=1, ge=1, le=1024)
     max_age: DurationNs = 5 * 10**9
     gap: DurationNs = 60 * 10**9
+    max_missing: float = Field(
+        default=1.0, gt=0, le=1, description="a feature undefined in a larger share of the samples is refused"
+    )
+
+
+class BarrierWidths(Section):
+    """How far the barriers of a triple barrier stand from the price one acts at: standard deviations over a horizon."""
+
+    up: float = Field(default=1.0, gt=0, le=100)
+    down: float = Field(default=1.0, gt=0, le=100)
 
 
 class Label(Section):
     """What a model learns to tell."""
 
-    kind: Literal["direction", "return"] = "direction"
+    kind: Literal["direction", "return", "triple_barrier", "volatility"] = "direction"
     price: Literal["mid", "trade"] = "mid"
     horizons: tuple[DurationNs, ...] = Field(default=(10 * 10**9,), min_length=1, max_length=8)
     delay: Annotated[int, *AsText, Field(ge=0)] = 0
     dead_zone: Annotated[
         float,
         BeforeValidator(parse_spreads),
-        Field(ge=0, le=100, description="half width of `flat`, in spreads; a return has none"),
+        Field(ge=0, le=100, description="direction: half width of `flat`; volatility: the least one; in spreads"),
     ] = 0.5
+    barriers: BarrierWidths | None = Field(default=None, description="of a triple barrier; absent: 1 up and 1 down")
+    volatility_span: DurationNs = Field(
+        default=300 * 10**9, description="barriers are measured by the volatility of so long before the row"
+    )
+    costs: bool = Field(
+        default=False, description="a move counts only beyond a round trip's costs: `flat` is wider, no barrier nearer"
+    )
+
+    @model_validator(mode="after")
+    def _fit_the_kind(self) -> Self:
+        if self.barriers is not None and self.kind != "triple_barrier":
+            raise ValueError(f"barriers are of kind 'triple_barrier', not {self.kind!r}")
+        if self.costs and self.kind not in CLASS_LABELS:
+            raise ValueError(f"costs: a {self.kind} is a number, which no cost makes smaller; they belong to classes")
+        if self.kind == "volatility" and not self.dead_zone:
+            raise ValueError("dead_zone: a volatility needs one above 0, or that of a price at rest is minus infinity")
+        return self
+
+    @property
+    def barrier_widths(self) -> BarrierWidths | None:
+        """Where the barriers stand; None where the label has none."""
+        return (self.barriers or BarrierWidths()) if self.kind == "triple_barrier" else None
 
 
 class Model(Section):
@@ -139,12 +177,18 @@ class Train(Section):
     weights: Literal["none", "uniqueness"] = "uniqueness"
     validation: float = Field(default=0.15, gt=0, lt=0.5)
     holdout: float = Field(default=0.15, gt=0, lt=0.5)
+    embargo: Annotated[
+        int, *AsText, Field(ge=0, description="event time after each cut from which no part takes samples")
+    ] = 0
     epochs: int = Field(default=20, ge=1, le=10_000)
     patience: int = Field(default=3, ge=1)
     batch_size: int = Field(default=1024, ge=1, le=1_000_000)
     learning_rate: float = Field(default=1e-3, gt=0, lt=1)
     weight_decay: float = Field(default=1e-4, ge=0, lt=1)
     min_rows: int = Field(default=2000, ge=10)
+    augment: tuple[Annotated[str, AfterValidator(_augment)], ...] = Field(
+        default=(), description="random changes of training batches, such as 'jitter 0.05'; validation stays as it is"
+    )
     loss: Annotated[str, AfterValidator(_loss)] | None = Field(
         default=None, description="or an own module:Class; default: cross_entropy of classes, squared_error of numbers"
     )
@@ -306,3 +350,6 @@ class Costs(Section):
     """What trading on a score costs."""
 
     fee_bps: float = Field(default=0.0, ge=0, le=1000)
+    half_spread: Literal["rows"] | Annotated[float, Field(ge=0, le=1000)] = Field(
+        default=0.0, description="bps of the price; 'rows': half the spread of each row"
+    )

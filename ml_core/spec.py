@@ -11,7 +11,7 @@ from pydantic import BaseModel, Field, PrivateAttr, ValidationError, model_valid
 from pydantic_core import ErrorDetails
 
 from ml_core.errors import PipelineNotFoundError, SpecError, nearest
-from ml_core.quantities import BAR_KINDS, format_duration, parse_bars, parse_duration
+from ml_core.quantities import BAR_KINDS, OF_WINDOWS, format_duration, parse_augment, parse_bars, parse_duration
 from ml_core.sections import (
     Bars,
     Costs,
@@ -81,6 +81,13 @@ class PipelineSpec(Section):
                 f"gate.loss: not yet supported: {self.gate.loss!r} for label.kind = {self.label.kind!r}, "
                 f"which is judged by {loss}"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _augments_what_it_has(self) -> Self:
+        for text in self.train.augment:
+            if self.features.window == 1 and parse_augment(text)[0] in OF_WINDOWS:
+                raise ValueError(f"train.augment: {text!r} changes windows, and features.window is 1")
         return self
 
     @model_validator(mode="after")

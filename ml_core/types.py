@@ -23,7 +23,8 @@ SECOND_NS = 1_000_000_000
 # The last event time of a tick, 2100-01-01, and the longest duration of a setting: both together fit 64 bits.
 MAX_TS_NS = 4_102_444_800 * SECOND_NS
 MAX_DURATION_NS = 3_650 * 86_400 * SECOND_NS
-CLASS_LABELS = frozenset({"direction"})  # kinds of label that are classes: down, flat, up; others are numbers
+# kinds of label that are classes: down, flat, up; others are numbers
+CLASS_LABELS = frozenset({"direction", "triple_barrier"})
 
 
 def as_compiled(values: npt.NDArray[Any], dtype: npt.DTypeLike) -> npt.NDArray[Any]:

@@ -21,7 +21,7 @@ from ml_core.data_processor.dataset import Processed
 from ml_core.data_processor.features import FeaturePlan
 from ml_core.data_processor.samples import Samples, make_samples
 from ml_core.data_processor.scaling import fit_scaler
-from ml_core.data_processor.splits import Split
+from ml_core.data_processor.splits import Cut, Split
 from ml_core.errors import InputError, NotEnoughDataError
 from ml_core.evaluation import metrics as measure
 from ml_core.spec import PipelineSpec
@@ -106,12 +106,14 @@ def prepare(samples: Samples, spec: PipelineSpec, plan: FeaturePlan, fold: Fold)
     ordered_I = np.sort(ts_ns_N[before_N])
     cut_ns = int(ordered_I[min(len(ordered_I) - 1, round(len(ordered_I) * (1 - spec.train.validation)))])
     train_N, validation_N = known_N & (end_N < cut_ns), known_N & (ts_ns_N >= cut_ns)
+    embargoed = int((before_N & ~known_N & (end_N < fold.test_ns)).sum())
     parts = Split(
         np.flatnonzero(train_N),
         np.flatnonzero(validation_N),
         np.flatnonzero((ts_ns_N >= fold.test_ns) & (ts_ns_N < fold.to_ns)),
-        (cut_ns, fold.test_ns),
-        int(before_N.sum() - train_N.sum() - validation_N.sum()),
+        Cut(cut_ns, fold.test_ns, fold.to_ns),
+        int(before_N.sum() - train_N.sum() - validation_N.sum()) - embargoed,
+        embargoed,
     )
     for name in ("train", "validation", "holdout"):
         if not len(getattr(parts, f"{name}_I")):

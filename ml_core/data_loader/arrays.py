@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from ml_core.types import Batch, Float32, Int32, Int64
 
-Augment = Callable[[Float32, np.random.Generator], Float32]
+Augment = Callable[[Batch, np.random.Generator], Batch]
 
 
 class Samples(NamedTuple):
@@ -55,7 +55,7 @@ class Batches:
             batch_size: Samples a batch; the last one of an epoch may have fewer.
             seed: Of order and augmentation.
             shuffle: False keeps the order of ``chosen_I``, as validation wants it.
-            augment: Changes the rows of a training batch, never of a validation batch.
+            augment: Changes a training batch, never of a validation batch.
         """
         self._samples, self._chosen_I = samples, chosen_I
         self._batch_size, self._seed, self._shuffle, self._augment = batch_size, seed, shuffle, augment
@@ -73,7 +73,7 @@ class Batches:
             batch = gather(self._samples, order_I[start : start + self._batch_size])
             if self._augment is not None:
                 rng = np.random.default_rng([self._seed, self._epoch, 1 + self._batch])
-                batch = batch._replace(x_BTF=self._augment(batch.x_BTF, rng))
+                batch = self._augment(batch, rng)
             self._batch += 1
             yield batch
         self._epoch, self._batch = self._epoch + 1, 0

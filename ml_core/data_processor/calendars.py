@@ -85,6 +85,13 @@ def is_open(ts_ns_N: Int64, calendar: str) -> Bool:
     return is_open_N
 
 
+def in_one_session(start_ns_N: Int64, end_ns_N: Int64, calendar: str) -> Bool:
+    """Return which spans of time no session's begin or end lies within; ``24x7`` is one session. Raises as `edges`."""
+    edge_E = edges(calendar)
+    same_N: Bool = np.searchsorted(edge_E, start_ns_N, side="right") == np.searchsorted(edge_E, end_ns_N, side="right")
+    return same_N
+
+
 def utc(ts_ns: int | np.int64) -> str:
     """Return a time as text, to the second.
 

@@ -11,14 +11,14 @@ import numpy.typing as npt
 import pandas as pd
 
 from ml_core.contract import ModelContract, Scaler
-from ml_core.data_processor import cleaning, labels
+from ml_core.data_processor import canonical, cleaning, costs, labels, preflight
 from ml_core.data_processor.features import FeaturePlan
 from ml_core.data_processor.samples import Samples, make_samples, rows_of
 from ml_core.data_processor.scaling import fit_scaler
-from ml_core.data_processor.splits import Split, split
+from ml_core.data_processor.splits import Cut, Split, cut_by_shares, split
 from ml_core.errors import NotEnoughDataError, SchemaMismatchError
 from ml_core.spec import PipelineSpec, format_duration
-from ml_core.types import CLASS_LABELS, Float32, Float64, Int32, Int64
+from ml_core.types import CLASS_LABELS, Float32, Float64, Int32, Int64, RowBatch
 
 __all__ = ["Dataset", "Processed", "process", "rows_of"]
 
@@ -26,17 +26,18 @@ CLASSES = ("down", "flat", "up")
 
 
 class Dataset(NamedTuple):
-    """All samples of a frame, in arrival order; a window is a list of row numbers, so rows are held once."""
+    """All samples of a frame, by time, symbol and arrival; a window is a list of row numbers, so rows are held once."""
 
     x_MF: Float32  # raw
     idx_NT: Int32  # rows of each window, oldest first; the last one is the sample's own
     ts_ns_N: Int64
     end_ns_NH: Int64  # event times at which labels end
-    return_NH: Float64  # log returns
-    y_NH: npt.NDArray[Any]  # direction: int64 classes 0 down, 1 flat, 2 up; return: float32
+    return_NH: Float64  # log returns, up to those ends
+    y_NH: npt.NDArray[Any]  # int64 classes 0 down, 1 flat, 2 up; float32 log returns or logs of volatilities
     weight_N: Float32  # mean 1 over the training samples
     symbol_N: Int32
-    symbols: Sequence[str]
+    symbols: Sequence[str]  # sorted
+    cost_bps_N: Float64 = np.empty(0)  # of acting on a sample, one way
 
 
 class Processed(NamedTuple):
@@ -47,24 +48,30 @@ class Processed(NamedTuple):
     validation_I: Int64
     holdout_I: Int64
     scaler: Scaler
-    dead_zone: tuple[float, ...]  # direction: half width of `flat` a horizon, as a log return; return: empty
+    dead_zone: tuple[float, ...]  # a horizon, log returns: half width of `flat`, the least volatility; else empty
     prior: tuple[tuple[float, ...], ...]  # of training samples; class shares, or mean and variance, a horizon
     plan: FeaturePlan
     report: dict[str, Any]  # what became of every tick and row; JSON
+    rows: RowBatch | None = None  # in arrival order; the windows number them
+    hash: str = ""  # of the data set: equal for equal ticks, whatever way they came in
 
 
-def process(frame: pd.DataFrame, spec: PipelineSpec, *, fixed: ModelContract | None = None) -> Processed:
+def process(
+    frame: pd.DataFrame, spec: PipelineSpec, *, fixed: ModelContract | None = None, cut: Cut | None = None
+) -> Processed:
     """Return the samples of ``frame``, split and labelled as ``spec`` says; equal arguments give equal bytes.
 
     Args:
         frame: Ticks in arrival order; see `ml_core.frames`.
         spec: The pipeline.
         fixed: Keep scaler and dead zone of this model, which learns on, instead of fitting them.
+        cut: Event times that part the samples; None: the shares and the embargo of ``[train]`` say where.
 
     Raises:
         SpecError, UnknownPartError: A feature is wrong. A retry will not help.
         SchemaMismatchError: It is no ticks frame, or ``fixed`` has other features or horizons. A retry will not help.
-        NotEnoughDataError: Too few samples, or only one class among those to train on. More ticks may help.
+        NotEnoughDataError: Too few samples or independent labels, a feature without values, or a label that never
+            changes among those to train on. More ticks may help.
     """
     plan = FeaturePlan.from_spec(spec)
     if fixed is not None:
@@ -73,22 +80,57 @@ def process(frame: pd.DataFrame, spec: PipelineSpec, *, fixed: ModelContract | N
     report = samples.report
     if report["samples"] < spec.train.min_rows:
         raise _not_enough(f"{report['samples']} labelled rows, train.min_rows asks for {spec.train.min_rows}", report)
+    preflight.check_missing(report["missing"], spec.features.max_missing)
     ts_ns_N = samples.rows.ts_ns_N[samples.row_N]
-    parts = split(ts_ns_N, samples.end_ns_NH, validation=spec.train.validation, holdout=spec.train.holdout)
+    parts = split(ts_ns_N, samples.end_ns_NH, cut or _cut(ts_ns_N, spec))
     report |= _report_split(parts)
     for name in ("train", "validation", "holdout"):
         if not report[f"{name}_rows"]:
             raise _not_enough(f"the {name} part has no rows", report)
+    report["independent_labels"] = _independent(samples, parts, spec)
+    preflight.check_independent(report["independent_labels"]["train"])
     dead_zone = _dead_zone(samples, parts, spec, fixed)
     dataset = _dataset(samples, parts, spec, dead_zone)
     prior = _prior(dataset.y_NH[parts.train_I], spec.label.kind)
+    report["labels"] = preflight.balance(dataset.y_NH[parts.train_I], spec)
     report["prior"] = [list(values) for values in prior]
-    if spec.label.kind in CLASS_LABELS:
-        _check_classes(dataset.y_NH[parts.train_I], spec, report)
+    _check_targets(dataset.y_NH[parts.train_I], spec, report)
     scaler = fixed.scaler if fixed else fit_scaler(dataset.x_MF[dataset.idx_NT[parts.train_I, -1]])
+    report["dataset_hash"] = _hash(dataset, plan, parts.cut)
     return Processed(
-        dataset, parts.train_I, parts.validation_I, parts.holdout_I, scaler, dead_zone, prior, plan, report
+        dataset,
+        parts.train_I,
+        parts.validation_I,
+        parts.holdout_I,
+        scaler,
+        dead_zone,
+        prior,
+        plan,
+        report,
+        samples.rows,
+        report["dataset_hash"],
     )
+
+
+def _cut(ts_ns_N: Int64, spec: PipelineSpec) -> Cut:
+    shares = spec.train
+    return cut_by_shares(ts_ns_N, validation=shares.validation, holdout=shares.holdout, embargo_ns=shares.embargo)
+
+
+def _independent(samples: Samples, parts: Split, spec: PipelineSpec) -> dict[str, float]:
+    symbol_N, ts_ns_N = samples.rows.symbol_N[samples.row_N], samples.rows.ts_ns_N[samples.row_N]
+    end_ns_N = samples.end_ns_NH.max(axis=1)
+    named = {"train": parts.train_I, "validation": parts.validation_I, "holdout": parts.holdout_I}
+    return {
+        name: round(preflight.independent(symbol_N[of_I], ts_ns_N[of_I] + spec.label.delay, end_ns_N[of_I]), 1)
+        for name, of_I in named.items()
+    }
+
+
+def _hash(dataset: Dataset, plan: FeaturePlan, cut: Cut) -> str:
+    columns = (dataset.y_NH, dataset.weight_N, dataset.ts_ns_N, dataset.end_ns_NH)
+    symbol_N = np.array(dataset.symbols)[dataset.symbol_N]
+    return canonical.dataset_hash(plan.names, symbol_N, dataset.x_MF, dataset.idx_NT, columns, cut)
 
 
 def _check_fits(fixed: ModelContract, plan: FeaturePlan, spec: PipelineSpec) -> None:
@@ -97,10 +139,17 @@ def _check_fits(fixed: ModelContract, plan: FeaturePlan, spec: PipelineSpec) -> 
         "feature hash": (fixed.feature_hash, plan.hash),
         "label kind": (fixed.label_kind, spec.label.kind),
         "horizons": (fixed.horizons_ns, spec.label.horizons),
+        "barriers": (fixed.barriers, barriers_of(spec)),
     }
     for word, (theirs, ours) in pairs.items():
         if theirs != ours:
             raise SchemaMismatchError(f"cannot go on: {word} of the model: {theirs!r}, of the pipeline: {ours!r}")
+
+
+def barriers_of(spec: PipelineSpec) -> tuple[float, float, int] | None:
+    """Return what a contract says of barriers: up and down in standard deviations, and the span they are of, ns."""
+    widths = spec.label.barrier_widths
+    return None if widths is None else (widths.up, widths.down, spec.label.volatility_span)
 
 
 def _report_split(parts: Split) -> dict[str, Any]:
@@ -109,18 +158,23 @@ def _report_split(parts: Split) -> dict[str, Any]:
         "validation_rows": len(parts.validation_I),
         "holdout_rows": len(parts.holdout_I),
         "purged": parts.purged,
-        "cuts_ns": list(parts.cuts_ns),
+        "embargoed": parts.embargoed,
+        "cuts_ns": [parts.cut.validation_ns, parts.cut.holdout_ns],
     }
 
 
 def _dead_zone(samples: Samples, parts: Split, spec: PipelineSpec, fixed: ModelContract | None) -> tuple[float, ...]:
-    if spec.label.kind != "direction":
+    if spec.label.kind not in ("direction", "volatility"):
         return ()
     if fixed is not None:
         return fixed.dead_zone
     rows, train_I = samples.rows, samples.row_N[parts.train_I]
-    path = labels.before(samples.path, parts.cuts_ns[0])
+    path = labels.before(samples.path, parts.cut.validation_ns)
     width, measure = labels.fit_dead_zone(spec.label.dead_zone, rows.spread_N[train_I], rows.mid_N[train_I], path)
+    if spec.label.costs:
+        width += 2e-4 * float(np.median(_costs(samples, parts, spec)[parts.train_I]))
+    if spec.label.kind == "volatility" and not width:
+        raise _not_enough("no price ever moved: the least volatility has no measure", samples.report)
     samples.report["dead_zone"] = {"log_return": width, "spreads": spec.label.dead_zone, "spread": measure}
     return (width,) * len(spec.label.horizons)
 
@@ -132,18 +186,33 @@ def _dataset(samples: Samples, parts: Split, spec: PipelineSpec, dead_zone: tupl
     if spec.train.weights == "uniqueness":
         weight_N = labels.uniqueness(symbol_N, ts_ns_N + spec.label.delay, samples.end_ns_NH.max(axis=1))
         weight_N /= weight_N[parts.train_I].mean(dtype=np.float64)
-    is_direction = spec.label.kind in CLASS_LABELS
     return Dataset(
         x_MF=rows.x_NF,
         idx_NT=samples.idx_NT,
         ts_ns_N=ts_ns_N,
         end_ns_NH=samples.end_ns_NH,
         return_NH=samples.return_NH,
-        y_NH=labels.classes(samples.return_NH, dead_zone) if is_direction else samples.return_NH.astype(np.float32),
+        y_NH=_targets(samples, spec.label.kind, dead_zone),
         weight_N=weight_N,
-        symbol_N=symbol_N,
-        symbols=tuple(rows.symbols),
+        symbol_N=canonical.rank(rows.symbols)[symbol_N],
+        symbols=tuple(sorted(rows.symbols)),
+        cost_bps_N=_costs(samples, parts, spec),
     )
+
+
+def _targets(samples: Samples, label_kind: str, dead_zone: tuple[float, ...]) -> npt.NDArray[Any]:
+    if label_kind == "direction":
+        return labels.classes(samples.return_NH, dead_zone)
+    if label_kind == "triple_barrier":
+        return samples.target_NH.astype(np.int64)
+    if label_kind == "volatility":  # prices at rest are as volatile as the dead zone is wide, and never minus infinity
+        return np.log(np.hypot(samples.target_NH, dead_zone)).astype(np.float32)
+    return samples.return_NH.astype(np.float32)
+
+
+def _costs(samples: Samples, parts: Split, spec: PipelineSpec) -> Float64:
+    rows, row_N = samples.rows, samples.row_N
+    return costs.filled(costs.one_way_bps(spec.costs, rows.spread_N[row_N], rows.mid_N[row_N]), parts.train_I)
 
 
 def _prior(y_IH: npt.NDArray[Any], label_kind: str) -> tuple[tuple[float, ...], ...]:
@@ -158,15 +227,18 @@ def _prior(y_IH: npt.NDArray[Any], label_kind: str) -> tuple[tuple[float, ...], 
     return tuple(tuple(float(count) / float(counts_C.sum()) for count in counts_C) for counts_C in counts_HC)
 
 
-def _check_classes(y_IH: npt.NDArray[Any], spec: PipelineSpec, report: dict[str, Any]) -> None:
+def _check_targets(y_IH: npt.NDArray[Any], spec: PipelineSpec, report: dict[str, Any]) -> None:
     for horizon_ns, y_I in zip(spec.label.horizons, y_IH.T, strict=True):
-        found = np.unique(y_I)
-        if len(found) < 2:
-            raise _not_enough(
-                f"all {len(y_I)} rows to train on are {CLASSES[int(found[0])]!r} at {format_duration(horizon_ns)}; "
-                "give more ticks, longer horizons, or another label.dead_zone",
-                report,
-            )
+        if (y_I != y_I[0]).any():
+            continue
+        is_class = spec.label.kind in CLASS_LABELS
+        said = repr(CLASSES[int(y_I[0])]) if is_class else f"a {spec.label.kind} of {float(y_I[0]):.6g}"
+        other = {"direction": ", or another label.dead_zone", "triple_barrier": ", or other label.barriers"}
+        raise _not_enough(
+            f"all {len(y_I)} rows to train on are {said} at {format_duration(horizon_ns)}; "
+            f"give more ticks, longer horizons{other.get(spec.label.kind, '')}",
+            report,
+        )
 
 
 def _not_enough(what: str, report: dict[str, Any]) -> NotEnoughDataError:
@@ -181,6 +253,8 @@ def _not_enough(what: str, report: dict[str, Any]) -> NotEnoughDataError:
     if "purged" in report:
         parts = ", ".join(f"{name} {report[f'{name}_rows']}" for name in ("train", "validation", "holdout"))
         lines.append(f"  parts: {parts}; purged because their label ends past a cut: {report['purged']}")
+        if report["embargoed"]:
+            lines.append(f"  within the embargo after a cut: {report['embargoed']}")
     if never:
         lines.append(f"  never defined: {', '.join(never)}")
     return NotEnoughDataError("\n".join(lines))

@@ -36,6 +36,7 @@ class Labels(NamedTuple):
 
     end_ns_NH: Int64
     return_NH: Float64  # log
+    target_NH: Float64  # what is to be told: a class, a realised volatility, or the return
 
 
 def price_path(symbol_P: Int32, ts_ns_P: Int64, price_P: Float64, known_P: Bool) -> PricePath:
@@ -70,17 +71,17 @@ def label(
     end_ns_NH = ts_ns_N[:, None] + delay_ns + np.array(horizons_ns, dtype=np.int64)
     return_NH = np.full(end_ns_NH.shape, np.nan)
     matured_N = np.zeros(len(ts_ns_N), dtype=np.bool_)
-    for symbol, rows_I in _groups(symbol_N):
+    for symbol, rows_I in groups(symbol_N):
         ts_ns_P, price_P = path.of(symbol)
         if not len(ts_ns_P):
             continue
         matured_N[rows_I] = end_ns_NH[rows_I].max(axis=1) < ts_ns_P[-1]
-        reference_I = _price_at(ts_ns_P, price_P, ts_ns_N[rows_I] + delay_ns, max_age_ns)
-        end_IH = _price_at(ts_ns_P, price_P, end_ns_NH[rows_I], max_age_ns)
+        reference_I = price_at(ts_ns_P, price_P, ts_ns_N[rows_I] + delay_ns, max_age_ns)
+        end_IH = price_at(ts_ns_P, price_P, end_ns_NH[rows_I], max_age_ns)
         return_NH[rows_I] = np.log(end_IH / reference_I[:, None])
     drops.add("not_matured", ~matured_N)
     drops.add("old_price", np.isnan(return_NH).any(axis=1))
-    return Labels(end_ns_NH, return_NH)
+    return Labels(end_ns_NH, return_NH, return_NH)
 
 
 def classes(return_NH: Float64, dead_zone_H: tuple[float, ...]) -> Int64:
@@ -119,7 +120,7 @@ def uniqueness(symbol_N: Int32, start_ns_N: Int64, end_ns_N: Int64) -> Float32:
     [0.75, 0.75]
     """
     weight_N = np.ones(len(start_ns_N), dtype=np.float32)
-    for _, rows_I in _groups(symbol_N):
+    for _, rows_I in groups(symbol_N):
         start_I, end_I = start_ns_N[rows_I], end_ns_N[rows_I]
         knots = np.unique(np.concatenate([start_I, end_I]))
         change = np.bincount(np.searchsorted(knots, start_I), minlength=len(knots)) - np.bincount(
@@ -132,14 +133,14 @@ def uniqueness(symbol_N: Int32, start_ns_N: Int64, end_ns_N: Int64) -> Float32:
     return weight_N
 
 
-def _price_at(ts_ns_P: Int64, price_P: Float64, when_ns: Int64, max_age_ns: int) -> Float64:
+def price_at(ts_ns_P: Int64, price_P: Float64, when_ns: Int64, max_age_ns: int) -> Float64:
     """Return the last price at or before each time, NaN where it is too old or there is none."""
     point = np.searchsorted(ts_ns_P, when_ns, side="right") - 1
     known = (point >= 0) & (when_ns - ts_ns_P[np.maximum(point, 0)] <= max_age_ns)
     return np.where(known, price_P[np.maximum(point, 0)], np.nan)
 
 
-def _groups(symbol_N: Int32) -> list[tuple[int, Int64]]:
+def groups(symbol_N: Int32) -> list[tuple[int, Int64]]:
     """Return (symbol, its rows in order) of every symbol."""
     order_N = np.argsort(symbol_N, kind="stable")
     symbols, first = np.unique(symbol_N[order_N], return_index=True)

@@ -9,20 +9,22 @@ import numpy as np
 import pandas as pd
 
 from ml_core import frames
-from ml_core.data_processor import cleaning
-from ml_core.data_processor.calendars import check_known, is_open
+from ml_core.data_processor import canonical, cleaning, costs, preflight
+from ml_core.data_processor.barriers import Barriers, first_touches
+from ml_core.data_processor.calendars import check_known, in_one_session, is_open
 from ml_core.data_processor.features import FeaturePlan, FeatureState, Moved, move
-from ml_core.data_processor.labels import PricePath, label, price_path
+from ml_core.data_processor.labels import Labels, PricePath, label, price_path
+from ml_core.data_processor.volatility import realised_after
 from ml_core.data_processor.windows import link
 from ml_core.spec import PipelineSpec
 from ml_core.types import Float64, Int32, Int64, RowBatch, RowFlag, SymbolTable, TickBatch, TickKind
 
 # A row whose price is old, missing or at a time not to be trusted is no point of the path that labels are read from.
-_NO_POINT = int(RowFlag.LATE | RowFlag.AHEAD | RowFlag.NO_PRICE | RowFlag.STALE)
+NO_POINT = int(RowFlag.LATE | RowFlag.AHEAD | RowFlag.NO_PRICE | RowFlag.STALE)
 
 
 class Samples(NamedTuple):
-    """The rows of a frame, and those N of them that can be learned from, in arrival order."""
+    """The rows of a frame, and those N of them that can be learned from, by time, name of the symbol and arrival."""
 
     rows: RowBatch
     path: PricePath
@@ -30,6 +32,7 @@ class Samples(NamedTuple):
     idx_NT: Int32
     end_ns_NH: Int64
     return_NH: Float64
+    target_NH: Float64  # as `labels.Labels` says
     report: dict[str, Any]
 
 
@@ -48,8 +51,10 @@ def make_samples(frame: pd.DataFrame, spec: PipelineSpec, plan: FeaturePlan) -> 
     Raises:
         SchemaMismatchError: It is no ticks frame. A retry will not help.
         SpecError: The calendar does not know the hours of all ticks. A retry will not help.
+        NotEnoughDataError: No symbol is seen long enough for one sample.
     """
     ticks, ticks_dropped = cleaning.clean(frames.to_batch(frame))
+    history = preflight.history(ticks, spec, plan)
     rows, lag_N = _move(ticks, plan)
     # of rows that nothing else is wrong with: a first tick that is misdated is flagged as well, and fails no training
     check_known(rows.ts_ns_N[(rows.flags_N & ~np.uint8(RowFlag.NO_CALENDAR)) == 0], spec.source.calendar)
@@ -69,7 +74,9 @@ def make_samples(frame: pd.DataFrame, spec: PipelineSpec, plan: FeaturePlan) -> 
         drops=drops,
     )
     drops.add("closed", ~is_open(after.end_ns_NH.max(axis=1), spec.source.calendar))
+    after = _of_kind(after, rows, path, spec, drops)
     row_N = np.flatnonzero(drops.kept_N)
+    row_N = row_N[canonical.order(rows.ts_ns_N[row_N], canonical.rank(rows.symbols)[rows.symbol_N[row_N]])]
     report = {
         "ticks": len(frame),
         "ticks_dropped": ticks_dropped,
@@ -78,8 +85,11 @@ def make_samples(frame: pd.DataFrame, spec: PipelineSpec, plan: FeaturePlan) -> 
         "samples": len(row_N),
         "symbols": len(np.unique(rows.symbol_N[row_N])),
         "missing": _missing(rows, row_N, plan),
+        "history": history,
+        "gaps": preflight.gaps(rows, spec.features.gap),
     }
-    return Samples(rows, path, row_N, idx_MT[row_N], after.end_ns_NH[row_N], after.return_NH[row_N], report)
+    after = Labels(after.end_ns_NH[row_N], after.return_NH[row_N], after.target_NH[row_N])
+    return Samples(rows, path, row_N, idx_MT[row_N], *after, report)
 
 
 def _move(ticks: TickBatch, plan: FeaturePlan) -> Moved:
@@ -89,9 +99,27 @@ def _move(ticks: TickBatch, plan: FeaturePlan) -> Moved:
 def _price_path(ticks: TickBatch, lag_N: Int64, rows: RowBatch, spec: PipelineSpec) -> PricePath:
     """Return the prices labels are read from: the rows' mids, or the trades that are neither late nor parked."""
     if spec.label.price == "mid":
-        return price_path(rows.symbol_N, rows.ts_ns_N, rows.mid_N, (rows.flags_N & _NO_POINT) == 0)
+        return price_path(rows.symbol_N, rows.ts_ns_N, rows.mid_N, (rows.flags_N & NO_POINT) == 0)
     trades = cleaning.select(ticks, (ticks.kind_N == TickKind.TRADE) & (lag_N == 0))
     return price_path(trades.symbol_N, trades.ts_ns_N, trades.price_N, np.ones(len(trades), np.bool_))
+
+
+def _of_kind(after: Labels, rows: RowBatch, path: PricePath, spec: PipelineSpec, drops: cleaning.Drops) -> Labels:
+    """Return what ``label.kind`` makes of the labels of M rows; those it can make nothing of are dropped."""
+    asked = spec.label
+    if asked.kind == "volatility":
+        start_ns_M = rows.ts_ns_N + asked.delay
+        return after._replace(target_NH=realised_after(rows.symbol_N, start_ns_M, after.end_ns_NH, path))
+    widths = asked.barrier_widths
+    if widths is None:
+        return after
+    one_way_M = costs.one_way_bps(spec.costs, rows.spread_N, rows.mid_N) if asked.costs else np.zeros(len(rows))
+    drops.add("no_spread", np.isnan(one_way_M))
+    # a night's jump would stand for the volatility of the hour behind it
+    begins_ns_M = rows.ts_ns_N - asked.volatility_span
+    drops.add("short_session", ~in_one_session(begins_ns_M, rows.ts_ns_N, spec.source.calendar))
+    barriers = Barriers(widths.up, widths.down, asked.volatility_span, 2e-4 * one_way_M)
+    return first_touches(rows.symbol_N, rows.ts_ns_N, path, after, barriers, delay_ns=asked.delay, drops=drops)
 
 
 def _missing(rows: RowBatch, row_N: Int64, plan: FeaturePlan) -> dict[str, float]:
@@ -99,4 +127,6 @@ def _missing(rows: RowBatch, row_N: Int64, plan: FeaturePlan) -> dict[str, float
     if not len(row_N):
         return {}
     share_F = np.isnan(rows.x_NF[row_N]).mean(axis=0)
+    # a feature with one value among many is not one that is never defined
+    share_F = np.where(share_F < 1, np.minimum(share_F, 0.9999), 1.0)
     return {name: round(float(share), 4) for name, share in zip(plan.names, share_F, strict=True) if share > 0}

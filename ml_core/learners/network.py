@@ -14,7 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from ml_core.contract import Scaler
-from ml_core.data_loader.arrays import Batches, Samples
+from ml_core.data_loader.arrays import Augment, Batches, Samples
+from ml_core.data_loader.augment import asked_for
 from ml_core.data_processor.dataset import Processed
 from ml_core.errors import SchemaMismatchError
 from ml_core.evaluation.calibration import stray_factors
@@ -142,10 +143,25 @@ def _train(graph: ScoringGraph, task: Task) -> TrainReport:
     try:
         if task.start is not None:
             return _go_on(model, samples, validation, task.start, task, options)
-        batches = Batches(samples, processed.train_I, batch_size=spec.train.batch_size, seed=task.seed)
+        batches = Batches(
+            samples,
+            processed.train_I,
+            batch_size=spec.train.batch_size,
+            seed=task.seed,
+            augment=_augment(task, on_disk),
+        )
         return train(model, batches, validation, **options)
     finally:
         model.cpu()
+
+
+def _augment(task: Task, is_raw: bool) -> Augment | None:
+    """Return the changes of training batches, in the units of the rows that they are made of."""
+    scaler = task.contract.scaler
+    center_F, spread_F = (np.array(values, np.float32) for values in (scaler.median, scaler.iqr))
+    if not is_raw:
+        center_F, spread_F = np.zeros_like(center_F), np.ones_like(spread_F)
+    return asked_for(task.spec.train.augment, center_F=center_F, spread_F=spread_F)
 
 
 def _go_on(

@@ -92,6 +92,15 @@ def test_equal_arguments_give_equal_weights_and_another_seed_gives_others(frame,
     assert other.model.contract.seed == 1
 
 
+def test_ticks_of_partitions_give_the_model_of_the_file(frame, fitted):
+    of_topic = pd.concat([frame[frame["symbol"] == name] for name in ("SYN01", "SYN00")], ignore_index=True)
+    again = fit(of_topic, pipeline()).model
+    assert again.contract == fitted.model.contract
+    assert again.contract.dataset_hash == fitted.processed.hash
+    for name, value in fitted.model.weights.items():
+        assert value.tobytes() == again.weights[name].tobytes(), name
+
+
 def test_a_model_goes_on_from_another_with_its_scaler_and_dead_zone(frame, tmp_path):
     first = fit(frame.iloc[:4000], pipeline(train={"epochs": 1})).model
     first.save(tmp_path)
@@ -224,3 +233,34 @@ def test_fitting_needs_neither_kafka_nor_a_model_store():
     code = f"import sys, ml_core.fit; print(sorted(set({others}) & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
     assert done.stdout.strip() == "[]"
+
+
+def test_a_triple_barrier_is_judged_as_classes_and_told_apart_by_its_barriers(frame):
+    barrier = {"kind": "triple_barrier", "volatility_span": "30s"}
+    found = fit(frame, pipeline(label=barrier))
+    assert found.metrics["holdout_log_loss"] < found.metrics["prior_log_loss"]
+    assert found.model.contract.barriers == (1.0, 1.0, 30 * 10**9)
+    assert found.metrics["holdout_auc"] > 0.55
+    with pytest.raises(SchemaMismatchError, match="cannot go on: barriers"):
+        fit(frame, pipeline(label={**barrier, "barriers": {"up": 2.0}}), start=found.model)
+
+
+def test_a_volatility_is_judged_by_what_came_and_has_no_edge(frame):
+    found = fit(frame, pipeline(label={"kind": "volatility"}))
+    assert found.metrics["holdout_squared_error"] < 2 * found.metrics["prior_squared_error"]
+    assert "holdout_ic" in found.metrics
+    assert not {"holdout_auc", "holdout_net_edge_bps", "holdout_log_loss"} & found.metrics.keys()
+
+
+def test_costs_of_both_ways_are_taken_from_the_edge(frame, fitted):
+    dear = fit(frame, pipeline(costs={"fee_bps": 0.5, "half_spread": 0.25}))
+    assert dear.metrics["holdout_net_edge_bps"] == pytest.approx(fitted.metrics["holdout_net_edge_bps"] - 1.5)
+
+
+def test_augmentation_changes_what_is_learned_and_nothing_that_judges(frame, fitted):
+    heard = []
+    augmented = fit(frame, pipeline(train={"augment": ["jitter 0.1", "mixup 0.2"]}), progress=heard.append)
+    assert augmented.processed.hash == fitted.processed.hash
+    assert augmented.metrics["holdout_log_loss"] != fitted.metrics["holdout_log_loss"]
+    assert heard[0].validation_loss == fitted.model.report["epochs"][0]["validation_loss"]
+    assert augmented.metrics["holdout_log_loss"] < augmented.metrics["prior_log_loss"]

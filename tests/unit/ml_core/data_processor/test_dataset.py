@@ -12,7 +12,7 @@ from ml_core.data_processor.dataset import Processed, process, rows_of
 from ml_core.data_processor.features import FeaturePlan, FeatureState, step
 from ml_core.data_processor.samples import make_samples
 from ml_core.data_processor.scaling import fit_scaler, scale
-from ml_core.data_processor.splits import split
+from ml_core.data_processor.splits import Cut, cut_by_shares, split
 from ml_core.errors import NotEnoughDataError, SchemaMismatchError, SpecError
 from ml_core.spec import PipelineSpec
 from ml_core.types import MAX_TS_NS, RowFlag, SymbolTable
@@ -51,8 +51,8 @@ def test_rows_of_a_frame_are_those_of_the_live_step(ticks: pd.DataFrame) -> None
 
 def test_processing_twice_gives_the_same_bytes(ticks: pd.DataFrame) -> None:
     first, second = process(ticks, spec()), process(ticks, spec())
-    for one, other in zip(first.dataset[:-1], second.dataset[:-1], strict=True):
-        assert one.tobytes() == other.tobytes()
+    for name, one, other in zip(first.dataset._fields, first.dataset, second.dataset, strict=True):
+        assert name == "symbols" or one.tobytes() == other.tobytes(), name
     assert first.report == second.report
     assert first.scaler == second.scaler
 
@@ -74,7 +74,8 @@ def test_windows_end_with_the_row_of_the_sample(ticks: pd.DataFrame) -> None:
     rows = rows_of(ticks, made.plan)
     assert made.dataset.idx_NT.shape[1] == 4
     assert (rows.ts_ns_N[made.dataset.idx_NT[:, -1]] == made.dataset.ts_ns_N).all()
-    assert (rows.symbol_N[made.dataset.idx_NT] == made.dataset.symbol_N[:, None]).all()
+    of_rows, of_samples = np.array(rows.symbols), np.array(made.dataset.symbols)
+    assert (of_rows[rows.symbol_N][made.dataset.idx_NT] == of_samples[made.dataset.symbol_N][:, None]).all()
     assert (np.diff(made.dataset.idx_NT, axis=1) > 0).all()
 
 
@@ -287,11 +288,34 @@ def test_scaling_is_robust_and_missing_values_are_neutral() -> None:
 def test_a_sample_on_the_cut_belongs_to_the_later_part() -> None:
     # ten samples at 0..9, labels one long: cuts at 6 and 8; 5 and 7 end on a cut
     ts = np.arange(10) * S
-    parts = split(ts, (ts + S)[:, None], validation=0.2, holdout=0.2)
+    parts = split(ts, (ts + S)[:, None], cut_by_shares(ts, validation=0.2, holdout=0.2))
     assert parts.train_I.tolist() == [0, 1, 2, 3, 4]
     assert parts.validation_I.tolist() == [6]
     assert parts.holdout_I.tolist() == [8, 9]
-    assert parts.purged == 2
+    assert (parts.purged, parts.embargoed) == (2, 0)
+
+
+def test_no_part_takes_samples_within_the_embargo_after_a_cut_nor_behind_the_end() -> None:
+    # cuts at 4 and 8, end at 14; 4 and 5, 8 and 9 are in the embargo, 3 and 7 end on a cut
+    ts = np.arange(20) * S
+    parts = split(ts, (ts + S)[:, None], Cut(4 * S, 8 * S, 14 * S, embargo_ns=2 * S))
+    assert parts.train_I.tolist() == [0, 1, 2]
+    assert parts.validation_I.tolist() == [6]
+    assert parts.holdout_I.tolist() == [10, 11, 12, 13]
+    assert (parts.purged, parts.embargoed) == (2, 4)
+
+
+def test_a_cut_that_is_given_parts_the_samples(ticks: pd.DataFrame) -> None:
+    whole = process(ticks, spec())
+    first, second = whole.report["cuts_ns"]
+    cut = Cut(first - 5 * S, second - 5 * S, second)
+    made = process(ticks, spec(), cut=cut)
+    ts_ns_N = made.dataset.ts_ns_N
+    assert made.report["cuts_ns"] == [first - 5 * S, second - 5 * S]
+    assert ts_ns_N[made.train_I].max() < cut.validation_ns <= ts_ns_N[made.validation_I].min()
+    assert cut.holdout_ns <= ts_ns_N[made.holdout_I].min()
+    assert ts_ns_N[made.holdout_I].max() < second
+    assert process(ticks, spec(), cut=Cut(first, second)).hash == whole.hash
 
 
 def test_offsets_of_rows_are_line_numbers_of_the_frame_also_behind_bad_ticks() -> None:
