@@ -6,6 +6,7 @@ the machine do not enter it; ``grown_mb`` is memory of its own (no page cache) a
 
 import argparse
 import json
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -64,7 +65,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "rows.parquet"
         write(path, asked.rows)
-        print(json.dumps(measure(path, asked.batch_size)))
+        sys.stdout.write(json.dumps(measure(path, asked.batch_size)) + "\n")
 
 
 if __name__ == "__main__":

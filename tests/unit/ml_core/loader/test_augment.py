@@ -4,7 +4,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ml_core.data_loader import augment
-from ml_core.data_loader.arrays import Batches, Samples
 from ml_core.errors import SpecError
 from ml_core.quantities import AUGMENTATIONS
 from ml_core.spec import parse
@@ -131,10 +130,3 @@ def test_what_is_asked_for_is_done_in_its_order_and_nothing_by_default():
 def test_what_is_no_augmentation_is_refused_in_the_pipeline_file(asked, window, words):
     with pytest.raises(SpecError, match=words):
         parse({"name": "x", "train": {"augment": asked}, "features": {"window": window}})
-
-
-def test_validation_is_never_changed():
-    row_M = np.arange(40, dtype=np.float32)[:, None]
-    data = Samples(row_M, np.arange(40, dtype=np.int32)[:, None], row_M.astype(np.int64) % 3, np.ones(40, np.float32))
-    plain = Batches(data, np.arange(30, 40), batch_size=5, shuffle=False)
-    np.testing.assert_array_equal(np.concatenate([b.x_BTF[:, 0, 0] for b in plain]), np.arange(30, 40))
