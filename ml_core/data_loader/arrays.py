@@ -11,6 +11,8 @@ import numpy.typing as npt
 
 from ml_core.types import Batch, Float32, Int32, Int64
 
+GATHERED_ROWS = 8192  # samples: a gather costs as much again for being called as for a batch of a thousand rows
+
 Augment = Callable[[Batch, np.random.Generator], Batch]
 
 
@@ -67,10 +69,15 @@ class Batches:
 
     def __iter__(self) -> Iterator[Batch]:
         """Yield what is left of the epoch."""
-        order_I = self._order()
+        order_I, size, first = self._order(), self._batch_size, self._batch
+        ahead = max(1, GATHERED_ROWS // size)  # batches that are gathered at once
         while self._batch < len(self):
-            start = self._batch * self._batch_size
-            batch = gather(self._samples, order_I[start : start + self._batch_size])
+            place = (self._batch - first) % ahead
+            if place == 0:
+                start = self._batch * size
+                gathered = gather(self._samples, order_I[start : start + ahead * size])
+            chunk = slice(place * size, (place + 1) * size)
+            batch = Batch(gathered.x_BTF[chunk], gathered.y_BH[chunk], gathered.weight_B[chunk])
             if self._augment is not None:
                 rng = np.random.default_rng([self._seed, self._epoch, 1 + self._batch])
                 batch = self._augment(batch, rng)

@@ -127,10 +127,12 @@ def _tensors(stored: dict[str, npt.NDArray[Any]], *, optimizer: bool) -> dict[st
 def _train(graph: ScoringGraph, task: Task) -> TrainReport:
     spec, processed, device = task.spec, task.processed, choose_device(task.spec.train.device)
     dataset = processed.dataset
-    # a set that lies on disk may be larger than memory: its rows are scaled batch by batch
-    on_disk = isinstance(dataset.x_MF, np.memmap)
-    model = (graph if on_disk else BehindScaling(graph)).to(device)
-    x_MF = dataset.x_MF if on_disk else scaled_rows(dataset.x_MF, task.contract.scaler)
+    changes = _augment(task)
+    # A set that lies on disk may be larger than memory, and what changes rows tells missing values from neutral ones:
+    # such rows are scaled batch by batch.
+    is_raw = isinstance(dataset.x_MF, np.memmap) or changes is not None
+    model = (graph if is_raw else BehindScaling(graph)).to(device)
+    x_MF = dataset.x_MF if is_raw else scaled_rows(dataset.x_MF, task.contract.scaler)
     samples = Samples(x_MF, dataset.idx_NT, dataset.y_NH, dataset.weight_N)
     options: dict[str, Any] = {
         "loss": choose(spec.train, model, label_kind=spec.label.kind, prior=processed.prior, folder=spec.folder),
@@ -148,19 +150,17 @@ def _train(graph: ScoringGraph, task: Task) -> TrainReport:
             processed.train_I,
             batch_size=spec.train.batch_size,
             seed=task.seed,
-            augment=_augment(task, on_disk),
+            augment=changes,
         )
         return train(model, batches, validation, **options)
     finally:
         model.cpu()
 
 
-def _augment(task: Task, is_raw: bool) -> Augment | None:
-    """Return the changes of training batches, in the units of the rows that they are made of."""
+def _augment(task: Task) -> Augment | None:
+    """Return the changes of training batches that the pipeline asks for, in the units of raw rows."""
     scaler = task.contract.scaler
     center_F, spread_F = (np.array(values, np.float32) for values in (scaler.median, scaler.iqr))
-    if not is_raw:
-        center_F, spread_F = np.zeros_like(center_F), np.ones_like(spread_F)
     return asked_for(task.spec.train.augment, center_F=center_F, spread_F=spread_F)
 
 

@@ -236,7 +236,7 @@ class _Loop:
 def clip_gradients(parameters: list[nn.Parameter], limit: float) -> float:
     """Scale the gradients so that they are no longer than ``limit`` together, and return how long they were."""
     gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
-    norm = float(torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(each) for each in gradients])))
+    norm = float(torch.linalg.vector_norm(torch.cat([each.flatten() for each in gradients])))
     if norm > limit:
         for each in gradients:
             each.mul_(limit / norm)
