@@ -44,6 +44,7 @@ class Train(Work):
             seed=self.job.spec.seed,
             threads=self.settings.job_threads,
             progress=self._epoch,
+            checkpoint=self.checkpoint,
         )
         parent = None if origin is None else f"{origin.name}/{origin.version}"
         model = restated(fitted.model, topic=self.pipeline.source.topic, ranges=fetched.ranges, parent=parent)
