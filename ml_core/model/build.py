@@ -13,7 +13,13 @@ from ml_core.errors import SpecError, UnknownPartError, nearest
 from ml_core.parts import find_part, is_part
 from ml_core.spec import PipelineSpec
 
-KINDS = {"mlp": "ml_core.model.mlp:MLP", "lstm": "ml_core.model.recurrent:LSTM"}
+KINDS = {
+    "linear": "ml_core.model.linear:Linear",
+    "mlp": "ml_core.model.mlp:MLP",
+    "lstm": "ml_core.model.recurrent:LSTM",
+    "gru": "ml_core.model.recurrent:GRU",
+    "tcn": "ml_core.model.tcn:TCN",
+}
 GIVEN = ("features", "outputs", "window")  # these come from the rest of the pipeline file
 
 

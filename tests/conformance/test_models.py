@@ -35,6 +35,27 @@ class TestLstm(ModelSuite):
         return pipeline("lstm", 6, width=16)
 
 
+class TestLinearOnWindows(ModelSuite):
+    @pytest.fixture(scope="class")
+    @classmethod
+    def spec(cls):
+        return pipeline("linear", 6)
+
+
+class TestGru(ModelSuite):
+    @pytest.fixture(scope="class")
+    @classmethod
+    def spec(cls):
+        return pipeline("gru", 6, width=16)
+
+
+class TestTcn(ModelSuite):
+    @pytest.fixture(scope="class")
+    @classmethod
+    def spec(cls):
+        return pipeline("tcn", 6, width=12)
+
+
 class TestOwnModelOfTheExamples(ModelSuite):
     @pytest.fixture(scope="class")
     @classmethod
