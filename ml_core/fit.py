@@ -6,17 +6,18 @@ Runs in a notebook: no Kafka, no MLflow. Shapes: N samples, H horizons, O output
 import math
 from collections.abc import Callable, Sequence
 from importlib import metadata
+from types import ModuleType
 from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 
-from ml_core.contract import ModelContract
+from ml_core.contract import ModelContract, outputs_of
 from ml_core.data_processor.dataset import Processed, process
 from ml_core.data_processor.features import FeaturePlan
 from ml_core.errors import NotEnoughDataError
 from ml_core.evaluation import metrics as measure
-from ml_core.learners import network
+from ml_core.learners import boosting, network
 from ml_core.learners.port import Learned, Task
 from ml_core.model.export import restated
 from ml_core.model.fitted import FittedModel
@@ -27,6 +28,8 @@ from ml_core.trainer.loop import Hooks, Progress, TrainReport
 from ml_core.types import CLASS_LABELS, Float32, Float64, Int64
 
 __all__ = ["Fit", "FittedModel", "Progress", "check", "fit", "losses", "prior_losses"]
+
+_LEARNERS = {boosting.KIND: boosting}  # every other model is a network
 
 
 class Fit(NamedTuple):
@@ -51,7 +54,7 @@ def check(spec: PipelineSpec) -> None:
         SpecError: A feature or a parameter of the model is unknown or wrong. A retry will not help.
         UnknownPartError: A named part cannot be found or used. A retry will not help.
     """
-    network.check(spec, features=len(FeaturePlan.from_spec(spec).names), outputs=_outputs(spec))
+    _learner(spec).check(spec, features=len(FeaturePlan.from_spec(spec).names), outputs=_outputs(spec))
 
 
 def fit(
@@ -88,7 +91,7 @@ def fit(
     processed = process(frame, spec, fixed=start.contract if start else None)
     _check_parts(processed)
     contract = _contract(spec, processed, seed)
-    learned = network.learn(Task(spec, contract, processed, start, seed, threads, Hooks(progress, cancelled)))
+    learned = _learner(spec).learn(Task(spec, contract, processed, start, seed, threads, Hooks(progress, cancelled)))
     scorer = Scorer(learned.onnx)
     figures = _figures(scorer, spec, processed, learned.report)
     model = FittedModel(scorer.contract, learned.onnx, learned.weights, _report(processed, learned))
@@ -101,7 +104,7 @@ def losses(model: FittedModel | Scorer, processed: Processed, indices_I: Int64) 
     y_IO = _outputs_of(scorer, processed, indices_I)
     y_IH = processed.dataset.y_NH[indices_I]
     is_direction = scorer.contract.label_kind in CLASS_LABELS
-    return measure.log_losses(y_IO, y_IH) if is_direction else measure.squared_errors(y_IO, y_IH)
+    return measure.log_losses(y_IO, y_IH) if is_direction else measure.squared_errors(scorer.scores_of(y_IO), y_IH)
 
 
 def prior_losses(processed: Processed, indices_I: Int64, label_kind: str) -> Float64:
@@ -112,8 +115,12 @@ def prior_losses(processed: Processed, indices_I: Int64, label_kind: str) -> Flo
     return measure.log_losses(y_IO, y_IH) if label_kind in CLASS_LABELS else measure.squared_errors(y_IO, y_IH)
 
 
+def _learner(spec: PipelineSpec) -> ModuleType:
+    return _LEARNERS.get(spec.model.kind, network)
+
+
 def _outputs(spec: PipelineSpec) -> int:
-    return len(spec.label.horizons) * (3 if spec.label.kind in CLASS_LABELS else 1)
+    return len(spec.label.horizons) * outputs_of(spec.label.kind, spec.model.quantiles)
 
 
 def _check_parts(processed: Processed) -> None:
@@ -136,6 +143,7 @@ def _contract(spec: PipelineSpec, processed: Processed, seed: int) -> ModelContr
         label_price=spec.label.price,
         horizons_ns=spec.label.horizons,
         delay_ns=spec.label.delay,
+        quantiles=spec.model.quantiles,
         dead_zone=processed.dead_zone,
         prior=processed.prior,
         scaler=processed.scaler,

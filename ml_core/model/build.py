@@ -20,6 +20,7 @@ KINDS = {
     "gru": "ml_core.model.recurrent:GRU",
     "tcn": "ml_core.model.tcn:TCN",
 }
+OTHER_KINDS = ("boosting",)  # no networks: they have a learner of their own
 GIVEN = ("features", "outputs", "window")  # these come from the rest of the pipeline file
 
 
@@ -69,7 +70,8 @@ def model_class(spec: PipelineSpec) -> type[nn.Module]:
         part = find_part(kind, spec.folder)
     else:
         raise UnknownPartError(
-            f"model.kind: {kind!r} is not known{nearest(kind, KINDS)}; an own model is written module:Class"
+            f"model.kind: {kind!r} is not known{nearest(kind, (*KINDS, *OTHER_KINDS))}; "
+            "an own model is written module:Class"
         )
     if not issubclass(part, nn.Module):
         raise UnknownPartError(f"model.kind: {kind!r} is no torch.nn.Module")
