@@ -23,6 +23,8 @@ from ml_core.model.export import restated
 from ml_core.model.fitted import FittedModel
 from ml_core.model.graph import output_scale
 from ml_core.model.runtime import CHUNK_ROWS, Scorer
+from ml_core.model.trial import trial_export
+from ml_core.parts import is_part
 from ml_core.spec import PipelineSpec, format_duration
 from ml_core.trainer.loop import Hooks, Progress, TrainReport
 from ml_core.types import CLASS_LABELS, Float32, Float64, Int64
@@ -53,8 +55,12 @@ def check(spec: PipelineSpec) -> None:
     Raises:
         SpecError: A feature or a parameter of the model is unknown or wrong. A retry will not help.
         UnknownPartError: A named part cannot be found or used. A retry will not help.
+        ModelRefusedError: An own model cannot be exported, or would fail its probe. A retry will not help.
     """
-    _learner(spec).check(spec, features=len(FeaturePlan.from_spec(spec).names), outputs=_outputs(spec))
+    features, outputs = len(FeaturePlan.from_spec(spec).names), _outputs(spec)
+    _learner(spec).check(spec, features=features, outputs=outputs)
+    if is_part(spec.model.kind):
+        trial_export(spec, features=features)
 
 
 def fit(

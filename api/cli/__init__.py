@@ -17,6 +17,7 @@ COMMANDS = {
     "jobs": "submit, list, watch and cancel jobs",
     "models": "list models, move the champion",
     "pipelines": "check pipeline files",
+    "check": "build, export and time a pipeline's model before it is trained",
     "verify": "recompute rows and predictions, look for leaks",
     "bench": "measure every contender on the same work (in a checkout)",
 }

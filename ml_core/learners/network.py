@@ -14,6 +14,7 @@ from ml_core.learners.port import Learned, Task
 from ml_core.model.build import build
 from ml_core.model.export import export
 from ml_core.model.graph import ScoringGraph, output_scale
+from ml_core.model.heads import pinball
 from ml_core.model.runtime import CHUNK_ROWS
 from ml_core.spec import PipelineSpec
 from ml_core.trainer.incremental import go_on
@@ -50,11 +51,20 @@ def learn(task: Task) -> Learned:
 def _graph(task: Task) -> ScoringGraph:
     spec, contract, start = task.spec, task.contract, task.start
     model = build(spec, features=len(contract.features), outputs=contract.outputs, seed=task.seed)
-    shift_O, scale_O = output_scale(contract.label_kind, contract.prior)
+    shift_O, scale_O = output_scale(contract.label_kind, contract.prior, contract.quantiles)
     graph = ScoringGraph(model, contract.scaler, shift_O=shift_O, scale_O=scale_O)
     if start is None:
         return graph
-    for name in ("features", "feature_hash", "window", "label_kind", "horizons_ns", "model_kind", "model_params"):
+    for name in (
+        "features",
+        "feature_hash",
+        "window",
+        "label_kind",
+        "horizons_ns",
+        "quantiles",
+        "model_kind",
+        "model_params",
+    ):
         ours, theirs = getattr(contract, name), getattr(start.contract, name)
         if ours != theirs:
             raise SchemaMismatchError(f"cannot go on: {name} of the model is {theirs!r}, the pipeline says {ours!r}")
@@ -81,6 +91,8 @@ def _train(graph: ScoringGraph, task: Task) -> TrainReport:
     loss: SampleLoss = cross_entropy
     if spec.label.kind not in CLASS_LABELS:
         loss = squared_error([variance for _, variance in processed.prior])
+    if task.contract.quantiles:
+        loss = pinball(task.contract.quantiles, processed.prior)
     run = train if task.start is None else go_on
     return run(graph, batches, validation, loss=loss, settings=settings, seed=task.seed, hooks=task.hooks)
 

@@ -10,6 +10,7 @@ from pydantic import TypeAdapter, ValidationError
 from torch import nn
 
 from ml_core.errors import SpecError, UnknownPartError, nearest
+from ml_core.model.heads import Quantiles
 from ml_core.parts import find_part, is_part
 from ml_core.spec import PipelineSpec
 
@@ -26,6 +27,8 @@ GIVEN = ("features", "outputs", "window")  # these come from the rest of the pip
 
 def build(spec: PipelineSpec, *, features: int, outputs: int, seed: int) -> nn.Module:
     """Return the network that ``spec.model`` asks for, with seeded weights; the global random state stays as it is.
+
+    Where ``spec.model.quantiles`` are asked for, what makes them of its outputs stands on it.
 
     A constructor takes ``(features, outputs, *, ...)``; one that has a parameter ``window`` is given T as well.
 
@@ -54,7 +57,7 @@ def build(spec: PipelineSpec, *, features: int, outputs: int, seed: int) -> nn.M
         raise SpecError(
             f"model.kind: {spec.model.kind!r} returns shape {shape} for 2 rows, it must return (2, {outputs})"
         )
-    return model
+    return Quantiles(model, spec.model.quantiles) if spec.model.quantiles else model
 
 
 def model_class(spec: PipelineSpec) -> type[nn.Module]:

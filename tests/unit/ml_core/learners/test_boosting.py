@@ -128,7 +128,7 @@ def test_samples_without_weight_teach_nothing(classes):
     given = task(spec_of())
     dataset = given.processed.dataset
     misled = dataset.y_NH.copy()
-    misled[:TRAINED:2] = 0
+    misled[:TRAINED:2] = 2 - misled[:TRAINED:2]
     weight_N = dataset.weight_N.copy()
     weight_N[:TRAINED:2] = 1e-9
     wrong = given.processed._replace(dataset=dataset._replace(y_NH=misled, weight_N=weight_N))
