@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from lightgbm import Booster, Dataset
 
 KIND = "boosting"
-MAX_TREES = 20_000  # a row takes about a millisecond by then, and every incremental job adds some
+MAX_TREES = 20_000  # every incremental job adds some, and a row walks through all of them
 _SAME = ("features", "feature_hash", "window", "label_kind", "horizons_ns", "quantiles", "model_kind")
 
 
