@@ -30,7 +30,7 @@ class ModelContract(BaseModel):
 
     The graph takes ``x`` float32 (B, T, F), raw feature rows, and returns ``y`` float32 (B, outputs); scaling is in it.
     Classes: 3 logits (down, flat, up) a horizon, horizon after horizon. Numbers (``return``, and ``volatility`` as its
-    logarithm): one a horizon.
+    logarithm): one a horizon, or with ``quantiles`` those of the number, never falling.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -46,6 +46,7 @@ class ModelContract(BaseModel):
     label_price: Literal["mid", "trade"]
     horizons_ns: tuple[int, ...]
     delay_ns: int
+    quantiles: tuple[float, ...] = Field(default=(), description="that a model of numbers tells; the median is one")
     dead_zone: tuple[float, ...] = Field(
         description="a horizon, as a log return; direction: half width of `flat`, volatility: the least one"
     )
@@ -77,4 +78,13 @@ class ModelContract(BaseModel):
     @property
     def outputs(self) -> int:
         """Width of the graph's output."""
-        return len(self.horizons_ns) * (3 if self.label_kind in CLASS_LABELS else 1)
+        return len(self.horizons_ns) * outputs_of(self.label_kind, self.quantiles)
+
+
+def outputs_of(label_kind: str, quantiles: Sequence[float]) -> int:
+    """Return how many outputs a horizon has.
+
+    >>> outputs_of("direction", ()), outputs_of("return", ()), outputs_of("return", (0.1, 0.5, 0.9))
+    (3, 1, 3)
+    """
+    return 3 if label_kind in CLASS_LABELS else len(quantiles) or 1

@@ -6,30 +6,35 @@ Runs in a notebook: no Kafka, no MLflow. Shapes: N samples, H horizons, O output
 import math
 from collections.abc import Callable, Sequence
 from importlib import metadata
+from types import ModuleType
 from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 
-from ml_core.contract import ModelContract
+from ml_core.contract import ModelContract, outputs_of
 from ml_core.data_processor.audit import refuse_leaks
 from ml_core.data_processor.dataset import Processed, barriers_of, process
 from ml_core.data_processor.features import FeaturePlan
 from ml_core.data_processor.splits import Cut
 from ml_core.errors import NotEnoughDataError
 from ml_core.evaluation import metrics as measure
-from ml_core.learners import network
+from ml_core.learners import boosting, network
 from ml_core.learners.port import Learned, Task
 from ml_core.model.export import restated
 from ml_core.model.fitted import FittedModel
 from ml_core.model.graph import output_scale
 from ml_core.model.runtime import CHUNK_ROWS, Scorer
+from ml_core.model.trial import trial_export
+from ml_core.parts import is_part
 from ml_core.spec import PipelineSpec, format_duration
 from ml_core.trainer.checkpoint import CheckpointStore
 from ml_core.trainer.loop import Hooks, Progress, TrainReport
 from ml_core.types import CLASS_LABELS, Float32, Float64, Int64
 
 __all__ = ["Cut", "Fit", "FittedModel", "Progress", "check", "fit", "losses", "prior_losses"]
+
+_LEARNERS = {boosting.KIND: boosting}  # every other model is a network
 
 
 class Fit(NamedTuple):
@@ -55,8 +60,12 @@ def check(spec: PipelineSpec) -> None:
         SpecError: A feature or a parameter of the model is unknown or wrong. A retry will not help.
         UnknownPartError: A named part cannot be found or used. A retry will not help.
         InvalidSettingsError: ``train.device`` is not here. A retry will not help.
+        ModelRefusedError: An own model cannot be exported, or would fail its probe. A retry will not help.
     """
-    network.check(spec, features=len(FeaturePlan.from_spec(spec).names), outputs=_outputs(spec))
+    features, outputs = len(FeaturePlan.from_spec(spec).names), _outputs(spec)
+    _learner(spec).check(spec, features=features, outputs=outputs)
+    if is_part(spec.model.kind):
+        trial_export(spec, features=features)
 
 
 def fit(
@@ -101,7 +110,7 @@ def fit(
     refuse_leaks(processed, spec, start.contract.scaler if start else None)
     contract = _contract(spec, processed, seed)
     hooks = Hooks(progress, cancelled)
-    learned = network.learn(Task(spec, contract, processed, start, seed, threads, hooks, checkpoint))
+    learned = _learner(spec).learn(Task(spec, contract, processed, start, seed, threads, hooks, checkpoint))
     scorer = Scorer(learned.onnx)
     figures = _figures(scorer, spec, processed, learned.report)
     model = FittedModel(scorer.contract, learned.onnx, learned.weights, _report(processed, learned))
@@ -114,7 +123,7 @@ def losses(model: FittedModel | Scorer, processed: Processed, indices_I: Int64) 
     y_IO = _outputs_of(scorer, processed, indices_I)
     y_IH = processed.dataset.y_NH[indices_I]
     is_direction = scorer.contract.label_kind in CLASS_LABELS
-    return measure.log_losses(y_IO, y_IH) if is_direction else measure.squared_errors(y_IO, y_IH)
+    return measure.log_losses(y_IO, y_IH) if is_direction else measure.squared_errors(scorer.scores_of(y_IO), y_IH)
 
 
 def prior_losses(processed: Processed, indices_I: Int64, label_kind: str) -> Float64:
@@ -125,8 +134,12 @@ def prior_losses(processed: Processed, indices_I: Int64, label_kind: str) -> Flo
     return measure.log_losses(y_IO, y_IH) if label_kind in CLASS_LABELS else measure.squared_errors(y_IO, y_IH)
 
 
+def _learner(spec: PipelineSpec) -> ModuleType:
+    return _LEARNERS.get(spec.model.kind, network)
+
+
 def _outputs(spec: PipelineSpec) -> int:
-    return len(spec.label.horizons) * (3 if spec.label.kind in CLASS_LABELS else 1)
+    return len(spec.label.horizons) * outputs_of(spec.label.kind, spec.model.quantiles)
 
 
 def _check_parts(processed: Processed) -> None:
@@ -149,6 +162,7 @@ def _contract(spec: PipelineSpec, processed: Processed, seed: int) -> ModelContr
         label_price=spec.label.price,
         horizons_ns=spec.label.horizons,
         delay_ns=spec.label.delay,
+        quantiles=spec.model.quantiles,
         dead_zone=processed.dead_zone,
         barriers=barriers_of(spec),
         prior=processed.prior,

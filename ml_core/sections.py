@@ -166,6 +166,15 @@ class Model(Section):
 
     kind: str = "mlp"
     params: dict[str, Any] = Field(default_factory=dict)
+    quantiles: tuple[Annotated[float, Field(gt=0, lt=1)], ...] = Field(
+        default=(), max_length=16, description="of a number: these instead of its mean; the median is the score"
+    )
+
+    @model_validator(mode="after")
+    def _rise_around_the_median(self) -> Self:
+        if self.quantiles and (list(self.quantiles) != sorted(set(self.quantiles)) or 0.5 not in self.quantiles):
+            raise ValueError("quantiles must rise, and 0.5 be one of them: the median is the score")
+        return self
 
 
 class Train(Section):

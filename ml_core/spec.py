@@ -91,6 +91,14 @@ class PipelineSpec(Section):
         return self
 
     @model_validator(mode="after")
+    def _quantiles_are_of_numbers(self) -> Self:
+        if self.model.quantiles and self.label.kind in CLASS_LABELS:
+            raise ValueError(f"model.quantiles: label.kind = {self.label.kind!r} has classes; a number has quantiles")
+        if self.model.quantiles and self.train.loss is not None:
+            raise ValueError(f"train.loss: {self.train.loss!r}, and quantiles are learned by the pinball loss")
+        return self
+
+    @model_validator(mode="after")
     def _late_ticks_find_their_bar(self) -> Self:
         for text in self.bars.by if self.bars else ():
             kind, width_ns = parse_bars(text)

@@ -34,6 +34,7 @@ with warnings.catch_warnings():
 
 _SERVED_WITH = ("mlflow", "onnx", "onnxruntime", "numpy")
 _MAX_VALUE = 6000  # characters of a parameter that MLflow stores
+_MAX_METRICS = 1000  # that MLflow takes at once; boosting has two a round
 _AWAIT_S = 10
 _DATASET_TRIES = 3
 
@@ -121,7 +122,9 @@ def _log_run(agent: MlflowAgent, run_id: str, model: FittedModel, params: Mappin
         figures = {key: value for key, value in epoch.items() if key != "epoch" and value is not None}
         metrics += [Metric(key, float(value), now_ms, int(epoch["epoch"])) for key, value in figures.items()]
     given = [Param(key, str(value)[:_MAX_VALUE]) for key, value in params.items()]
-    client.log_batch(run_id, metrics=metrics, params=given)
+    client.log_batch(run_id, params=given)
+    for start in range(0, len(metrics), _MAX_METRICS):
+        client.log_batch(run_id, metrics=metrics[start : start + _MAX_METRICS])
     for tries_left in reversed(range(_DATASET_TRIES)):
         try:
             client.log_inputs(run_id, datasets=[_dataset(model.contract)])

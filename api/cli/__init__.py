@@ -21,6 +21,7 @@ COMMANDS = {
     "predict": "predict past ticks, to Parquet or a topic",
     "reproduce": "train a registered version once more and compare",
     "pipelines": "check pipeline files",
+    "check": "build, export and time a pipeline's model before it is trained",
     "verify": "recompute rows and predictions, look for leaks",
     "bench": "measure every contender on the same work (in a checkout)",
 }

@@ -25,13 +25,14 @@ from ml_core.model.build import build
 from ml_core.model.export import export
 from ml_core.model.fitted import FittedModel
 from ml_core.model.graph import ScoringGraph, output_scale
+from ml_core.model.heads import pinball
 from ml_core.model.runtime import CHUNK_ROWS
 from ml_core.spec import PipelineSpec
 from ml_core.trainer.checkpoint import Checkpoints
 from ml_core.trainer.device import choose_device
 from ml_core.trainer.incremental import go_on
 from ml_core.trainer.loop import Settings, TrainReport, evaluate, train
-from ml_core.trainer.losses import choose
+from ml_core.trainer.losses import OwnLoss, SampleLoss, choose
 from ml_core.trainer.optimisers import PREFIX
 from ml_core.trainer.steps import Guard
 from ml_core.types import CLASS_LABELS, Float32
@@ -100,11 +101,20 @@ def scaled_rows(x_MF: Float32, scaler: Scaler) -> Float32:
 def _graph(task: Task) -> ScoringGraph:
     spec, contract, start = task.spec, task.contract, task.start
     model = build(spec, features=len(contract.features), outputs=contract.outputs, seed=task.seed)
-    shift_O, scale_O = output_scale(contract.label_kind, contract.prior)
+    shift_O, scale_O = output_scale(contract.label_kind, contract.prior, contract.quantiles)
     graph = ScoringGraph(model, contract.scaler, shift_O=shift_O, scale_O=scale_O)
     if start is None:
         return graph
-    for name in ("features", "feature_hash", "window", "label_kind", "horizons_ns", "model_kind", "model_params"):
+    for name in (
+        "features",
+        "feature_hash",
+        "window",
+        "label_kind",
+        "horizons_ns",
+        "quantiles",
+        "model_kind",
+        "model_params",
+    ):
         ours, theirs = getattr(contract, name), getattr(start.contract, name)
         if ours != theirs:
             raise SchemaMismatchError(f"cannot go on: {name} of the model is {theirs!r}, the pipeline says {ours!r}")
@@ -135,7 +145,7 @@ def _train(graph: ScoringGraph, task: Task) -> TrainReport:
     x_MF = dataset.x_MF if is_raw else scaled_rows(dataset.x_MF, task.contract.scaler)
     samples = Samples(x_MF, dataset.idx_NT, dataset.y_NH, dataset.weight_N)
     options: dict[str, Any] = {
-        "loss": choose(spec.train, model, label_kind=spec.label.kind, prior=processed.prior, folder=spec.folder),
+        "loss": _loss(task, model),
         "settings": _settings(spec, task.threads),
         "seed": task.seed,
         "hooks": task.hooks,
@@ -155,6 +165,13 @@ def _train(graph: ScoringGraph, task: Task) -> TrainReport:
         return train(model, batches, validation, **options)
     finally:
         model.cpu()
+
+
+def _loss(task: Task, model: nn.Module) -> SampleLoss | OwnLoss:
+    spec, prior = task.spec, task.processed.prior
+    if task.contract.quantiles:
+        return pinball(task.contract.quantiles, prior)
+    return choose(spec.train, model, label_kind=spec.label.kind, prior=prior, folder=spec.folder)
 
 
 def _augment(task: Task) -> Augment | None:

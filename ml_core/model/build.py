@@ -10,15 +10,25 @@ from pydantic import TypeAdapter, ValidationError
 from torch import nn
 
 from ml_core.errors import SpecError, UnknownPartError, nearest
+from ml_core.model.heads import Quantiles
 from ml_core.parts import find_part, is_part
 from ml_core.spec import PipelineSpec
 
-KINDS = {"mlp": "ml_core.model.mlp:MLP", "lstm": "ml_core.model.recurrent:LSTM"}
+KINDS = {
+    "linear": "ml_core.model.linear:Linear",
+    "mlp": "ml_core.model.mlp:MLP",
+    "lstm": "ml_core.model.recurrent:LSTM",
+    "gru": "ml_core.model.recurrent:GRU",
+    "tcn": "ml_core.model.tcn:TCN",
+}
+OTHER_KINDS = ("boosting",)  # no networks: they have a learner of their own
 GIVEN = ("features", "outputs", "window")  # these come from the rest of the pipeline file
 
 
 def build(spec: PipelineSpec, *, features: int, outputs: int, seed: int) -> nn.Module:
     """Return the network that ``spec.model`` asks for, with seeded weights; the global random state stays as it is.
+
+    Where ``spec.model.quantiles`` are asked for, what makes them of its outputs stands on it.
 
     A constructor takes ``(features, outputs, *, ...)``; one that has a parameter ``window`` is given T as well.
 
@@ -47,7 +57,7 @@ def build(spec: PipelineSpec, *, features: int, outputs: int, seed: int) -> nn.M
         raise SpecError(
             f"model.kind: {spec.model.kind!r} returns shape {shape} for 2 rows, it must return (2, {outputs})"
         )
-    return model
+    return Quantiles(model, spec.model.quantiles) if spec.model.quantiles else model
 
 
 def model_class(spec: PipelineSpec) -> type[nn.Module]:
@@ -63,7 +73,8 @@ def model_class(spec: PipelineSpec) -> type[nn.Module]:
         part = find_part(kind, spec.folder)
     else:
         raise UnknownPartError(
-            f"model.kind: {kind!r} is not known{nearest(kind, KINDS)}; an own model is written module:Class"
+            f"model.kind: {kind!r} is not known{nearest(kind, (*KINDS, *OTHER_KINDS))}; "
+            "an own model is written module:Class"
         )
     if not issubclass(part, nn.Module):
         raise UnknownPartError(f"model.kind: {kind!r} is no torch.nn.Module")

@@ -5,7 +5,9 @@ Shapes: B rows of a batch, T rows of a window, F features, O outputs.
 
 import logging
 import warnings
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import onnx
@@ -37,7 +39,7 @@ def export(graph: nn.Module, contract: ModelContract) -> bytes:
     graph.eval()
     try:
         file = with_contract(_to_onnx(graph, contract), contract)
-        _check_parity(graph, file)
+        check_parity(partial(_outputs, graph), file, "torch")
     finally:
         graph.train(was_training)
     return with_block(file)
@@ -115,10 +117,10 @@ def _to_onnx(graph: nn.Module, contract: ModelContract) -> bytes:
         exporter_log.setLevel(level)
     if program is None:
         raise ModelRefusedError("export: the exporter returned nothing")
-    return bytes(_with_scaling_apart(_with_scale_folded(program.model_proto)).SerializeToString())
+    return bytes(with_scaling_apart(_with_scale_folded(program.model_proto)).SerializeToString())
 
 
-def _with_scaling_apart(model: onnx.ModelProto) -> onnx.ModelProto:
+def with_scaling_apart(model: onnx.ModelProto) -> onnx.ModelProto:
     """Let the graph take rows that are scaled already, where ``IS_SCALED`` is given and true.
 
     A worker scales faster than the runtime does. Whoever gives nothing but rows gets what the graph gave before.
@@ -193,18 +195,32 @@ def _with_scale_folded(model: onnx.ModelProto) -> onnx.ModelProto:
     return model
 
 
-def _check_parity(graph: nn.Module, file: bytes) -> None:
+def check_parity(expected: Callable[[Float32], Float32], file: bytes, maker: str) -> None:
+    """Compare what ONNX Runtime says of difficult raw rows with what ``maker`` does.
+
+    Args:
+        expected: Raw rows (B, T, F) to outputs (B, O), as ``maker`` computes them.
+        file: The ONNX file, with its contract.
+        maker: Who, for the message.
+
+    Raises:
+        ModelRefusedError: ``parity``: they differ. A retry will not help.
+    """
     scorer = Scorer(file)
     x_BTF = probe_rows(scorer.contract)
-    with torch.inference_mode():
-        expected_BO: Float32 = graph(torch.from_numpy(x_BTF)).numpy()
-    actual_BO = scorer.outputs(x_BTF)
+    expected_BO, actual_BO = expected(x_BTF), scorer.outputs(x_BTF)
     scale_O = np.abs(expected_BO).max(axis=0) + np.finfo(np.float32).tiny
     gap = float((np.abs(actual_BO - expected_BO) / scale_O).max())
     if not gap <= TOLERANCE:  # also when it is NaN
         raise ModelRefusedError(
-            f"parity: torch and ONNX Runtime differ by {gap:.3g} of the largest output, allowed is {TOLERANCE:g}"
+            f"parity: {maker} and ONNX Runtime differ by {gap:.3g} of the largest output, allowed is {TOLERANCE:g}"
         )
+
+
+def _outputs(graph: nn.Module, x_BTF: Float32) -> Float32:
+    with torch.inference_mode():
+        y_BO: Float32 = graph(torch.from_numpy(x_BTF)).numpy()
+    return y_BO
 
 
 def _check_rows_stay_apart(file: bytes) -> None:

@@ -48,12 +48,15 @@ class ScoringGraph(nn.Module):
         return self.shift + self.scale * y_BO
 
 
-def output_scale(label_kind: str, prior: Sequence[Sequence[float]]) -> tuple[list[float], list[float]]:
+def output_scale(
+    label_kind: str, prior: Sequence[Sequence[float]], quantiles: Sequence[float] = ()
+) -> tuple[list[float], list[float]]:
     """Return (shift_O, scale_O) of a graph whose untrained model should say about what the prior says.
 
     Args:
         label_kind: ``direction`` or ``return``.
         prior: A horizon's class shares, or its mean and variance.
+        quantiles: Of a number, where the model tells several.
 
     >>> output_scale("return", [(0.5, 4.0)])
     ([0.5], [2.0])
@@ -61,4 +64,7 @@ def output_scale(label_kind: str, prior: Sequence[Sequence[float]]) -> tuple[lis
     if label_kind in CLASS_LABELS:
         shift = [math.log(max(share, 1e-6)) for shares in prior for share in shares]
         return shift, [1.0] * len(shift)
-    return [mean for mean, _ in prior], [math.sqrt(variance) or 1.0 for _, variance in prior]
+    each = range(len(quantiles) or 1)
+    return [mean for mean, _ in prior for _ in each], [
+        math.sqrt(variance) or 1.0 for _, variance in prior for _ in each
+    ]

@@ -19,6 +19,7 @@ IS_SCALED = "is_scaled"
 MAX_BYTES = 256 * 2**20  # a graph is held twice while it loads; the largest sensible tick model has a few megabytes
 CHUNK_ROWS = 4096  # bounds the memory of one call on a whole hold-out part
 PROBE_ROWS = 256
+MEDIAN = 0.5
 PROBE_SIZES = (1, 2, 3, 7, 16, 17, 64, 255)
 HUGE = 1e30  # far outside every scaler, and its square overflows float32
 
@@ -89,12 +90,15 @@ class Scorer:
         return np.concatenate(parts) if parts else np.empty((0, self.contract.outputs), dtype=np.float32)
 
     def scores(self, x_BTF: Float32) -> Float32:
-        """Return one score a horizon, float32 (B, H): P(up) - P(down) or the predicted log return."""
+        """Return one score a horizon, float32 (B, H): P(up) - P(down), the predicted log return, or its median."""
         return self.scores_of(self.outputs(x_BTF))
 
     def scores_of(self, y_BO: Float32) -> Float32:
         """Return the scores (B, H) of what ``outputs`` returned."""
-        return direction_scores(y_BO) if self.contract.label_kind in CLASS_LABELS else y_BO
+        if self.contract.label_kind in CLASS_LABELS:
+            return direction_scores(y_BO)
+        quantiles = self.contract.quantiles
+        return y_BO[:, quantiles.index(MEDIAN) :: len(quantiles)] if quantiles else y_BO
 
     def probe(self) -> None:
         """Score difficult rows in batches of many sizes, every row in several places, and compare the bits.
@@ -221,6 +225,8 @@ def _contract(metadata: dict[str, str]) -> ModelContract:
     wrong = [
         f"{name} has {got} entries, not {expected}" for name, (got, expected) in lengths.items() if got != expected
     ]
+    if contract.quantiles and (MEDIAN not in contract.quantiles or contract.label_kind in CLASS_LABELS):
+        wrong.append(f"quantiles are {contract.quantiles}: without the median, or of classes")
     if contract.block is not None and not 1 <= contract.block <= CHUNK_ROWS:
         wrong.append(f"block is {contract.block}, not 1 to {CHUNK_ROWS}")
     if wrong or not features or not horizons or contract.window < 1:

@@ -55,7 +55,10 @@ def shape(model: nn.Module, window: int) -> tuple[int, ...]:
         ("mlp", 1, {}),
         ("mlp", 8, {"hidden": [16], "dropout": 0.1}),
         ("mlp", 1, {"hidden": []}),
+        ("linear", 8, {}),
         ("lstm", 8, {"width": 8, "layers": 2}),
+        ("gru", 8, {"width": 8, "layers": 2}),
+        ("tcn", 8, {"width": 8, "kernel": 2, "blocks": 4}),
         ("own:Mean", 3, {"scale": 2}),
     ],
 )

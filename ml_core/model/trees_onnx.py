@@ -1,0 +1,132 @@
+"""Sums of trees -> an ONNX graph from raw feature rows to outputs, as ``export`` makes one of a network.
+
+Shapes: T rows of a window, F features, X = T x F, O outputs, K trees, N nodes of a tree.
+"""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+from ml_core.contract import ModelContract, Scaler
+from ml_core.model.export import with_contract, with_scaling_apart
+from ml_core.model.trees import LEAF, Tree
+
+OPSETS = {"": 20, "ai.onnx.ml": 3}
+IR_VERSION = 10
+
+
+class Voice(NamedTuple):
+    """A tree, the output that it adds to, and how much of what its leaves say."""
+
+    output: int
+    scale: float
+    tree: Tree
+
+
+def onnx_of(
+    voices_K: Sequence[Voice], shift_O: Sequence[float], contract: ModelContract, *, is_scaled: bool = True
+) -> bytes:
+    """Return the ONNX file of ``shift + sum of scaled leaves``, with ``contract`` inside.
+
+    Quantiles of a horizon are sorted, since nothing keeps trees of their own from crossing.
+
+    Args:
+        voices_K: The trees.
+        shift_O: What is said without any.
+        contract: Of the model.
+        is_scaled: The trees take rows as the contract scales them; otherwise raw ones.
+    """
+    width = contract.window * len(contract.features)
+    constants = {"row": np.array([0, width], np.int64)}
+    nodes = [helper.make_node("Reshape", ["x", "row"], ["x_row"])]
+    rows = "x_row"
+    if is_scaled:
+        constants |= _scaling_constants(contract.scaler, contract.window)
+        nodes += _scaling()
+        rows = "z_row"
+    nodes.append(_ensemble(voices_K, shift_O, rows, "sums" if contract.quantiles else "y"))
+    if contract.quantiles:
+        count = len(contract.quantiles)
+        constants |= {
+            "a_horizon": np.array([-1, len(contract.horizons_ns), count], np.int64),
+            "quantiles": np.array([count], np.int64),
+            "all": np.array([-1, contract.outputs], np.int64),
+        }
+        nodes += [
+            helper.make_node("Reshape", ["sums", "a_horizon"], ["unsorted"]),
+            helper.make_node("TopK", ["unsorted", "quantiles"], ["sorted", "places"], largest=0, sorted=1),
+            helper.make_node("Reshape", ["sorted", "all"], ["y"]),
+        ]
+    graph = helper.make_graph(
+        nodes,
+        "trees",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["batch", contract.window, len(contract.features)])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["batch", contract.outputs])],
+        [numpy_helper.from_array(value, name) for name, value in constants.items()],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid(*each) for each in OPSETS.items()])
+    model.ir_version = IR_VERSION
+    return with_contract(bytes(with_scaling_apart(model).SerializeToString()), contract)
+
+
+def _scaling_constants(scaler: Scaler, window: int) -> dict[str, Any]:
+    return {
+        "median": np.tile(np.array(scaler.median, np.float32), window),
+        "iqr": np.tile(np.array(scaler.iqr, np.float32), window),
+        "low": np.float32(-scaler.limit).reshape(()),
+        "high": np.float32(scaler.limit).reshape(()),
+        "zero": np.zeros((), np.float32),
+    }
+
+
+def _scaling() -> list[onnx.NodeProto]:
+    """Return the nodes of ``ScoringGraph``, in the order in which ``with_scaling_apart`` looks for them."""
+    return [
+        helper.make_node("Sub", ["x_row", "median"], ["centred"]),
+        helper.make_node("Div", ["centred", "iqr"], ["ratio"]),
+        helper.make_node("Clip", ["ratio", "low", "high"], ["clipped"]),
+        helper.make_node("IsNaN", ["clipped"], ["absent"]),
+        helper.make_node("Where", ["absent", "zero", "clipped"], ["z_row"]),
+    ]
+
+
+def _ensemble(voices_K: Sequence[Voice], shift_O: Sequence[float], rows: str, result: str) -> onnx.NodeProto:
+    # The runtime adds its own `base_values` only where a tree speaks, so a tree of one leaf says the shift.
+    voices = [*(Voice(output, 1.0, _says(value)) for output, value in enumerate(shift_O)), *voices_K]
+    sizes_K = [len(voice.tree.feature_N) for voice in voices]
+    tree_N = np.repeat(np.arange(len(voices)), sizes_K)
+    node_N = np.concatenate([np.arange(size) for size in sizes_K])
+    feature_N, value_N, left_N, right_N, nan_left_N = (
+        np.concatenate(columns) for columns in zip(*(voice.tree for voice in voices), strict=True)
+    )
+    is_leaf_N = feature_N == LEAF
+    scale_N = np.repeat([voice.scale for voice in voices], sizes_K)
+    output_N = np.repeat([voice.output for voice in voices], sizes_K)
+    return helper.make_node(
+        "TreeEnsembleRegressor",
+        [rows],
+        [result],
+        domain="ai.onnx.ml",
+        aggregate_function="SUM",
+        n_targets=len(shift_O),
+        nodes_treeids=tree_N.tolist(),
+        nodes_nodeids=node_N.tolist(),
+        nodes_featureids=np.where(is_leaf_N, 0, feature_N).tolist(),
+        nodes_modes=np.where(is_leaf_N, "LEAF", "BRANCH_LEQ").tolist(),
+        nodes_values=np.where(is_leaf_N, 0.0, value_N).tolist(),
+        nodes_truenodeids=np.where(is_leaf_N, 0, left_N).tolist(),
+        nodes_falsenodeids=np.where(is_leaf_N, 0, right_N).tolist(),
+        nodes_missing_value_tracks_true=nan_left_N.astype(np.int64).tolist(),
+        target_treeids=tree_N[is_leaf_N].tolist(),
+        target_nodeids=node_N[is_leaf_N].tolist(),
+        target_ids=output_N[is_leaf_N].tolist(),
+        target_weights=(value_N * scale_N)[is_leaf_N].tolist(),
+    )
+
+
+def _says(value: float) -> Tree:
+    none_N = np.array([LEAF])
+    return Tree(none_N, np.array([value]), none_N, none_N, np.zeros(1, np.bool_))
