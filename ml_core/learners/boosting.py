@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 KIND = "boosting"
 MAX_TREES = 20_000  # every incremental job adds some, and a row walks through all of them
-_SAME = ("features", "feature_hash", "window", "label_kind", "horizons_ns", "quantiles", "model_kind")
+_SAME = ("features", "feature_hash", "window", "label_kind", "horizons_ns", "barriers", "quantiles", "model_kind")
 
 
 class Boosting(Section):
