@@ -15,7 +15,16 @@ from ml_core.types import CLASS_LABELS, Float64, Int64
 from model_ops_manager.promotion import Decision, decide
 
 # Two models can be compared when they answer the same question about the same rows.
-_SAME_QUESTION = ("feature_hash", "window", "label_kind", "label_price", "horizons_ns", "delay_ns", "barriers", "quantiles")
+_SAME_QUESTION = (
+    "feature_hash",
+    "window",
+    "label_kind",
+    "label_price",
+    "horizons_ns",
+    "delay_ns",
+    "barriers",
+    "quantiles",
+)
 
 
 class Champion(NamedTuple):

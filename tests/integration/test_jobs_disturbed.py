@@ -91,6 +91,7 @@ def test_a_job_on_ray_gives_the_same_model_and_its_log(apart, undisturbed, monke
 
         assert ended.state is JobState.SUCCEEDED, ended.error
         assert apart.weights_hash("far") == undisturbed[0]
+        apart.until(lambda: apart.logged("register"))  # its log comes back on its own
         assert [entry["job"] for entry in apart.logged("register")] == [ended.id]
         assert "actor" in apart.logged("start-job")[0]
         apart.close()

@@ -441,11 +441,17 @@ def test_stores_that_meet_an_empty_database_at_once_make_its_schema_once(url, op
 
 def make_old(url):
     """Make the tables of a store what version 1 made them."""
+    columns = ("priority", "losses", "settled")
+    execute(
+        url, *(f"ALTER TABLE jobs DROP COLUMN {column}" for column in columns), "UPDATE jobs_schema SET version = 1"
+    )
+
+
+def execute(url, *statements):
     engine = create_engine(make_url(url).set(drivername=url.split(":")[0].replace("postgresql", "postgresql+psycopg")))
     with engine.begin() as connection:
-        for column in ("priority", "losses", "settled"):
-            connection.execute(text(f"ALTER TABLE jobs DROP COLUMN {column}"))
-        connection.execute(text("UPDATE jobs_schema SET version = 1"))
+        for statement in statements:
+            connection.execute(text(statement))
     engine.dispose()
 
 
@@ -476,10 +482,7 @@ def test_an_old_store_goes_on_with_its_jobs_and_is_brought_up_once(url, open_sto
 
 def test_another_schema_is_refused(url, store, open_store):
     store.ping()
-    engine = create_engine(make_url(url).set(drivername=url.split(":")[0].replace("postgresql", "postgresql+psycopg")))
-    with engine.begin() as connection:
-        connection.execute(text("UPDATE jobs_schema SET version = 99"))
-    engine.dispose()
+    execute(url, "UPDATE jobs_schema SET version = 99")
 
     with pytest.raises(SetupError, match="schema 99"):
         open_store(url).ping()

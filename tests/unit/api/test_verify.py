@@ -6,6 +6,7 @@ from collections import Counter
 import pytest
 from typer.testing import CliRunner
 
+from api.cli import ranges as ranges_of
 from api.cli import verify
 from ml_core.errors import InputError
 from ml_core.types import OffsetRange
@@ -39,7 +40,7 @@ def _far_from_greenwich(monkeypatch):
     ],
 )
 def test_ticks_are_named_by_offsets_or_by_times_of_arrival(ranges, since, until, expected):
-    assert verify._asked(ranges, since, until) == expected
+    assert ranges_of.asked_for(ranges, since, until) == expected
 
 
 @pytest.mark.parametrize(
@@ -52,7 +53,7 @@ def test_ticks_are_named_by_offsets_or_by_times_of_arrival(ranges, since, until,
 )
 def test_what_means_nothing_is_refused(ranges, since, until, word):
     with pytest.raises(InputError, match=word):
-        verify._asked(ranges, since, until)
+        ranges_of.asked_for(ranges, since, until)
 
 
 def test_bars_are_told_beside_rows_where_there_are_any(capsys):
