@@ -11,7 +11,6 @@ from sqlalchemy.engine import make_url
 from ml_core.errors import (
     IdempotencyConflictError,
     InputError,
-    InvalidSettingsError,
     JobNotFoundError,
     JobStateError,
     JobStoreUnavailableError,
@@ -441,10 +440,8 @@ def test_stores_that_meet_an_empty_database_at_once_make_its_schema_once(url, op
 
 def make_old(url):
     """Make the tables of a store what version 1 made them."""
-    columns = ("priority", "losses", "settled")
-    execute(
-        url, *(f"ALTER TABLE jobs DROP COLUMN {column}" for column in columns), "UPDATE jobs_schema SET version = 1"
-    )
+    dropped = [f"ALTER TABLE jobs DROP COLUMN {column}" for column in ("priority", "losses", "settled")]
+    execute(url, *dropped, "UPDATE jobs_schema SET version = 1")
 
 
 def execute(url, *statements):
@@ -497,10 +494,3 @@ def test_a_database_that_is_away_is_a_dependency_that_did_not_answer(tmp_path, o
     (tmp_path / "jobs.db").write_bytes(b"this is no database" * 100)
     with pytest.raises(JobStoreUnavailableError, match="not a database"):
         open_store(f"sqlite:///{tmp_path / 'jobs.db'}").ping()
-
-
-@pytest.mark.parametrize("url", ["mysql://user:s3cret@host/db", "nonsense s3cret", "sqlite://"])
-def test_other_databases_are_refused_without_showing_the_password(url):
-    with pytest.raises(InvalidSettingsError) as caught:
-        JobStore(url)
-    assert "s3cret" not in str(caught.value)
