@@ -143,6 +143,18 @@ def test_labels_are_read_from_no_price_that_came_late(price: str) -> None:
     assert (np.diff(made.path.ts_ns_P) > 0).all()
 
 
+def test_labels_know_the_mids_between_rows_too() -> None:
+    # a trade a second, and the mid moves a tenth of a second behind it: only the label of 50 ms ends before that
+    ticks = [tick for i in range(20) for tick in (trade(i, 99 + i), quote(i + 0.1, 99 + i, 101 + i))]
+    label = {"horizons": ["50ms", "200ms"]}
+    made_for = spec(label=label, features={"use": ["signed_volume:1s"], "rows_on": ["trade"]})
+    made = make_samples(frame(ticks), made_for, FeaturePlan.from_spec(made_for))
+    assert set(made.rows.mid_N[made.row_N]) <= set(made.path.price_P)
+    moved_N = np.log((made.rows.mid_N[made.row_N] + 1) / made.rows.mid_N[made.row_N])
+    assert len(moved_N) > 10
+    assert made.return_NH == pytest.approx(np.stack([0 * moved_N, moved_N], axis=1))
+
+
 def test_a_row_that_is_ahead_leaves_the_sample_of_its_time() -> None:
     flags_N = np.array([0, RowFlag.AHEAD, 0, 0], np.uint8)
     shadowed_N = cleaning.shadowed(np.zeros(4, np.int32), np.array([7, 7, 8, 8]), flags_N)
