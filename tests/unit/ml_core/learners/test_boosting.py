@@ -1,3 +1,4 @@
+from statistics import NormalDist
 from typing import Any
 
 import lightgbm
@@ -122,6 +123,25 @@ def test_the_first_loss_is_that_of_the_prior_and_the_best_round_is_kept(classes)
     assert classes.report.best_epoch == int(np.argmin(losses)) > 0
     kept = lightgbm.Booster(model_str=classes.weights["trees.0.0"].tobytes().decode())
     assert kept.num_trees() == 3 * classes.report.best_epoch
+
+
+def test_the_best_round_is_kept_also_of_quantiles_that_could_not_split_in_every_round():
+    # of few rows drawn for a tree none may lie below the lowest quantile: that one then gets no tree in this round
+    levels = [0.01, 0.5, 0.99]
+    given = task(spec_of("return", levels, bagging_fraction=0.05, min_data_in_leaf=10, learning_rate=0.3))
+    learned = boosting.learn(given)
+    x_BTF, y_BH = held_out(given)
+    z_BF = scale_rows(x_BTF[:, 0], *np.full((2, FEATURES), [[5], [3]], np.float32), np.float32(8))
+    losses, rounds = [], []
+    for goal, level in enumerate(levels * 2):
+        grown = lightgbm.Booster(model_str=learned.weights[f"trees.0.{goal}"].tobytes().decode())
+        mean, variance = given.contract.prior[goal // 3]
+        first = NormalDist(mean, variance**0.5).inv_cdf(level)
+        miss_B = (y_BH[:, goal // 3] - first) / variance**0.5 - grown.predict(z_BF)
+        losses.append(np.maximum(level * miss_B, (level - 1) * miss_B).mean())
+        rounds.append(grown.num_trees())
+    assert np.mean(losses) == pytest.approx(learned.report.history[learned.report.best_epoch].validation_loss, rel=1e-5)
+    assert min(rounds) < max(rounds) == learned.report.best_epoch
 
 
 def test_samples_without_weight_teach_nothing(classes):
