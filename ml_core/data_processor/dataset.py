@@ -138,6 +138,8 @@ def _check_fits(fixed: ModelContract, plan: FeaturePlan, spec: PipelineSpec) -> 
         "features": (fixed.features, plan.names),
         "feature hash": (fixed.feature_hash, plan.hash),
         "label kind": (fixed.label_kind, spec.label.kind),
+        "label price": (fixed.label_price, spec.label.price),
+        "delay": (fixed.delay_ns, spec.label.delay),
         "horizons": (fixed.horizons_ns, spec.label.horizons),
         "barriers": (fixed.barriers, barriers_of(spec)),
     }

@@ -35,7 +35,7 @@ def contract(processed: Processed, made_for: PipelineSpec) -> ModelContract:
     return ModelContract(
         pipeline="test", spec_hash=made_for.hash, model_kind="mlp", features=processed.plan.names,
         feature_hash=processed.plan.hash, window=1, label_kind=made_for.label.kind, label_price="mid",
-        horizons_ns=made_for.label.horizons, delay_ns=0, dead_zone=(0.5,), prior=processed.prior,
+        horizons_ns=made_for.label.horizons, delay_ns=made_for.label.delay, dead_zone=(0.5,), prior=processed.prior,
         scaler=processed.scaler, trained_from_ns=0, trained_to_ns=1, seed=0, code_version="test",
     )  # fmt: skip
 
@@ -195,12 +195,15 @@ def test_a_model_that_learns_on_keeps_scaler_and_dead_zone(ticks: pd.DataFrame) 
     assert made.dead_zone == (1e-4,)
 
 
-def test_a_model_of_other_features_or_horizons_cannot_learn_on(ticks: pd.DataFrame) -> None:
+def test_a_model_of_other_features_or_labels_cannot_learn_on(ticks: pd.DataFrame) -> None:
     fixed = contract(process(ticks, spec()), spec())
     with pytest.raises(SchemaMismatchError, match="features"):
         process(ticks, spec(features={"use": ["return:1s"]}), fixed=fixed)
     with pytest.raises(SchemaMismatchError, match="horizons"):
-        process(ticks, spec(label={"horizons": ["2s"]}), fixed=fixed)
+        process(ticks, spec(label=SHORT | {"horizons": ["2s"]}), fixed=fixed)
+    for change in ({"price": "trade"}, {"delay": "30ms"}):
+        with pytest.raises(SchemaMismatchError, match=next(iter(change))):
+            process(ticks, spec(label=SHORT | change), fixed=fixed)
 
 
 def test_too_few_rows_are_explained(ticks: pd.DataFrame) -> None:
