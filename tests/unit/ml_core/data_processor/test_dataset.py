@@ -195,6 +195,23 @@ def test_a_model_that_learns_on_keeps_scaler_and_dead_zone(ticks: pd.DataFrame) 
     assert made.dead_zone == (1e-4,)
 
 
+def test_a_model_that_learns_on_is_trained_and_judged_on_rows_that_are_new_to_it(ticks: pd.DataFrame) -> None:
+    before = process(ticks.iloc[:32_000], spec())
+    known_I = np.concatenate([before.train_I, before.validation_I])
+    known_ns = int(before.dataset.end_ns_NH[known_I].max())
+    fixed = contract(before, spec()).model_copy(update={"trained_to_ns": known_ns, "dead_zone": before.dead_zone})
+
+    made = process(ticks, spec(), fixed=fixed)
+
+    new_N = made.dataset.ts_ns_N > known_ns
+    assert not new_N.all()
+    assert new_N[made.validation_I].all()
+    assert new_N[made.train_I].sum() == pytest.approx(0.7 * new_N.sum(), rel=0.1)
+    assert len(made.holdout_I) == pytest.approx(0.15 * new_N.sum(), rel=0.1)
+    few = process(ticks, spec(train={"min_rows": int(new_N.sum()) + 1}), fixed=fixed)
+    assert few.report["cuts_ns"] == process(ticks, spec()).report["cuts_ns"]
+
+
 def test_a_model_of_other_features_or_labels_cannot_learn_on(ticks: pd.DataFrame) -> None:
     fixed = contract(process(ticks, spec()), spec())
     with pytest.raises(SchemaMismatchError, match="features"):
