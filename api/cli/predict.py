@@ -58,6 +58,8 @@ def predict(
 
     State begins with the first tick there is in Kafka and archive, so a range late in a long topic takes its time.
     """
+    if not out.startswith(TOPIC) and not out.endswith(".parquet"):
+        raise InputError(f"{out!r} is no target; write a file such as predictions.parquet, or topic:NAME")
     settings = CommonSettings.read()
     spec = find(load_all(settings.pipelines), pipeline)
     scorer, number = _scorer(settings, spec, version, model)

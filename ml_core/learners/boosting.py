@@ -251,7 +251,7 @@ def _grow(task: Task, params: Boosting, boosters: "list[Booster]") -> tuple[Trai
     """Grow tree after tree until the validation loss has not been lower for ``patience`` rounds.
 
     Returns:
-        How it went, and of how many rounds each booster has trees at the best one: where it could not split, it has none.
+        How it went, and the rounds that each booster has trees of at the best one: where it cannot split it gets none.
     """
     history: list[Progress] = []
     best, best_round, kept = math.inf, 0, [0] * len(boosters)
