@@ -29,6 +29,7 @@ from ml_core.sections import Section
 from ml_core.spec import PipelineSpec
 from ml_core.trainer.incremental import LEARNING_RATE_SHARE
 from ml_core.trainer.loop import Progress, TrainReport
+from ml_core.trainer.losses import default_loss
 from ml_core.types import CLASS_LABELS, Float32, Float64, Int64
 
 if TYPE_CHECKING:
@@ -84,10 +85,17 @@ def check(spec: PipelineSpec, *, features: int, outputs: int) -> None:
     """Raise what ``learn`` would raise about the pipeline file itself.
 
     Raises:
-        SpecError: A parameter is unknown or out of range. A retry will not help.
+        SpecError: A parameter is unknown or out of range, or ``[train]`` asks for what trees do not do. A retry will not
+            help.
         UnknownPartError: LightGBM is not installed. A retry will not help.
     """
     _params(spec)
+    train, usual = spec.train, default_loss(spec.label.kind)
+    if train.loss not in (None, usual):
+        raise SpecError(f"train.loss: boosting makes the {usual} small, or of quantiles the pinball loss")
+    for name, is_asked in (("class_weights", train.class_weights != "none"), ("augment", bool(train.augment))):
+        if is_asked:
+            raise SpecError(f"train.{name}: boosting has none")
     _lightgbm()
 
 

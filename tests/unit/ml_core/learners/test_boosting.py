@@ -240,6 +240,17 @@ def test_wrong_parameters_are_said_before_anything_is_computed(params, message):
         boosting.check(spec_of(**params), features=3, outputs=3)
 
 
+@pytest.mark.parametrize("asked", [{"loss": "focal"}, {"class_weights": "balanced"}, {"augment": ["jitter 0.1"]}])
+def test_what_trees_do_not_do_is_refused_and_not_passed_over(asked):
+    def check(train: dict[str, Any]) -> None:
+        spec = pipelines.parse({"name": "demo", "model": {"kind": "boosting"}, "train": train})
+        boosting.check(spec, features=3, outputs=3)
+
+    check({"loss": "cross_entropy"})
+    with pytest.raises(SpecError, match=rf"train\.{next(iter(asked))}: boosting"):
+        check(asked)
+
+
 def test_a_machine_without_lightgbm_says_what_to_install(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "lightgbm", None)
     with pytest.raises(UnknownPartError, match=r"tickwise\[train\]"):
