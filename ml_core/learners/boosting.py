@@ -85,8 +85,8 @@ def check(spec: PipelineSpec, *, features: int, outputs: int) -> None:
     """Raise what ``learn`` would raise about the pipeline file itself.
 
     Raises:
-        SpecError: A parameter is unknown or out of range, or ``[train]`` asks for what trees do not do. A retry will not
-            help.
+        SpecError: A parameter is unknown or out of range, or ``[train]`` asks for what trees do not do. A retry will
+            not help.
         UnknownPartError: LightGBM is not installed. A retry will not help.
     """
     _params(spec)
