@@ -63,7 +63,9 @@ class ModelContract(BaseModel):
         default=None, description="rows a call when scores depend on the batch size; None: they do not"
     )
     trained_from_ns: int
-    trained_to_ns: int = Field(description="no label of a training or validation row ends after this event time")
+    trained_to_ns: int = Field(
+        description="no label of a training or validation row, its parents' included, ends after this event time"
+    )
     ranges: tuple[OffsetRange, ...] = ()
     topic: str | None = None
     dataset_hash: str | None = Field(

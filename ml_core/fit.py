@@ -109,6 +109,14 @@ def fit(
     _check_parts(processed)
     refuse_leaks(processed, spec, start.contract.scaler if start else None)
     contract = _contract(spec, processed, seed)
+    if start is not None:  # its rows are known to the weights that go on
+        first_ns, last_ns = start.contract.trained_from_ns, start.contract.trained_to_ns
+        contract = contract.model_copy(
+            update={
+                "trained_from_ns": min(first_ns, contract.trained_from_ns),
+                "trained_to_ns": max(last_ns, contract.trained_to_ns),
+            }
+        )
     hooks = Hooks(progress, cancelled)
     learned = _learner(spec).learn(Task(spec, contract, processed, start, seed, threads, hooks, checkpoint))
     scorer = Scorer(learned.onnx)

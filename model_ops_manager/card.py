@@ -87,7 +87,7 @@ def of_fit(fit: Fit, spec: PipelineSpec, folder: Path, *, horizon: int = 0) -> P
     rows = Rows(
         dataset.ts_ns_N[holdout_I],
         dataset.return_NH[holdout_I, horizon],
-        np.full(len(holdout_I), 2e-4 * spec.costs.fee_bps) + _spread(processed, holdout_I),
+        2e-4 * dataset.cost_bps_N[holdout_I] + (0.0 if spec.costs.half_spread else _spread(processed, holdout_I)),
         spec.label.delay + spec.label.horizons[horizon],
     )
     contract = fit.model.contract
@@ -209,7 +209,10 @@ def plots(folder: Path, stem: str, model: Shown, models: Sequence[Shown], rows: 
 
 
 def _spread(processed: Processed, chosen_I: Any) -> Float64:
-    """Return the spread of rows as a log return, where the pipeline has it as a feature; else 0."""
+    """Return the spread of rows as a log return, where the pipeline has it as a feature; else 0.
+
+    It stands in for ``costs.half_spread`` where that is not said.
+    """
     names = list(processed.plan.names)
     if "relative_spread" not in names:
         return np.zeros(len(chosen_I))

@@ -33,7 +33,7 @@ class Recipe(BaseModel):
     @classmethod
     def of(cls, spec: PipelineSpec) -> Self:
         """Return the recipe of ``spec``; parts of installed packages are left to their versions."""
-        named = (spec.model.kind, *spec.features.use)
+        named = (spec.model.kind, spec.train.loss or "", *spec.features.use)
         return cls(pipeline=spec.model_dump(mode="json"), parts=files_of(named, spec.folder))
 
     @classmethod

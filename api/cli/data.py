@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from api.cli.output import AsJson, dump, fields, note, say, table
+from api.cli.output import AsJson, dump, fields, say, table, unread
 from data_io.data_fetcher import transform as transforms
 from data_io.data_fetcher.port import END_OF_TIME_NS, TickFetcher, contents
 from data_io.data_fetcher.source_text import column_mapping, time_ns
@@ -57,11 +57,10 @@ def import_(  # one parameter an option of the command line
     if as_json:
         dump({**manifest.model_dump(mode="json"), "new": done.is_new})
         return
+    unread(fetcher.report)
     if not done.is_new:
         say(f"{manifest.id} holds the same {manifest.rows:,} rows already")
         return
-    for reason, n in sorted(manifest.left_out.items()):
-        note(f"  left out: {n:,} x {reason}")
     say(f"{manifest.id}: {_amount(manifest)}, hash {manifest.content_hash[:16]}")
 
 

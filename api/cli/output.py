@@ -4,11 +4,14 @@ import json
 import sys
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.table import Table
+
+if TYPE_CHECKING:
+    from data_io.data_fetcher.port import SourceReport
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
 
@@ -23,6 +26,15 @@ def note(text: str) -> None:
     """Print one line on stderr, where it mixes with no data."""
     sys.stderr.write(text + "\n")
     sys.stderr.flush()
+
+
+def unread(report: "SourceReport") -> None:
+    """Print what a source gave no ticks of, with the first places of what could not be used."""
+    for word, counts in (("left out", report.ignored), ("skipped as unusable", report.skipped)):
+        for what, n in counts.most_common(10):
+            note(f"  {word}: {n:,} x {what}")
+    for example in report.examples[:5]:
+        note(f"  {_printable(example)}")
 
 
 def dump(value: Any) -> None:

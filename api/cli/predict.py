@@ -11,7 +11,7 @@ import typer
 from aiokafka import AIOKafkaProducer, TopicPartition
 from aiokafka.errors import KafkaError
 
-from api.cli.output import AsJson, dump, say
+from api.cli.output import AsJson, dump, say, unread
 from api.cli.ranges import asked_for
 from data_io import log_reader
 from data_io.data_fetcher.sources import open_source
@@ -58,6 +58,8 @@ def predict(
 
     State begins with the first tick there is in Kafka and archive, so a range late in a long topic takes its time.
     """
+    if not out.startswith(TOPIC) and not out.endswith(".parquet"):
+        raise InputError(f"{out!r} is no target; write a file such as predictions.parquet, or topic:NAME")
     settings = CommonSettings.read()
     spec = find(load_all(settings.pipelines), pipeline)
     scorer, number = _scorer(settings, spec, version, model)
@@ -84,7 +86,9 @@ async def _run(
     async with AsyncExitStack() as stack:
         if source is not None:
             about["topic_id"], partitions = hashlib.sha256(source.encode()).hexdigest()[:16], [0]
-            parts = of_file(open_source(source), spec, scorer)
+            fetcher = open_source(source)
+            stack.callback(lambda: unread(fetcher.report))
+            parts = of_file(fetcher, spec, scorer)
         else:
             about["topic_id"] = (await admin.describe(settings.kafka, spec.source.topic)).topic_id
             wanted = await _wanted(settings, spec, asked)

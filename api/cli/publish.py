@@ -87,11 +87,7 @@ def _tell(report: PublishReport, fetcher: TickFetcher, topic: str, *, as_json: b
         return
     kinds = ", ".join(f"{n:,} {kind}s" for kind, n in sorted(report.per_kind.items())) or "no ticks"
     output.note(f"published {report.ticks:,} ticks to {topic} in {report.seconds:.1f} s: {kinds}")
-    for word, counts in (("left out", fetcher.report.ignored), ("skipped as unusable", fetcher.report.skipped)):
-        for what, n in counts.most_common(10):
-            output.note(f"  {word}: {n:,} x {what}")
-    for example in fetcher.report.examples[:5]:
-        output.note(f"  {example}")
+    output.unread(fetcher.report)
     if report.pauses_cut:
         output.note(f"  {report.pauses_cut} silences of the source were shortened")
 

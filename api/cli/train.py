@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from api.cli.output import AsJson, dump, note, say, table
+from api.cli.output import AsJson, dump, note, say, table, unread
 from data_io.data_fetcher.sources import open_source
 from ml_core import fit as learning
 from ml_core import spec as pipelines
@@ -40,10 +40,12 @@ def train(
     if source is None:
         raise InputError(f"give --history, or write source.history into {pipeline}")
     before = FittedModel.load(start) if start else None
-    frame = open_source(source).fetch()
+    fetcher = open_source(source)
+    frame = fetcher.fetch()
     if spec.source.symbols is not None:
         frame = frame[frame["symbol"].isin(spec.source.symbols)].reset_index(drop=True)
     note(f"{len(frame):,} ticks of {source}")
+    unread(fetcher.report)
     fit = learning.fit(frame, spec, start=before, seed=seed, progress=_show)
     model = restated(fit.model, source_hash=_hash(source), parent=str(start) if start else None)
     folder = out or Path("models") / spec.name

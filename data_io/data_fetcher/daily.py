@@ -2,8 +2,8 @@
 
 A bar stands at the close of its session in the time zone of its exchange: before that nobody knew it. On half days the
 regular close is taken, which is later than the true one and so looks at nothing ahead. A session that is not over is
-left out. Prices are as they were traded; ``adjusted=yes`` gives them adjusted for splits and dividends, and those
-change whenever another one is paid.
+left out. Prices are adjusted for splits, ``adjusted=yes`` gives them adjusted for dividends too: past ones change with
+every split, or dividend, to come.
 """
 
 import time

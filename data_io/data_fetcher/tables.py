@@ -109,13 +109,13 @@ class Tables(Chunked):
                 chosen["ts"] = "ts_ns"
         if symbol is not None:
             chosen.pop("symbol", None)
-        missing = [name for name in chosen.values() if name not in names]
-        missing += ["ts"] if "ts" not in chosen else []
-        missing += ["symbol"] if "symbol" not in chosen and symbol is None else []
+        missing = [f"no column {name!r}{nearest(name, names)}" for name in chosen.values() if name not in names]
+        needed = ("ts",) if symbol is not None else ("ts", "symbol")
+        for field in (field for field in needed if field not in chosen):
+            of_table = f"no column {field!r}{nearest(field, names)}"
+            missing.append(of_table if self._columns is None else f"the mapping has no {field}")
         if missing:
-            raise SchemaMismatchError(
-                f"{path}: " + "; ".join(f"no column {name!r}{nearest(name, names)}" for name in missing)
-            )
+            raise SchemaMismatchError(f"{path}: {'; '.join(missing)}")
         if not ({"price", "size"} <= chosen.keys() or {"bid", "ask"} <= chosen.keys()):
             raise SchemaMismatchError(
                 f"{path} needs price and size (trades) or bid and ask (quotes); it has {', '.join(names)}"

@@ -1,6 +1,7 @@
 """The topic ``market.gaps.v1``: what a feed knows to be missing, one JSON object a gap, keyed by symbol.
 
-A training set leaves out what reaches across a gap; nothing on the topic of ticks tells of it.
+Nothing on the topic of ticks tells of it, and training does not read it: a row or a label that reaches across a gap is
+made of the ticks there are.
 """
 
 from typing import Literal

@@ -1,4 +1,8 @@
-"""Ticks or bars as a lake: Parquet files in ``symbol=.../date=...``, the day being that of UTC."""
+"""Ticks or bars as a lake: Parquet files in ``symbol=.../date=...``, the day being that of UTC.
+
+A row that came late across midnight stays behind the row before it, in the folder of that one's day. Shapes: I rows of
+one symbol.
+"""
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
@@ -11,6 +15,7 @@ from data_io.data_fetcher.lake import DAY_NS, folder_of
 from data_io.sinks import disk
 from data_io.sinks.parquet import ParquetWriter
 from ml_core.errors import NotEnoughDataError
+from ml_core.types import Int64
 
 WAITING_ROWS = 1 << 21  # in memory, of all partitions together: some 200 MB
 _Key = tuple[str, str]  # symbol, date
@@ -43,10 +48,11 @@ class _Lake:
         self._waiting: dict[_Key, list[pd.DataFrame]] = defaultdict(list)
         self._waiting_rows: Counter[_Key] = Counter()
         self._files: Counter[_Key] = Counter()
+        self._day: dict[str, int] = {}  # of the folder of each symbol's last row
 
     def add(self, chunk: pd.DataFrame) -> None:
         self.rows += len(chunk)
-        for key, part in _partitions(chunk):
+        for key, part in self._partitions(chunk):
             self._waiting[key].append(part)
             self._waiting_rows[key] += len(part)
         if self._waiting_rows.total() > WAITING_ROWS:
@@ -66,12 +72,22 @@ class _Lake:
             del self._waiting_rows[key]
             self._files[key] += 1
 
+    def _partitions(self, chunk: pd.DataFrame) -> Iterator[tuple[_Key, pd.DataFrame]]:
+        """Yield the rows of each symbol and day, in their order."""
+        code_N = chunk["symbol"].cat.codes.to_numpy()
+        for code in np.unique(code_N).tolist():
+            symbol, rows = str(chunk["symbol"].cat.categories[code]), chunk[code_N == code]
+            day_I = self._days(symbol, rows["ts_ns"].to_numpy() // DAY_NS)
+            for day in np.unique(day_I).tolist():
+                yield (symbol, str(np.datetime64(day, "D"))), rows[day_I == day]
 
-def _partitions(chunk: pd.DataFrame) -> Iterator[tuple[_Key, pd.DataFrame]]:
-    """Yield the rows of each symbol and day, in their order."""
-    code_N = chunk["symbol"].cat.codes.to_numpy().astype(np.int64)
-    day_N = chunk["ts_ns"].to_numpy() // DAY_NS
-    for code, day in np.unique(np.stack([code_N, day_N], axis=1), axis=0).tolist():
-        date = str(np.datetime64(day, "D"))
-        symbol = str(chunk["symbol"].cat.categories[code])
-        yield (symbol, date), chunk[(code_N == code) & (day_N == day)]
+    def _days(self, symbol: str, day_I: Int64) -> Int64:
+        """Return the day of each row's folder; readers allow for one day more or less."""
+        before = self._day.get(symbol, int(day_I[0]))
+        if (np.diff(day_I, prepend=before) < 0).any():
+            days = day_I.tolist()
+            for i, day in enumerate(days):
+                before = days[i] = before if day == before - 1 else day
+            day_I = np.array(days, dtype=np.int64)
+        self._day[symbol] = int(day_I[-1])
+        return day_I

@@ -47,7 +47,7 @@ def audit(
     if rows is None:
         raise ValueError("a data set without its rows cannot be looked through")
     found = [*_scaler(processed, fixed), *_parts(processed), *_windows(processed, rows), *_targets(processed, spec)]
-    if spec.label.price == "mid":
+    if spec.label.price == "mid" and "quote" in spec.features.rows_on:  # else rows do not tell every mid
         found += _labels(processed, spec, rows)
     if frame is not None:
         found += _look_ahead(processed, rows, frame)

@@ -65,7 +65,8 @@ def process(
         frame: Ticks in arrival order; see `ml_core.frames`.
         spec: The pipeline.
         fixed: Keep scaler and dead zone of this model, which learns on, instead of fitting them.
-        cut: Event times that part the samples; None: the shares and the embargo of ``[train]`` say where.
+        cut: Event times that part the samples; None: the shares and the embargo of ``[train]`` say where. Of a model
+            that learns on they are shares of the samples behind all it was trained on, where there are ``min_rows``.
 
     Raises:
         SpecError, UnknownPartError: A feature is wrong. A retry will not help.
@@ -82,7 +83,7 @@ def process(
         raise _not_enough(f"{report['samples']} labelled rows, train.min_rows asks for {spec.train.min_rows}", report)
     preflight.check_missing(report["missing"], spec.features.max_missing)
     ts_ns_N = samples.rows.ts_ns_N[samples.row_N]
-    parts = split(ts_ns_N, samples.end_ns_NH, cut or _cut(ts_ns_N, spec))
+    parts = split(ts_ns_N, samples.end_ns_NH, cut or _cut(ts_ns_N, spec, fixed))
     report |= _report_split(parts)
     for name in ("train", "validation", "holdout"):
         if not report[f"{name}_rows"]:
@@ -112,8 +113,11 @@ def process(
     )
 
 
-def _cut(ts_ns_N: Int64, spec: PipelineSpec) -> Cut:
+def _cut(ts_ns_N: Int64, spec: PipelineSpec, fixed: ModelContract | None) -> Cut:
     shares = spec.train
+    new_N = np.ones(len(ts_ns_N), np.bool_) if fixed is None else ts_ns_N > fixed.trained_to_ns
+    if new_N.sum() >= shares.min_rows:  # fewer make no parts: then the model is trained on what it knows once more
+        ts_ns_N = ts_ns_N[new_N]
     return cut_by_shares(ts_ns_N, validation=shares.validation, holdout=shares.holdout, embargo_ns=shares.embargo)
 
 
@@ -138,6 +142,8 @@ def _check_fits(fixed: ModelContract, plan: FeaturePlan, spec: PipelineSpec) -> 
         "features": (fixed.features, plan.names),
         "feature hash": (fixed.feature_hash, plan.hash),
         "label kind": (fixed.label_kind, spec.label.kind),
+        "label price": (fixed.label_price, spec.label.price),
+        "delay": (fixed.delay_ns, spec.label.delay),
         "horizons": (fixed.horizons_ns, spec.label.horizons),
         "barriers": (fixed.barriers, barriers_of(spec)),
     }

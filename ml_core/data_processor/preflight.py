@@ -34,7 +34,7 @@ def history(ticks: TickBatch, spec: PipelineSpec, plan: FeaturePlan) -> dict[str
         raise NotEnoughDataError(
             f"0 labelled rows, train.min_rows asks for {spec.train.min_rows}: features look back and labels ahead "
             f"{format_duration(needed_ns)} together, and no symbol is seen for longer than "
-            f"{format_duration(present_ns)}; give more ticks"
+            f"{format_duration(present_ns // 10**6 * 10**6)}; give more ticks"
         )
     return {"needed_ns": needed_ns, "present_ns": present_ns}
 

@@ -97,8 +97,12 @@ def _move(ticks: TickBatch, plan: FeaturePlan) -> Moved:
 
 
 def _price_path(ticks: TickBatch, lag_N: Int64, rows: RowBatch, spec: PipelineSpec) -> PricePath:
-    """Return the prices labels are read from: the rows' mids, or the trades that are neither late nor parked."""
+    """Return the prices labels are read from: the mids at all ticks, or the trades that are neither late nor parked."""
     if spec.label.price == "mid":
+        if "quote" not in spec.features.rows_on:  # between two rows the mid moves as well
+            every = {"rows_on": ("quote", "trade"), "use": ("is_trade",)}
+            spec = spec.model_copy(update={"features": spec.features.model_copy(update=every)})
+            rows = _move(ticks, FeaturePlan.from_spec(spec)).rows
         return price_path(rows.symbol_N, rows.ts_ns_N, rows.mid_N, (rows.flags_N & NO_POINT) == 0)
     trades = cleaning.select(ticks, (ticks.kind_N == TickKind.TRADE) & (lag_N == 0))
     return price_path(trades.symbol_N, trades.ts_ns_N, trades.price_N, np.ones(len(trades), np.bool_))

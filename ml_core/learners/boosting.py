@@ -29,6 +29,7 @@ from ml_core.sections import Section
 from ml_core.spec import PipelineSpec
 from ml_core.trainer.incremental import LEARNING_RATE_SHARE
 from ml_core.trainer.loop import Progress, TrainReport
+from ml_core.trainer.losses import default_loss
 from ml_core.types import CLASS_LABELS, Float32, Float64, Int64
 
 if TYPE_CHECKING:
@@ -84,10 +85,17 @@ def check(spec: PipelineSpec, *, features: int, outputs: int) -> None:
     """Raise what ``learn`` would raise about the pipeline file itself.
 
     Raises:
-        SpecError: A parameter is unknown or out of range. A retry will not help.
+        SpecError: A parameter is unknown or out of range, or ``[train]`` asks for what trees do not do. A retry will
+            not help.
         UnknownPartError: LightGBM is not installed. A retry will not help.
     """
     _params(spec)
+    train, usual = spec.train, default_loss(spec.label.kind)
+    if train.loss not in (None, usual):
+        raise SpecError(f"train.loss: boosting makes the {usual} small, or of quantiles the pinball loss")
+    for name, is_asked in (("class_weights", train.class_weights != "none"), ("augment", bool(train.augment))):
+        if is_asked:
+            raise SpecError(f"train.{name}: boosting has none")
     _lightgbm()
 
 
@@ -105,9 +113,10 @@ def learn(task: Task) -> Learned:
     train = _part(task, task.processed.train_I, shift_O)
     validation = _part(task, task.processed.validation_I, shift_O)
     boosters = _boosters(task, params, goals, (train, validation), scale_O)
-    report = _grow(task, params, boosters)
+    report, kept = _grow(task, params, boosters)
     if report.best_epoch:
-        stages.append(Stage([each.model_to_string(num_iteration=report.best_epoch) for each in boosters], scale_O))
+        texts = [each.model_to_string(num_iteration=count) for each, count in zip(boosters, kept, strict=True)]
+        stages.append(Stage(texts, scale_O))
     factors = _calibrate(contract, stages, goals, shift_O, validation)
     voices = list(_voices(stages, goals))
     if len(voices) > MAX_TREES:
@@ -246,24 +255,28 @@ def _target(goal: Goal, part: _Part, scale_O: Float64) -> tuple[npt.NDArray[Any]
     return (y_I - part.start_IO[:, goal.first]) / scale_O[goal.first], np.zeros(len(y_I))
 
 
-def _grow(task: Task, params: Boosting, boosters: "list[Booster]") -> TrainReport:
-    """Grow tree after tree until the validation loss has not been lower for ``patience`` rounds."""
+def _grow(task: Task, params: Boosting, boosters: "list[Booster]") -> tuple[TrainReport, list[int]]:
+    """Grow tree after tree until the validation loss has not been lower for ``patience`` rounds.
+
+    Returns:
+        How it went, and the rounds that each booster has trees of at the best one: where it cannot split it gets none.
+    """
     history: list[Progress] = []
-    best, best_round = math.inf, 0
+    best, best_round, kept = math.inf, 0, [0] * len(boosters)
     for number in range(params.rounds + 1):
         grew = [_update(booster, task.hooks.cancelled, number) for booster in boosters] if number else [True]
         loss = _mean_loss(boosters, "eval_valid")
         if not math.isfinite(loss):
             raise InputError(f"training stopped after round {number}: the validation loss is {loss}")
         if loss < best:
-            best, best_round = loss, number
+            best, best_round, kept = loss, number, [each.current_iteration() for each in boosters]
         train_loss = _mean_loss(boosters, "eval_train") if number else math.nan
         history.append(Progress(number, params.rounds, train_loss, loss, best_round))
         if task.hooks.progress is not None:
             task.hooks.progress(history[-1])
         if number - best_round >= params.patience or not any(grew):
             break
-    return TrainReport(history[-1].epoch, best_round, history)
+    return TrainReport(history[-1].epoch, best_round, history), kept
 
 
 def _update(booster: "Booster", cancelled: Callable[[], bool] | None, number: int) -> bool:

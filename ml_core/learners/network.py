@@ -27,6 +27,7 @@ from ml_core.model.fitted import FittedModel
 from ml_core.model.graph import ScoringGraph, output_scale
 from ml_core.model.heads import pinball
 from ml_core.model.runtime import CHUNK_ROWS
+from ml_core.parts import files_of
 from ml_core.spec import PipelineSpec
 from ml_core.trainer.checkpoint import Checkpoints
 from ml_core.trainer.device import choose_device
@@ -230,7 +231,8 @@ def _checkpoints(task: Task, device: torch.device) -> Checkpoints | None:
 def _hash(task: Task, device: torch.device) -> str:
     """Return the hash of all that the trained weights depend on."""
     dataset, processed = task.processed.dataset, task.processed
-    facts = [task.contract.model_dump_json(), task.threads, torch.__version__, device.type]
+    own = files_of((task.spec.model.kind, task.spec.train.loss or ""), task.spec.folder)
+    facts = [task.contract.model_dump_json(), own, task.threads, torch.__version__, device.type]
     digest = hashlib.sha256(json.dumps(facts).encode())
     arrays = [dataset.x_MF, dataset.idx_NT, dataset.y_NH, dataset.weight_N, processed.train_I, processed.validation_I]
     for array in [*arrays, *(task.start.weights.values() if task.start is not None else ())]:

@@ -56,6 +56,14 @@ def test_what_a_source_leaves_out_is_told_and_kept(data: Run) -> None:
     assert f"left out: {left_out['suspicious']} x suspicious" in told
 
 
+def test_the_first_places_that_cannot_be_used_are_told(data: Run, tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("ts_ns,symbol,price,size\n1,A,1,1\n2,A,-1,1\n3,,1,1\n")
+    _, imported, told = data("import", "a.csv", "--name", "a")
+    assert "a@1: 1 rows" in imported
+    assert "  skipped as unusable: 1 x no symbol\n" in told
+    assert "  a.csv, row 2: price is not positive and finite\n  a.csv, row 3: no symbol\n" in told
+
+
 def test_a_range_of_time_is_imported_and_exported(data: Run) -> None:
     data("import", SYNTHETIC, "--name", "syn", "--until", "2024-01-02T14:30:00.3Z")
     _, shown, _ = data("show", "syn", "--json")

@@ -121,6 +121,7 @@ def test_without_a_type_bid_and_ask_make_a_quote_and_price_and_size_a_trade(tmp_
         ({"columns": MAPPING | {"price": "prise"}}, "no column 'prise'"),
         ({"columns": MAPPING | {"symbol": "piar"}}, "no column 'piar'; did you mean 'pair'"),
         ({}, "no column 'ts'.*no column 'symbol'"),
+        ({"columns": {name: MAPPING[name] for name in MAPPING if name != "symbol"}}, "the mapping has no symbol"),
         (
             {"columns": {"ts": "time:ms", "symbol": "pair", "price": "p"}},
             "needs price and size .* it has time, pair, p",

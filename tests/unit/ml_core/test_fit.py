@@ -119,6 +119,9 @@ def test_a_model_goes_on_from_another_with_its_scaler_and_dead_zone(frame, tmp_p
     remembered = {name for name in further.weights if name.startswith("optimizer.AdamW.")}
     assert {name.partition("exp_avg.")[2] for name in remembered if ".exp_avg." in name} < weights.keys()
     assert max(float(further.weights[name]) for name in remembered if ".step." in name) > first_steps
+    assert further.contract.trained_from_ns == first.contract.trained_from_ns
+    earlier = fit(frame.iloc[:3000], pipeline(train={"epochs": 1}), start=first).model
+    assert earlier.contract.trained_to_ns == first.contract.trained_to_ns  # what its parent knows it knows
 
 
 @pytest.mark.parametrize(

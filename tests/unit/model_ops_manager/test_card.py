@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 
 from data_io.data_fetcher.sources import open_source
+from ml_core import contenders
 from ml_core import spec as pipelines
 from ml_core.evaluation.compare import Rows
+from ml_core.evaluation.coverage import after_costs
 from ml_core.fit import fit
 from model_ops_manager import card
 from model_ops_manager.card import Shown
@@ -65,6 +67,7 @@ def test_the_card_of_a_fitted_model_has_its_hold_out_figures_and_all_baselines(t
             "name": "demo",
             "features": {"use": ["return:1s", "queue_imbalance_mean:1s", "relative_spread"]},
             "label": {"horizons": ["2s"], "kind": kind},
+            "costs": {"fee_bps": 0.1, "half_spread": 0.2},
             "model": {"kind": "mlp", "params": {"hidden": [8]}},
             "train": {"epochs": 4, "min_rows": 500, "batch_size": 128, "learning_rate": 0.01},
         }
@@ -75,6 +78,10 @@ def test_the_card_of_a_fitted_model_has_its_hold_out_figures_and_all_baselines(t
     assert row_of(text, "mlp")[1].startswith(f"{fitted.metrics['holdout_ic']:.3f}")
     assert row_of(text, "mlp")[4] == f"{fitted.metrics['holdout_auc']:.3f}"
     assert (row_of(text, "mlp")[5] == "") == (kind == "direction")
+    rows_I = fitted.processed.holdout_I
+    said_I = contenders.ridge()(fitted.processed)(rows_I)[:, 0]
+    left = after_costs(said_I, fitted.processed.dataset.return_NH[rows_I, 0], np.full(len(rows_I), 0.6e-4))
+    assert row_of(text, "ridge")[7:9] == [f"{left.share:.1%}", f"{left.total_bps:.4f}"]
     for name in ("ridge", "zero", "prior", "momentum"):
         assert row_of(text, name)
     assert f"label: {kind} of the mid over 2s" in text

@@ -29,6 +29,13 @@ def test_a_recipe_holds_the_pipeline_and_the_own_parts_that_it_names(spec, tmp_p
     assert (again, again.folder) == (spec, tmp_path)
 
 
+def test_a_recipe_holds_an_own_loss_too(tmp_path) -> None:
+    (tmp_path / "mine.py").write_text(PART)
+    spec = parse({"name": "demo", "train": {"loss": "mine:Mine"}}, folder=tmp_path)
+
+    assert Recipe.of(spec).parts == {"mine.py": PART}
+
+
 def test_a_part_that_was_edited_since_is_not_run_in_place_of_the_original(spec, tmp_path) -> None:
     recipe = Recipe.of(spec)
     (tmp_path / "mine.py").write_text(PART + "# edited\n")

@@ -18,6 +18,7 @@ from data_io.sinks.lake import LakeSink
 from data_io.sinks.port import open_sink
 from ml_core import frames
 from ml_core.errors import InputError, NotEnoughDataError, SourceUnavailableError
+from ml_core.types import TickKind
 
 LEAN = Path(__file__).parents[3] / "data" / "lean"
 
@@ -58,6 +59,21 @@ def test_bars_that_are_written_are_a_source_of_the_same_bars(tmp_path: Path, tar
     back = open_source(f"{tmp_path}/{target}")
     assert back.kinds == {"bar"}
     assert hash_of(join(contents(back))) == hash_of(bars)
+
+
+def test_a_tick_that_came_late_across_midnight_keeps_its_place_in_a_lake(tmp_path: Path) -> None:
+    day_ns = 86_400 * 10**9
+    at_ns = [day_ns - 3, day_ns + 1, day_ns - 2, 9 * day_ns, day_ns - 1, day_ns + 2]  # the fourth stamp is wrong
+    a = frames.build(
+        ts_ns=np.array(at_ns), symbol=pd.Categorical(["A"] * 6), kind=TickKind.TRADE, price=1.0, size=1.0,
+        offset=np.arange(6),
+    )  # fmt: skip
+
+    LakeSink(tmp_path / "lake").write([a[:2], a[2:]], "exchange")
+
+    lake = open_source(str(tmp_path / "lake"))
+    assert lake.fetch()["ts_ns"].tolist() == [day_ns - 3, day_ns - 1, day_ns + 1, day_ns - 2, day_ns + 2, 9 * day_ns]
+    assert lake.fetch(end_ns=day_ns)["ts_ns"].tolist() == [day_ns - 3, day_ns - 1, day_ns - 2]
 
 
 def test_a_lake_has_a_folder_a_symbol_and_day_and_bounded_memory(

@@ -35,7 +35,7 @@ def contract(processed: Processed, made_for: PipelineSpec) -> ModelContract:
     return ModelContract(
         pipeline="test", spec_hash=made_for.hash, model_kind="mlp", features=processed.plan.names,
         feature_hash=processed.plan.hash, window=1, label_kind=made_for.label.kind, label_price="mid",
-        horizons_ns=made_for.label.horizons, delay_ns=0, dead_zone=(0.5,), prior=processed.prior,
+        horizons_ns=made_for.label.horizons, delay_ns=made_for.label.delay, dead_zone=(0.5,), prior=processed.prior,
         scaler=processed.scaler, trained_from_ns=0, trained_to_ns=1, seed=0, code_version="test",
     )  # fmt: skip
 
@@ -143,6 +143,18 @@ def test_labels_are_read_from_no_price_that_came_late(price: str) -> None:
     assert (np.diff(made.path.ts_ns_P) > 0).all()
 
 
+def test_labels_know_the_mids_between_rows_too() -> None:
+    # a trade a second, and the mid moves a tenth of a second behind it: only the label of 50 ms ends before that
+    ticks = [tick for i in range(20) for tick in (trade(i, 99 + i), quote(i + 0.1, 99 + i, 101 + i))]
+    label = {"horizons": ["50ms", "200ms"]}
+    made_for = spec(label=label, features={"use": ["signed_volume:1s"], "rows_on": ["trade"]})
+    made = make_samples(frame(ticks), made_for, FeaturePlan.from_spec(made_for))
+    assert set(made.rows.mid_N[made.row_N]) <= set(made.path.price_P)
+    moved_N = np.log((made.rows.mid_N[made.row_N] + 1) / made.rows.mid_N[made.row_N])
+    assert len(moved_N) > 10
+    assert made.return_NH == pytest.approx(np.stack([0 * moved_N, moved_N], axis=1))
+
+
 def test_a_row_that_is_ahead_leaves_the_sample_of_its_time() -> None:
     flags_N = np.array([0, RowFlag.AHEAD, 0, 0], np.uint8)
     shadowed_N = cleaning.shadowed(np.zeros(4, np.int32), np.array([7, 7, 8, 8]), flags_N)
@@ -183,12 +195,32 @@ def test_a_model_that_learns_on_keeps_scaler_and_dead_zone(ticks: pd.DataFrame) 
     assert made.dead_zone == (1e-4,)
 
 
-def test_a_model_of_other_features_or_horizons_cannot_learn_on(ticks: pd.DataFrame) -> None:
+def test_a_model_that_learns_on_is_trained_and_judged_on_rows_that_are_new_to_it(ticks: pd.DataFrame) -> None:
+    before = process(ticks.iloc[:32_000], spec())
+    known_I = np.concatenate([before.train_I, before.validation_I])
+    known_ns = int(before.dataset.end_ns_NH[known_I].max())
+    fixed = contract(before, spec()).model_copy(update={"trained_to_ns": known_ns, "dead_zone": before.dead_zone})
+
+    made = process(ticks, spec(), fixed=fixed)
+
+    new_N = made.dataset.ts_ns_N > known_ns
+    assert not new_N.all()
+    assert new_N[made.validation_I].all()
+    assert new_N[made.train_I].sum() == pytest.approx(0.7 * new_N.sum(), rel=0.1)
+    assert len(made.holdout_I) == pytest.approx(0.15 * new_N.sum(), rel=0.1)
+    few = process(ticks, spec(train={"min_rows": int(new_N.sum()) + 1}), fixed=fixed)
+    assert few.report["cuts_ns"] == process(ticks, spec()).report["cuts_ns"]
+
+
+def test_a_model_of_other_features_or_labels_cannot_learn_on(ticks: pd.DataFrame) -> None:
     fixed = contract(process(ticks, spec()), spec())
     with pytest.raises(SchemaMismatchError, match="features"):
         process(ticks, spec(features={"use": ["return:1s"]}), fixed=fixed)
     with pytest.raises(SchemaMismatchError, match="horizons"):
-        process(ticks, spec(label={"horizons": ["2s"]}), fixed=fixed)
+        process(ticks, spec(label=SHORT | {"horizons": ["2s"]}), fixed=fixed)
+    for change in ({"price": "trade"}, {"delay": "30ms"}):
+        with pytest.raises(SchemaMismatchError, match=next(iter(change))):
+            process(ticks, spec(label=SHORT | change), fixed=fixed)
 
 
 def test_too_few_rows_are_explained(ticks: pd.DataFrame) -> None:

@@ -1,3 +1,4 @@
+from statistics import NormalDist
 from typing import Any
 
 import lightgbm
@@ -124,6 +125,25 @@ def test_the_first_loss_is_that_of_the_prior_and_the_best_round_is_kept(classes)
     assert kept.num_trees() == 3 * classes.report.best_epoch
 
 
+def test_the_best_round_is_kept_also_of_quantiles_that_could_not_split_in_every_round():
+    # of few rows drawn for a tree none may lie below the lowest quantile: that one then gets no tree in this round
+    levels = [0.01, 0.5, 0.99]
+    given = task(spec_of("return", levels, bagging_fraction=0.05, min_data_in_leaf=10, learning_rate=0.3))
+    learned = boosting.learn(given)
+    x_BTF, y_BH = held_out(given)
+    z_BF = scale_rows(x_BTF[:, 0], *np.full((2, FEATURES), [[5], [3]], np.float32), np.float32(8))
+    losses, rounds = [], []
+    for goal, level in enumerate(levels * 2):
+        grown = lightgbm.Booster(model_str=learned.weights[f"trees.0.{goal}"].tobytes().decode())
+        mean, variance = given.contract.prior[goal // 3]
+        first = NormalDist(mean, variance**0.5).inv_cdf(level)
+        miss_B = (y_BH[:, goal // 3] - first) / variance**0.5 - grown.predict(z_BF)
+        losses.append(np.maximum(level * miss_B, (level - 1) * miss_B).mean())
+        rounds.append(grown.num_trees())
+    assert np.mean(losses) == pytest.approx(learned.report.history[learned.report.best_epoch].validation_loss, rel=1e-5)
+    assert min(rounds) < max(rounds) == learned.report.best_epoch
+
+
 def test_samples_without_weight_teach_nothing(classes):
     given = task(spec_of())
     dataset = given.processed.dataset
@@ -218,6 +238,17 @@ def test_a_label_that_is_not_finite_is_an_error():
 def test_wrong_parameters_are_said_before_anything_is_computed(params, message):
     with pytest.raises(SpecError, match=message):
         boosting.check(spec_of(**params), features=3, outputs=3)
+
+
+@pytest.mark.parametrize("asked", [{"loss": "focal"}, {"class_weights": "balanced"}, {"augment": ["jitter 0.1"]}])
+def test_what_trees_do_not_do_is_refused_and_not_passed_over(asked):
+    def check(train: dict[str, Any]) -> None:
+        spec = pipelines.parse({"name": "demo", "model": {"kind": "boosting"}, "train": train})
+        boosting.check(spec, features=3, outputs=3)
+
+    check({"loss": "cross_entropy"})
+    with pytest.raises(SpecError, match=rf"train\.{next(iter(asked))}: boosting"):
+        check(asked)
 
 
 def test_a_machine_without_lightgbm_says_what_to_install(monkeypatch):

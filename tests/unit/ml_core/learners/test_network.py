@@ -4,9 +4,12 @@ import torch
 
 from ml_core import spec as pipelines
 from ml_core.contract import Scaler
-from ml_core.learners.network import BehindScaling, scaled_rows
+from ml_core.data_loader.arrays import Samples
+from ml_core.learners.network import BehindScaling, _hash, scaled_rows
 from ml_core.model.build import KINDS, build
 from ml_core.model.graph import ScoringGraph
+from ml_core.model.trial import trial_contract
+from tests.conformance.learning_lab import task_of
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -36,3 +39,15 @@ def test_training_what_stands_behind_the_scaling_trains_the_graph():
         for parameter in behind.parameters():
             parameter.fill_(0.25)
     assert all(bool((parameter == 0.25).all()) for parameter in graph.parameters())
+
+
+def test_a_checkpoint_belongs_to_the_code_of_own_parts_too(tmp_path):
+    spec = pipelines.parse({"name": "demo", "train": {"loss": "mine:Loss"}}, folder=tmp_path)
+    rows = Samples(np.zeros((4, 2), np.float32), np.arange(4)[:, None], np.zeros((4, 1), np.int64), np.ones(4))
+    task = task_of(spec, trial_contract(spec, features=2), rows, np.arange(3), np.arange(3, 4))
+
+    def of(code: str) -> str:
+        (tmp_path / "mine.py").write_text(code)
+        return _hash(task, torch.device("cpu"))
+
+    assert of("class Loss: ...") == of("class Loss: ...") != of("class Loss: ...  # otherwise")
