@@ -289,7 +289,6 @@ class Tune(Section):
         default_factory=dict, description="key of the pipeline file: int 8..128 log, float 0..0.5, choice adamw | sgd"
     )
     trials: int = Field(default=20, ge=1, le=10_000)
-    objective: Literal["validation_loss"] = "validation_loss"
     prune: bool = Field(default=True, description="end trials that do worse than most did after as many epochs")
     seed: int = Field(default=0, ge=0, lt=2**31)
 

@@ -3,6 +3,8 @@
 import ipaddress
 import os
 import socket
+import subprocess
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -44,6 +46,15 @@ def only_loopback() -> Iterator[None]:
         patch.setattr(socket.socket, "connect", guarded_connect)
         patch.setattr(socket.socket, "connect_ex", guarded_connect_ex)
         yield
+
+
+@pytest.fixture(scope="session")
+def compiled_kernels() -> None:
+    """In a new installation a worker compiles for longer than a test waits."""
+    from streams import kernels
+
+    code = "from streams import kernels; kernels.load()"
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=kernels.COMPILE_S)
 
 
 def is_loopback(host: str) -> bool:

@@ -23,7 +23,7 @@ app = typer.Typer(no_args_is_help=True, help="Import, look at and export data se
 Home = Annotated[Path | None, typer.Option(help="Folder of the data sets; default TICKWISE_HOME or .tickwise.")]
 Name = Annotated[str, typer.Argument(metavar="NAME[@VERSION]", help="The data set; without a version the newest.")]
 From = Annotated[str | None, typer.Option("--from", help="Only from this time on: 2024-01-02, 2024-01-02T14:30:00Z.")]
-To = Annotated[str | None, typer.Option("--until", help="Only before this time.")]
+Until = Annotated[str | None, typer.Option("--to", help="Only before this time.")]
 
 
 @app.command("import")
@@ -37,7 +37,7 @@ def import_(  # one parameter an option of the command line
     symbol: Annotated[str | None, typer.Option(help="The symbol, where the source does not tell.")] = None,
     columns: Annotated[str | None, typer.Option("--map", help="Columns of a table: ts=time:ms,price=p,size=q.")] = None,
     start: From = None,
-    until: To = None,
+    until: Until = None,
     home: Home = None,
     as_json: AsJson = False,
 ) -> None:
@@ -89,9 +89,9 @@ def show(name: Name, home: Home = None, as_json: AsJson = False) -> None:
 @app.command()
 def export(
     name: Name,
-    to: Annotated[str, typer.Option(metavar="FILE|FOLDER|topic:NAME", help=f"Where to: {UNDERSTOOD}.")],
+    out: Annotated[str, typer.Option(metavar="FILE|FOLDER|topic:NAME", help=f"Where to: {UNDERSTOOD}.")],
     start: From = None,
-    until: To = None,
+    until: Until = None,
     kafka: Annotated[
         str | None, typer.Option(help="Bootstrap servers; default TICKWISE_KAFKA or 127.0.0.1:9092.")
     ] = None,
@@ -101,13 +101,13 @@ def export(
     """Write a data set to a file, a lake or a topic; files and lakes are sources for `import` again."""
     settings = CommonSettings.read(kafka=kafka, home=home)
     fetcher = DatasetStore(settings.home).open(DatasetId.parse(name))
-    read = fetcher.chunks if to.startswith(TOPIC) else partial(contents, fetcher)  # a topic takes ticks alone
+    read = fetcher.chunks if out.startswith(TOPIC) else partial(contents, fetcher)  # a topic takes ticks alone
     chunks = read(start_ns=_ns(start, 0), end_ns=_ns(until, END_OF_TIME_NS))
-    rows = open_sink(to, settings.kafka).write(chunks, fetcher.ts_source)
+    rows = open_sink(out, settings.kafka).write(chunks, fetcher.ts_source)
     if as_json:
-        dump({"id": str(fetcher.manifest.id), "to": to, "rows": rows})
+        dump({"id": str(fetcher.manifest.id), "out": out, "rows": rows})
     else:
-        say(f"{fetcher.manifest.id}: {rows:,} rows written to {to}")
+        say(f"{fetcher.manifest.id}: {rows:,} rows written to {out}")
 
 
 def _store(home: Path | None) -> DatasetStore:

@@ -2,15 +2,16 @@
 
 import asyncio
 import signal
+from collections.abc import Callable, Coroutine
 from contextlib import suppress
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from api.cli import output
 from data_io.feeds import gaps
 from data_io.feeds.report import FeedReport
-from data_io.topics import ticks
+from data_io.topics import admin, ticks
 
 STOP_S = 4.0  # for what is under way; then Kafka has 5 s to take leave
 
@@ -56,34 +57,35 @@ def main(  # noqa: PLR0913  # one parameter an option of the command line
         published = total
 
     async def run() -> None:
-        loop = asyncio.get_running_loop()
-        stop = asyncio.Event()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, stop.set)
         specs = [ticks.topic_spec(topic, partitions), gaps.topic_spec(partitions)._replace(name=gaps_topic)]
-        await publishing.ensure_topics(bootstrap, specs)
-        work = asyncio.create_task(
-            publishing.publish(
-                feed, bootstrap=bootstrap, topic=topic, gaps_topic=gaps_topic, progress=count, limit=limit
-            ),
-            name="feed",
+        await admin.create_missing(bootstrap, specs)
+        await publishing.publish(
+            feed, bootstrap=bootstrap, topic=topic, gaps_topic=gaps_topic, progress=count, limit=limit
         )
-        asked = asyncio.create_task(stop.wait(), name="asked-to-stop")
-        await asyncio.wait({work, asked}, return_when=asyncio.FIRST_COMPLETED)
-        asked.cancel()
-        feed.stop()
-        _, late = await asyncio.wait({work}, timeout=STOP_S)
-        if late:
-            work.cancel()
-        with suppress(asyncio.CancelledError):
-            await work
 
     broke_off = True
     try:
-        asyncio.run(run())
+        asyncio.run(_until_stopped(run(), feed.stop))
         broke_off = False
     finally:
         _tell(published, feed.report, topic, as_json=as_json and not broke_off)
+
+
+async def _until_stopped(work: Coroutine[Any, Any, None], stop: Callable[[], None]) -> None:
+    """Do ``work``; on SIGTERM or Ctrl-C it is told to ``stop``, and given `STOP_S` for it."""
+    asked = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, asked.set)
+    working = asyncio.create_task(work, name="feed")
+    waiting = asyncio.create_task(asked.wait(), name="asked-to-stop")
+    await asyncio.wait({working, waiting}, return_when=asyncio.FIRST_COMPLETED)
+    waiting.cancel()
+    stop()
+    _, late = await asyncio.wait({working}, timeout=STOP_S)
+    if late:
+        working.cancel()
+    with suppress(asyncio.CancelledError):
+        await working
 
 
 def _tell(published: int, report: FeedReport, topic: str, *, as_json: bool) -> None:

@@ -13,8 +13,7 @@ from data_io.data_fetcher.source_text import column_mapping
 from data_io.data_fetcher.sources import open_source
 from data_io.publisher import PublishReport, publish
 from data_io.settings import CommonSettings
-from data_io.sinks import topic as topics
-from data_io.topics import ticks
+from data_io.topics import admin, ticks
 from ml_core.errors import InputError
 
 _LINE_EVERY_S = 5.0  # where there is no terminal for a bar
@@ -69,7 +68,7 @@ def main(  # noqa: PLR0913  # one parameter an option of the command line
                 output.note(f"publishing: {report.ticks:,} ticks, {per_s:,.0f}/s")
 
         async def run() -> None:
-            await topics.ensure(bootstrap, topic, partitions)
+            await admin.create_missing(bootstrap, [ticks.topic_spec(topic, partitions)])
             await publish(fetcher, bootstrap=bootstrap, topic=topic, speed=times, rate=rate, limit=limit, progress=show)
 
         broke_off = True

@@ -139,7 +139,7 @@ def look_ahead(
         told = f"{len(found.leaks)} leaks" if found.leaks else "no leak"
         say(f"{len(batch)} ticks, cut off at {cuts} places, {found.rows} rows and {scored} compared: {told}")
         for leak in found.leaks:
-            say(f"  {leak.what}: row {leak.row} is {leak.whole:g} with all ticks, {leak.cut_off:g} with {leak.cut}")
+            say(f"  {leak}")
     if found.leaks:
         raise typer.Exit(DIFFERENT)
 

@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from aiokafka import ConsumerRecord
 
+from data_io import disk
 from data_io.archive import layout
 from data_io.archive.columns import Columns
 from data_io.archive.layout import ArchiveFile, Place
@@ -54,7 +55,7 @@ class PartitionWriter:
         self._sealed: list[ArchiveFile] = []
         self._since_s: float | None = None
         with self._explained():
-            _make(self._folder)
+            disk.make(self._folder)
             self._lock = _locked(self._folder)
         try:
             with self._explained():
@@ -138,7 +139,7 @@ class PartitionWriter:
                 self.archived = end
                 published.append(ArchiveFile(target, start, end))
                 del self._sealed[0]
-            _sync(self._folder)
+            disk.sync(self._folder)
         if self._end == self.archived:
             self._since_s = None
         elif published:
@@ -220,23 +221,6 @@ class PartitionWriter:
         self._open = None
         self._sealed.append(ArchiveFile(path, start, end))
         self._start = end
-
-
-def _make(folder: Path) -> None:
-    """Make ``folder`` and those above it, so that they survive a loss of power."""
-    if folder.is_dir():
-        return
-    _make(folder.parent)
-    folder.mkdir(exist_ok=True)
-    _sync(folder.parent)
-
-
-def _sync(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _locked(folder: Path) -> int:

@@ -14,10 +14,10 @@ import pandas as pd
 
 from data_io.data_fetcher.binance_messages import BinanceTrade, UnusableMessageError, read
 from data_io.data_fetcher.lines import read_lines
-from data_io.data_fetcher.port import BATCH_SIZE, END_OF_TIME_NS, Chunked, SourceReport, batches, collect
+from data_io.data_fetcher.port import Chunked, SourceReport
 from ml_core import frames
 from ml_core.errors import InputError
-from ml_core.types import TickBatch, TickKind
+from ml_core.types import TickKind
 
 _CHUNK = 16_384
 _MAX_NS = 2**63 - 1
@@ -38,22 +38,6 @@ class BinanceCapture(Chunked):
         """Read ``path``, plain or gzip."""
         self.path = path
         self.report = SourceReport()
-
-    def symbols(self) -> list[str]:
-        """Return the symbols of the capture, sorted; reads all of it."""
-        return sorted({str(name) for chunk in self._chunks() for name in chunk["symbol"].cat.categories})
-
-    def fetch(self, symbol: str | None = None, *, start_ns: int = 0, end_ns: int = END_OF_TIME_NS) -> pd.DataFrame:
-        """Return the ticks of ``symbol`` (None: of all) received in ``[start_ns, end_ns)``; see `TickFetcher.fetch`.
-
-        Raises:
-            InputError: The file is missing or breaks off, or no line of it is a message. A retry will not help.
-        """
-        return collect(self._chunks(), symbol, start_ns, end_ns)
-
-    def stream(self, batch_size: int = BATCH_SIZE) -> Iterator[TickBatch]:
-        """Yield all ticks in batches; see `TickFetcher.stream`."""
-        return batches(self._chunks(), batch_size)
 
     def _chunks(self) -> Iterator[pd.DataFrame]:
         report = self.report = SourceReport()

@@ -168,11 +168,6 @@ class Barred(Chunked):
         """Begin a new report, and yield all bars."""
 
 
-def collect(chunks: Iterable[pd.DataFrame], symbol: str | None, start_ns: int, end_ns: int) -> pd.DataFrame:
-    """Return the ticks of ``chunks`` that are of ``symbol`` (None: any) and within ``[start_ns, end_ns)``."""
-    return join(select(chunks, symbol, start_ns, end_ns))
-
-
 def select(chunks: Iterable[pd.DataFrame], symbol: str | None, start_ns: int, end_ns: int) -> Iterator[pd.DataFrame]:
     """Yield the part of each chunk that is of ``symbol`` (None: any) and within ``[start_ns, end_ns)``.
 

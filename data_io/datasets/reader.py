@@ -16,13 +16,22 @@ from data_io.sinks import columns
 from ml_core.errors import SchemaMismatchError
 
 
-class _Files:
-    """The Parquet files of one data set."""
+class _Dataset:
+    """The Parquet files of one data set, and what its manifest says of them."""
 
     def __init__(self, folder: Path, manifest: Manifest) -> None:
-        self.folder, self.manifest = folder, manifest
+        """Read the data set in ``folder``."""
+        self.manifest = manifest
+        self.kinds = frozenset(manifest.kinds)
+        self.ts_source = manifest.ts_source
+        self.report = SourceReport()
+        self._folder = folder
 
-    def read(self, start_ns: int = 0, end_ns: int = END_OF_TIME_NS) -> Iterator[pd.DataFrame]:
+    def symbols(self) -> list[str]:
+        """Return the symbols, sorted."""
+        return sorted(self.manifest.symbols)
+
+    def _row_groups(self, start_ns: int = 0, end_ns: int = END_OF_TIME_NS) -> Iterator[pd.DataFrame]:
         """Yield the row groups that may hold times in ``[start_ns, end_ns)``; all of them are proven by their hash.
 
         Raises:
@@ -31,7 +40,7 @@ class _Files:
         digest, first, seen = Digest(), 0, 0
         symbols = sorted(self.manifest.symbols)
         for told in self.manifest.files:
-            path = self.folder / told.name
+            path = self._folder / told.name
             try:
                 with pq.ParquetFile(path, page_checksum_verification=True) as file:
                     if file.metadata.num_rows != told.rows:
@@ -53,48 +62,28 @@ class _Files:
         return damaged(self.manifest.id, why)
 
 
-class DatasetTicks(Chunked):
+class DatasetTicks(_Dataset, Chunked):
     """The ticks of a data set; ``offset`` is the number of a row in it."""
-
-    def __init__(self, folder: Path, manifest: Manifest) -> None:
-        """Read the data set in ``folder``."""
-        self.manifest = manifest
-        self.kinds = frozenset(manifest.kinds)
-        self.ts_source = manifest.ts_source
-        self.report = SourceReport()
-        self._files = _Files(folder, manifest)
-
-    def symbols(self) -> list[str]:
-        """Return the symbols, sorted."""
-        return sorted(self.manifest.symbols)
 
     def chunks(
         self, symbol: str | None = None, *, start_ns: int = 0, end_ns: int = END_OF_TIME_NS
     ) -> Iterator[pd.DataFrame]:
         """Yield the ticks of a range; row groups without its times are not read. See `TickFetcher.chunks`."""
-        return select(self._read(start_ns, end_ns), symbol, start_ns, end_ns)
+        return select(self._ticks(start_ns, end_ns), symbol, start_ns, end_ns)
 
     def _chunks(self) -> Iterator[pd.DataFrame]:
-        return self._read(0, END_OF_TIME_NS)
+        return self._ticks()
 
-    def _read(self, start_ns: int, end_ns: int) -> Iterator[pd.DataFrame]:
+    def _ticks(self, start_ns: int = 0, end_ns: int = END_OF_TIME_NS) -> Iterator[pd.DataFrame]:
         self.report = SourceReport()
-        for frame in self._files.read(start_ns, end_ns):
+        for frame in self._row_groups(start_ns, end_ns):
             self.report.count(frame)
             yield frame
 
 
-class DatasetBars(Barred):
+class DatasetBars(_Dataset, Barred):
     """The bars of a data set."""
-
-    def __init__(self, folder: Path, manifest: Manifest) -> None:
-        """Read the data set in ``folder``."""
-        self.manifest = manifest
-        self.kinds = frozenset(manifest.kinds)
-        self.ts_source = manifest.ts_source
-        self.report = SourceReport()
-        self._files = _Files(folder, manifest)
 
     def _bars(self) -> Iterator[pd.DataFrame]:
         self.report = SourceReport()
-        return self._files.read()
+        return self._row_groups()

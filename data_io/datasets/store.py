@@ -10,12 +10,13 @@ from typing import NamedTuple
 
 import pandas as pd
 
+from data_io import disk
 from data_io.data_fetcher.port import BAR
 from data_io.datasets import manifest as manifests
 from data_io.datasets.digest import Digest
 from data_io.datasets.manifest import DatasetFile, DatasetId, Manifest, TransformNote
 from data_io.datasets.reader import DatasetBars, DatasetTicks
-from data_io.sinks import columns, disk
+from data_io.sinks import columns
 from data_io.sinks.parquet import ParquetWriter
 from ml_core.errors import (
     ConflictError,

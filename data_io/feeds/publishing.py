@@ -1,14 +1,12 @@
 """A live feed onto topics: its ticks as the publisher writes them, its gaps beside them."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import aclosing
 
 from data_io.feeds import gaps
 from data_io.feeds.live import LiveBatch, LiveFeed
 from data_io.publisher import TIMEOUT_S, Outbox, Records
 from data_io.topics import admin, ticks
-from data_io.topics.admin import TopicSpec
-from ml_core.errors import NotFoundError
 
 
 async def publish(
@@ -78,12 +76,3 @@ def encode(batch: LiveBatch) -> Records:
         more += b',"backfilled":true' if is_backfilled else b""
         records.append((key, value[:-1] + more + b"}" if more else value))
     return records
-
-
-async def ensure_topics(bootstrap: str, specs: Sequence[TopicSpec]) -> None:
-    """Create those of ``specs`` that are missing; one that exists keeps its partitions."""
-    for spec in specs:
-        try:
-            await admin.describe(bootstrap, spec.name)
-        except NotFoundError:
-            await admin.ensure_topics(bootstrap, [spec])

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from data_io.sinks import columns, disk
+from data_io import disk
+from data_io.sinks import columns
 from data_io.sinks.parquet import ParquetWriter
 from ml_core.errors import NotEnoughDataError
 

@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from data_io import disk
 from data_io.data_fetcher.lake import DAY_NS, folder_of
-from data_io.sinks import disk
 from data_io.sinks.parquet import ParquetWriter
 from ml_core.errors import NotEnoughDataError
 from ml_core.types import Int64

@@ -8,7 +8,6 @@ import pandas as pd
 from data_io.data_fetcher.port import BATCH_SIZE, batches
 from data_io.publisher import publish
 from data_io.topics import admin, ticks
-from ml_core.errors import NotFoundError
 from ml_core.types import TickBatch
 
 
@@ -29,16 +28,8 @@ class TopicSink:
         return asyncio.run(self._publish(chunks))
 
     async def _publish(self, chunks: Iterable[pd.DataFrame]) -> int:
-        await ensure(self._bootstrap, self._topic, self._partitions)
+        await admin.create_missing(self._bootstrap, [ticks.topic_spec(self._topic, self._partitions)])
         return (await publish(_Stream(chunks), bootstrap=self._bootstrap, topic=self._topic)).ticks
-
-
-async def ensure(bootstrap: str, topic: str, partitions: int) -> None:
-    """Create ``topic`` where it is missing; one that exists keeps its partitions."""
-    try:
-        await admin.describe(bootstrap, topic)
-    except NotFoundError:
-        await admin.ensure_topics(bootstrap, [ticks.topic_spec(topic, partitions)])
 
 
 class _Stream:

@@ -102,6 +102,15 @@ async def ensure_topics(
             asked = True
 
 
+async def create_missing(bootstrap: str, specs: Iterable[TopicSpec]) -> None:
+    """Create those of ``specs`` that are missing; one that exists keeps its partitions. Raises as ``ensure_topics``."""
+    for spec in specs:
+        try:
+            await describe(bootstrap, spec.name)
+        except NotFoundError:
+            await ensure_topics(bootstrap, [spec])
+
+
 async def describe(bootstrap: str, topic: str, timeout_s: float = 30) -> TopicInfo:
     """Return id and partitions of ``topic``.
 

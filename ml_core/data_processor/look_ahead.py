@@ -28,6 +28,14 @@ class Leak(NamedTuple):
     whole: float  # with all ticks
     cut_off: float
 
+    def __str__(self) -> str:
+        """Return the leak in words.
+
+        >>> str(Leak("mid", cut=90, row=7, whole=1.5, cut_off=2.0))
+        'mid: row 7 is 1.5 with all ticks, 2 with 90'
+        """
+        return f"{self.what}: row {self.row} is {self.whole:g} with all ticks, {self.cut_off:g} with {self.cut}"
+
 
 class Looked(NamedTuple):
     """What was looked at, and what was found."""

@@ -76,13 +76,6 @@ def difference(
     )
 
 
-def mean(value_N: Float64, block_N: Int64, *, seed: int = 0) -> Interval:
-    """Return the interval of the mean over rows."""
-    blocks = int(block_N.max()) + 1
-    sums_B, count_B = np.bincount(block_N, weights=value_N), np.bincount(block_N)
-    return _interval(lambda weight_DB: (weight_DB @ sums_B) / (weight_DB @ count_B), blocks, seed)
-
-
 def _interval(statistic: Statistic, blocks: int, seed: int) -> Interval:
     if blocks < MIN_BLOCKS:
         return Interval(None, None, blocks, f"{blocks} blocks of time, {MIN_BLOCKS} are needed")

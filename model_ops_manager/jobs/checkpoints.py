@@ -9,6 +9,8 @@ from pathlib import Path
 
 import structlog
 
+from data_io import disk
+
 log = structlog.get_logger()
 
 _PREFIX, _SUFFIX = "attempt-", ".bin"
@@ -41,7 +43,7 @@ class JobCheckpoint:
                 file.flush()
                 os.fsync(file.fileno())
             part.replace(self._file)
-            _sync_folder(self._folder)
+            disk.sync(self._folder)
             for older in self._files()[:-1]:
                 older.unlink(missing_ok=True)
         except OSError as error:
@@ -65,12 +67,3 @@ def job_ids(home: Path) -> list[str]:
 
 def _folder(home: Path, job_id: str) -> Path:
     return home / "jobs" / job_id
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make the names in ``folder`` survive a power cut."""
-    number = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(number)
-    finally:
-        os.close(number)

@@ -3,15 +3,12 @@
 import os
 import secrets
 import shutil
-import subprocess
-import sys
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from model_ops_manager.mlflow_agent import MlflowAgent
-from streams import kernels
 from streams.local_kafka import broker
 from tests.integration.worker_lab import WorkerLab
 
@@ -43,13 +40,6 @@ def model_store(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Path], Ml
         return MlflowAgent(f"sqlite:///{home / 'mlflow.db'}", home)
 
     return make
-
-
-@pytest.fixture(scope="session")
-def compiled_kernels() -> None:
-    """In a new installation a worker compiles for longer than a test waits for its rows."""
-    code = "from streams import kernels; kernels.load()"
-    subprocess.run([sys.executable, "-c", code], check=True, timeout=kernels.COMPILE_S)
 
 
 @pytest.fixture

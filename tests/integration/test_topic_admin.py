@@ -6,7 +6,7 @@ from aiokafka import AIOKafkaProducer
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 
-from data_io.topics.admin import DAY_MS, compacted_topic, describe, ensure_topics, log_topic
+from data_io.topics.admin import DAY_MS, compacted_topic, create_missing, describe, ensure_topics, log_topic
 from ml_core.errors import InputError, KafkaUnavailableError, NotFoundError, SetupError
 from streams.local_kafka.node import free_ports
 
@@ -54,6 +54,15 @@ async def test_ensuring_twice_changes_nothing(kafka: str, unique: str) -> None:
     await ensure_topics(kafka, [log_topic(unique, 2)])
 
     assert await describe(kafka, unique) == first
+
+
+async def test_a_missing_topic_is_created_and_one_that_is_there_keeps_its_partitions(kafka: str, unique: str) -> None:
+    there, missing = log_topic(f"there-{unique}", 3), log_topic(f"missing-{unique}", 2)
+    await ensure_topics(kafka, [there])
+
+    await create_missing(kafka, [there._replace(partitions=1), missing])
+
+    assert [(await describe(kafka, spec.name)).partitions for spec in (there, missing)] == [3, 2]
 
 
 async def test_many_may_ensure_the_same_topic_at_once(kafka: str, unique: str) -> None:

@@ -35,7 +35,7 @@ def test_a_data_set_is_imported_listed_shown_and_exported(data: Run, tmp_path: P
     _, listed, _ = data("list", "--json")
     _, table, _ = data("list")
     _, shown, _ = data("show", "syn@1", "--json")
-    _, exported, _ = data("export", "syn@1", "--to", "out/lake/")
+    _, exported, _ = data("export", "syn@1", "--out", "out/lake/")
     _, again, _ = data("import", "out/lake", "--name", "syn")
 
     manifest = json.loads(shown)
@@ -65,9 +65,9 @@ def test_the_first_places_that_cannot_be_used_are_told(data: Run, tmp_path: Path
 
 
 def test_a_range_of_time_is_imported_and_exported(data: Run) -> None:
-    data("import", SYNTHETIC, "--name", "syn", "--until", "2024-01-02T14:30:00.3Z")
+    data("import", SYNTHETIC, "--name", "syn", "--to", "2024-01-02T14:30:00.3Z")
     _, shown, _ = data("show", "syn", "--json")
-    _, exported, _ = data("export", "syn", "--to", "a.csv", "--from", "2024-01-02T14:30:00.2+00:00", "--json")
+    _, exported, _ = data("export", "syn", "--out", "a.csv", "--from", "2024-01-02T14:30:00.2+00:00", "--json")
     assert 0 < json.loads(exported)["rows"] < json.loads(shown)["rows"] < 300
 
 
@@ -104,7 +104,7 @@ def test_a_damaged_version_is_listed_as_such(data: Run, tmp_path: Path) -> None:
         (["import", SYNTHETIC, "--name", "../a"], "names no data set"),
         (["import", SYNTHETIC, "--name", "a", "--transform", "mine"], "names no function"),
         (["import", SYNTHETIC, "--name", "a", "--from", "soon"], "no time such as"),
-        (["import", SYNTHETIC, "--name", "a", "--until", "2020-01-01"], "gave no row"),
+        (["import", SYNTHETIC, "--name", "a", "--to", "2020-01-01"], "gave no row"),
     ],
 )
 def test_what_is_wrong_ends_with_2_and_its_reason(data: Run, words: list[str], reason: str) -> None:

@@ -130,7 +130,7 @@ def test_a_disk_that_fails_at_any_step_leaves_whole_files_and_the_same_records_c
         elif step == "fsync":
             patch.setattr(os, "fsync", full)
         else:
-            patch.setattr("data_io.archive.writer._sync", full)
+            patch.setattr("data_io.disk.sync", full)
         made.add(records(2, 3), 4)
         with pytest.raises(ArchiveUnavailableError, match=r"on of partition 3 of 'ticks' are not archived: .*No space"):
             written(made)

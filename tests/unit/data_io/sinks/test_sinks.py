@@ -16,6 +16,7 @@ from data_io.publisher import PublishReport
 from data_io.sinks.files import CsvSink, ParquetSink
 from data_io.sinks.lake import LakeSink
 from data_io.sinks.port import open_sink
+from data_io.topics import ticks
 from ml_core import frames
 from ml_core.errors import InputError, NotEnoughDataError, SourceUnavailableError
 from ml_core.types import TickKind
@@ -130,7 +131,7 @@ def test_a_topic_gets_all_ticks_in_order_once_it_is_there(monkeypatch: pytest.Mo
     frame = Synthetic(Market(symbols=3, ticks=500)).fetch()
     calls: list[Any] = []
 
-    async def ensure(*asked: Any) -> None:
+    async def create_missing(*asked: Any) -> None:
         calls.append(asked)
 
     async def publish(stream: TickStream, **asked: Any) -> PublishReport:
@@ -139,14 +140,14 @@ def test_a_topic_gets_all_ticks_in_order_once_it_is_there(monkeypatch: pytest.Mo
         calls.append(np.concatenate([batch.ts_ns_N for batch in batches]).tolist())
         return PublishReport(ticks=sum(map(len, batches)))
 
-    monkeypatch.setattr("data_io.sinks.topic.ensure", ensure)
+    monkeypatch.setattr("data_io.topics.admin.create_missing", create_missing)
     monkeypatch.setattr("data_io.sinks.topic.publish", publish)
 
     rows = open_sink("topic:market.ticks.v1", "kafka:9092").write([frame[:100], frame[100:]], "exchange")
 
     assert rows == 500
     assert calls == [
-        ("kafka:9092", "market.ticks.v1", 4),
+        ("kafka:9092", [ticks.topic_spec("market.ticks.v1", 4)]),
         {"bootstrap": "kafka:9092", "topic": "market.ticks.v1"},
         frame["ts_ns"].tolist(),
     ]
