@@ -90,7 +90,7 @@ class Rest:
 
     def _hold_back(self, retry_after: str) -> None:
         """Ask nothing for as long as the venue says; holes are given up meanwhile."""
-        seconds = float(retry_after) if retry_after.isdigit() else self.limits.first_pause_s
+        seconds = float(retry_after) if retry_after.isdecimal() else self.limits.first_pause_s
         self._next_s = max(self._next_s, self._monotonic() + min(seconds, _LONGEST_BAN_S))
 
 
@@ -100,7 +100,8 @@ async def fill(order: SymbolOrder, rest: Rest, now_ns: Callable[[], int]) -> Non
         epoch = order.epoch
         reason: Reason
         try:
-            async with asyncio.timeout(rest.limits.fill_s):
+            # what waits behind holes in a row waits no longer than behind one
+            async with asyncio.timeout(max(0.0, rest.limits.fill_s - order.waited_s(now_ns()))):
                 reason = await _ask(order, rest, now_ns)
         except TimeoutError:
             reason = "timeout"
