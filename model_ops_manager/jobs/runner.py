@@ -77,7 +77,8 @@ class Runner:
             handle = self.executor.start(job)
         except OSError as error:
             log.error("job not started", action="start-job", job=job.id, error=str(error))
-            self.store.finish(job, JobState.FAILED, error=f"its process could not be started: {error}")
+            with suppress(LeaseLostError):
+                self.store.finish(job, JobState.FAILED, error=f"its process could not be started: {error}")
             return
         self._attempts.append(Attempt(job, handle))
         log.info("job started", action="start-job", job=job.id, attempt=job.attempt, **handle.place)
@@ -106,7 +107,7 @@ class Runner:
         else:
             try:
                 job = self._look(attempt)
-            except LeaseLostError:
+            except (LeaseLostError, JobNotFoundError):
                 attempt.end(Why.LEASE)
             else:
                 if job.cancel_requested and not job.state.is_final:
@@ -135,12 +136,12 @@ class Runner:
 
     def _settle(self, attempt: Attempt, code: int) -> None:
         """Write how an attempt ended that did not say so itself; a job that is over keeps no files."""
-        job = self.store.get(attempt.job.id)
         try:
+            job = self.store.get(attempt.job.id)
             if (job.state, job.attempt) == (JobState.RUNNING, attempt.job.attempt):
                 job = self._decide(job, attempt.why, code)
-        except LeaseLostError as error:
-            log.warning("job taken over", action="end-job", job=job.id, error=str(error))
+        except (LeaseLostError, JobNotFoundError) as error:  # somebody may have deleted its row
+            log.warning("job taken over", action="end-job", job=attempt.job.id, error=str(error))
             return
         if job.state.is_final:
             checkpoints.remove(self.settings.home, job.id)

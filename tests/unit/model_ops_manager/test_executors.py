@@ -1,5 +1,7 @@
 """Where attempts run: a real process on this machine, and what the runner makes of Ray without a cluster."""
 
+import signal
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -81,6 +83,19 @@ def test_a_process_learns_that_its_runner_is_gone(program, settings):
     handle._process.stdin.close()
     assert until(handle.exit_code) == 70
     handle.close()
+
+
+def test_what_a_process_has_started_ends_with_it_when_its_runner_is_gone():
+    code = (
+        "import subprocess; print(subprocess.Popen(['sleep', '60']).pid, flush=True); "
+        "from model_ops_manager.jobs.training import _watch_runner; _watch_runner()"
+    )
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen([sys.executable, "-c", code], start_new_session=True, **pipes) as process:
+        started = Path(f"/proc/{int(process.stdout.readline())}")
+        process.stdin.close()
+        assert process.wait(WAIT_S) == -signal.SIGKILL
+    until(lambda: not started.exists() or "Z" in (started / "stat").read_text().split()[2])
 
 
 def test_the_last_words_of_a_process_are_not_lost(program, settings):
