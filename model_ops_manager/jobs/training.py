@@ -57,9 +57,7 @@ def main(job_id: str, attempt: int) -> int:
     except LeaseLostError as error:
         log.error("the job was taken over", action="end", error=str(error))
         return 1
-    except (
-        JobStoreUnavailableError
-    ) as error:  # how it ended cannot be told: another attempt goes on from its checkpoint
+    except JobStoreUnavailableError as error:  # nobody learns how it ended, so another attempt goes on
         log.error("the job store is away", action="end", error=str(error))
         return STORE_AWAY
     finally:

@@ -81,7 +81,7 @@ class Work(ABC):
             raise TrainingCancelledError("cancelled on request")
 
     def tell(self, **progress: Any) -> None:
-        """Store how far the job is; a number that is not finite is told as None. While the store is away nothing is told.
+        """Store how far the job is; a number that is not finite is told as None, while the store is away nothing.
 
         Raises:
             LeaseLostError: Another attempt has taken the job over.
