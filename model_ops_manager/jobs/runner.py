@@ -24,6 +24,7 @@ log = structlog.get_logger()
 
 # An attempt that registers its model is let finish; every wait of a registration has a bound below this.
 REGISTER_S = 60.0
+START_PAUSE_S = 10.0  # a machine without room has none for the next job, which another runner may take
 SWEEP_S = 60.0  # how often files are looked for whose job was ended by somebody else
 
 
@@ -36,7 +37,7 @@ class Runner:
         self.name = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(2)}"
         self._attempts: list[Attempt] = []
         self._store_answers = True
-        self._swept_s = -math.inf
+        self._swept_s = self._lease_from_s = -math.inf
 
     def run(self, stop: threading.Event) -> None:
         """Lease and run jobs until ``stop`` is set, then give back what still runs.
@@ -60,7 +61,7 @@ class Runner:
         """Look after every attempt and lease at most one job. Called every ``runner_poll_s``."""
         try:
             self._tend()
-            if len(self._attempts) < self.settings.max_parallel:
+            if len(self._attempts) < self.settings.max_parallel and time.monotonic() >= self._lease_from_s:
                 job = self.store.lease(self.name, self.settings.lease_s, self.settings.quotas)
                 if job is not None:
                     self._start(job)
@@ -77,8 +78,9 @@ class Runner:
             handle = self.executor.start(job)
         except OSError as error:
             log.error("job not started", action="start-job", job=job.id, error=str(error))
+            self._lease_from_s = time.monotonic() + START_PAUSE_S
             with suppress(LeaseLostError):
-                self.store.finish(job, JobState.FAILED, error=f"its process could not be started: {error}")
+                self.store.give_back(job)
             return
         self._attempts.append(Attempt(job, handle))
         log.info("job started", action="start-job", job=job.id, attempt=job.attempt, **handle.place)

@@ -1,5 +1,6 @@
 """Where attempts run: a real process on this machine, and what the runner makes of Ray without a cluster."""
 
+import os
 import signal
 import subprocess
 import sys
@@ -118,7 +119,7 @@ class Ray:
 
     def init(self, address, **_):
         if address == "10.9.9.9:1":
-            raise ConnectionError("nobody there")
+            raise Exception("timed out during startup")  # noqa: TRY002 - as Ray does
         self.called.append("init")
 
     def remote(self, **resources):
@@ -174,6 +175,16 @@ def test_a_cluster_that_cannot_do_the_work_is_refused(monkeypatch, tmp_path, giv
     with pytest.raises(error, match=said):
         open_executor(RunnerSettings.read(home=tmp_path, runner_executor="ray", **given))
     assert ray.called in ([], ["init", "shutdown"])
+
+
+def test_a_ray_of_this_machine_alone_listens_on_loopback_alone(monkeypatch, tmp_path):
+    name = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"  # all that Ray offers for it
+    for address, said in (("10.0.0.1:1", None), ("local", "0")):
+        monkeypatch.setenv(name, "")  # taken back at the end
+        monkeypatch.delenv(name)
+        monkeypatch.setitem(sys.modules, "ray", Ray())
+        open_executor(RunnerSettings.read(home=tmp_path, runner_executor="ray", ray_address=address))
+        assert os.environ.get(name) == said
 
 
 def test_stores_that_all_share_are_taken_and_a_file_where_there_is_one_machine(monkeypatch, tmp_path):

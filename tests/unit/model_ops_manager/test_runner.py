@@ -220,11 +220,19 @@ def test_an_attempt_whose_job_was_taken_over_leaves_it_alone(bench):
     assert job_ids(bench.home) == [taken.id]
 
 
-def test_a_process_that_cannot_be_started_is_a_failed_job(bench):
+def test_a_machine_without_room_for_a_process_fails_none_of_the_jobs_that_wait(bench):
     bench.executor.refuses = True
-    job = bench.submit()
+    jobs = [bench.submit(), bench.submit()]
+    for _ in range(3):
+        bench.runner.step()
+    assert [(each.state, each.losses) for each in map(bench.store.get, (job.id for job in jobs))] == [
+        (JobState.QUEUED, 0)
+    ] * 2
+    assert bench.store.get(jobs[0].id).attempt == 1, "it does not try again at once"
+
+    bench.executor.refuses, bench.runner._lease_from_s = False, 0.0
     bench.runner.step()
-    assert bench.store.get(job.id).error == "its process could not be started: no room"
+    assert bench.executor.started[0].job.id == jobs[0].id
 
 
 def test_a_runner_that_stops_ends_its_processes_and_gives_their_jobs_back(bench):

@@ -145,5 +145,5 @@ def test_a_place_that_cannot_be_given_a_name_is_refused_before_anything_is_read(
     (inside / "link").symlink_to(tmp_path)
     monkeypatch.chdir(inside)
 
-    with pytest.raises(InputError, match="give (another|that one)"):
+    with pytest.raises(InputError, match=r"give (another|that one)"):
         open_sink(target, "").write(iter([None]), "receive")  # type: ignore[arg-type]  # a read would fail
