@@ -30,6 +30,7 @@ MAX_LIST = 1000
 _MAX_ERROR_CHARACTERS = 4000
 
 _KIND = jobs.c.spec["kind"].as_string()
+_IS_KNOWN = _KIND.in_([kind.value for kind in JobKind])  # a store may be shared with a newer version
 FinalState = Literal[JobState.SUCCEEDED, JobState.FAILED, JobState.CANCELLED]
 
 
@@ -112,7 +113,7 @@ class JobStore:
         *,
         pipeline: str | None = None,
     ) -> list[Job]:
-        """Return jobs, newest first.
+        """Return jobs of kinds that this version knows, newest first.
 
         Args:
             state: Only jobs in this state.
@@ -120,7 +121,7 @@ class JobStore:
             before: Only jobs older than the one of this id: the last id of a page begins the next page.
             pipeline: Only jobs of this pipeline.
         """
-        query = select(jobs).order_by(jobs.c.id.desc()).limit(max(0, min(limit, MAX_LIST)))
+        query = select(jobs).where(_IS_KNOWN).order_by(jobs.c.id.desc()).limit(max(0, min(limit, MAX_LIST)))
         if state is not None:
             query = query.where(jobs.c.state == state.value)
         if before is not None:
@@ -172,7 +173,7 @@ class JobStore:
             self._take_back(connection, now_ns)
             first = (
                 select(jobs.c.id)
-                .where(jobs.c.state == JobState.QUEUED, _KIND.in_(list(JobKind)), *_within(connection, quotas))
+                .where(jobs.c.state == JobState.QUEUED, _IS_KNOWN, *_within(connection, quotas))
                 .order_by(jobs.c.priority.desc(), jobs.c.id)
                 .limit(1)
                 .with_for_update(skip_locked=True)  # PostgreSQL, where one is being cancelled

@@ -132,6 +132,7 @@ def test_a_runner_passes_over_a_job_of_a_kind_that_only_a_newer_version_knows(be
     process = bench.started()
 
     assert process.job.id != newer.id
+    assert [job.id for job in bench.store.list()] == [process.job.id]
 
 
 def test_a_runner_outlives_the_row_of_its_job(bench):
