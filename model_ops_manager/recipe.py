@@ -74,4 +74,4 @@ class Recipe(BaseModel):
 
 
 def _parts(spec: PipelineSpec) -> dict[str, str]:
-    return files_of((spec.model.kind, *spec.features.use), spec.folder)
+    return files_of((spec.model.kind, spec.train.loss or "", *spec.features.use), spec.folder)

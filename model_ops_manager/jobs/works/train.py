@@ -31,6 +31,7 @@ class Train(Work):
     def run(self, point_of_no_return: Callable[[], None]) -> dict[str, Any]:
         """Fetch, train, judge, register and, where the evidence allows, move the alias; see ``Work.run``."""
         check(self.pipeline)
+        recipe = Recipe.of(self.pipeline)  # now: somebody may edit an own part while it trains
         champion = self.agent.champion(self.pipeline.name)
         end_leftovers(self.agent, self.store, self.job)
         origin = self._origin(champion)
@@ -57,7 +58,7 @@ class Train(Work):
             model,
             params=self._params(fitted, fetched),
             tags=self._tags(fitted),
-            recipe=Recipe.of(self.pipeline),
+            recipe=recipe,
         )
         decision = self._settle(made, fitted, champion, decision)
         log.info("model registered", action="register", version=made.version, reason=decision.reason)

@@ -11,7 +11,7 @@ from ml_core.spec import parse
 from ml_core.types import JobSpec, OffsetRange
 from model_ops_manager.jobs import patience
 from model_ops_manager.jobs.settings import RunnerSettings
-from model_ops_manager.jobs.works import base
+from model_ops_manager.jobs.works import base, train
 from model_ops_manager.jobs.works.train import Train
 
 RANGE = OffsetRange(partition=0, start=0, end=9)
@@ -94,3 +94,24 @@ def test_what_was_trained_waits_for_a_store_that_comes_back(work_on, monkeypatch
     monkeypatch.setattr(patience, "PATIENCE_S", -1.0)
     with pytest.raises(JobStoreUnavailableError):
         work_on(Away(3)).begin_registering(lambda: None, stage="register")
+
+
+def test_a_recipe_is_taken_before_there_is_time_to_edit_an_own_part(work_on, monkeypatch):
+    class StopError(Exception):
+        pass
+
+    def fetch():
+        raise StopError
+
+    taken = []
+    monkeypatch.setattr(train, "check", lambda _: None)
+    monkeypatch.setattr(train, "end_leftovers", lambda *_: None)
+    monkeypatch.setattr(train, "Recipe", SimpleNamespace(of=taken.append))
+    work = work_on(Away(0))
+    work.agent = SimpleNamespace(champion=lambda _: None)
+    work.job.spec = JobSpec(pipeline="demo")
+    work.fetch = fetch
+
+    with pytest.raises(StopError):
+        work.run(lambda: None)
+    assert taken == [work.pipeline]
