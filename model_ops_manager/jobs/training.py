@@ -20,9 +20,9 @@ import structlog
 from data_io.logs import configure
 from ml_core.errors import JobStoreUnavailableError, LeaseLostError, TickwiseError, TrainingCancelledError
 from ml_core.types import JobKind, JobState
+from model_ops_manager.jobs import temporary
 from model_ops_manager.jobs.executor import ENDED_BY_SIGTERM, STORE_AWAY
 from model_ops_manager.jobs.job import Job
-from model_ops_manager.jobs.local import TEMP_PREFIX
 from model_ops_manager.jobs.patience import patiently
 from model_ops_manager.jobs.settings import RunnerSettings
 from model_ops_manager.jobs.store import FinalState, JobStore
@@ -111,7 +111,7 @@ def _watch_runner() -> None:
     while os.read(sys.stdin.fileno(), 1):
         pass
     folder = Path(tempfile.gettempdir())
-    if folder.name.startswith(TEMP_PREFIX):  # what the runner would have removed
+    if folder.name.startswith(temporary.PREFIX):  # what the runner would have removed
         shutil.rmtree(folder, ignore_errors=True)
     # nobody prolongs the lease any more: another attempt will be made
     if os.getpgrp() == os.getpid():

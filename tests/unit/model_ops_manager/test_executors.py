@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,6 +12,7 @@ from types import SimpleNamespace
 import pytest
 
 from ml_core.errors import DependencyError, SetupError
+from model_ops_manager.jobs import temporary
 from model_ops_manager.jobs.executor import MACHINE_LOST, open_executor
 from model_ops_manager.jobs.local import LocalExecutor
 from model_ops_manager.jobs.ray_executor import RayHandle, _Host, _Look
@@ -76,6 +78,20 @@ def test_a_process_that_does_not_listen_is_killed_and_its_files_are_removed(prog
 
     assert until(lambda: host.look().code) == -9
     assert not folder.exists()
+
+
+def test_the_files_of_the_dead_are_removed_and_those_of_the_living_kept(settings, monkeypatch, tmp_path):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    held, left, other = temporary.Folder(), temporary.Folder(), tmp_path / "another"
+    other.mkdir()
+    (left.path / "set.npy").write_text("large")
+    os.close(left._lock)  # as a kill does
+
+    LocalExecutor(settings)
+
+    assert sorted(tmp_path.iterdir()) == sorted([held.path, other])
+    held.remove()
+    assert not held.path.exists()
 
 
 def test_a_process_learns_that_its_runner_is_gone(program, settings):
