@@ -45,7 +45,7 @@ class Rest:
         self.venue, self.limits, self.sleep, self.rng = venue, limits, sleep, rng or random.Random()  # noqa: S311  # jitter
         self._http, self._url, self._report, self._monotonic = http, url.rstrip("/"), report, monotonic
         self._interval_s = limits.request_interval_s or venue.request_interval_s
-        self._next_s = 0.0
+        self._next_s, self._line = 0.0, asyncio.Lock()
 
     async def page(self, symbol: str, first: int, last: int | None) -> list[Trade]:
         """Return trades of ``[first, last]`` of one answer; see `Venue.request`.
@@ -82,11 +82,11 @@ class Rest:
         await self.sleep(backoff(failures, self.limits.first_pause_s, self.limits.longest_pause_s, self.rng))
 
     async def _turn(self) -> None:
-        now_s = self._monotonic()
-        turn_s = max(now_s, self._next_s)
-        self._next_s = turn_s + self._interval_s
-        if turn_s > now_s:
-            await self.sleep(turn_s - now_s)
+        """Wait for the next question that the venue allows; who gives up waiting leaves no place in the line empty."""
+        async with self._line:
+            while (left_s := self._next_s - self._monotonic()) > 0:  # meanwhile the venue may have said later
+                await self.sleep(left_s)
+            self._next_s = self._monotonic() + self._interval_s
 
     def _hold_back(self, retry_after: str) -> None:
         """Ask nothing for as long as the venue says; holes are given up meanwhile."""
