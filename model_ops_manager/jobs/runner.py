@@ -121,11 +121,13 @@ class Runner:
         """Return the job as it stands, its lease prolonged when a third of it is over.
 
         Raises:
-            LeaseLostError: Another runner has the job.
+            LeaseLostError: Another runner has the job, or may take it.
         """
         asked_s = time.monotonic()
         job = self.store.get(attempt.job.id)
-        has_ended = job.state.is_final and job.attempt == attempt.job.attempt  # and its process will, too
+        if job.attempt != attempt.job.attempt or job.state is JobState.QUEUED:  # a machine that slept does not notice
+            raise LeaseLostError(f"{job.id} is not run by attempt {attempt.job.attempt} any more")
+        has_ended = job.state.is_final  # and its process will, too
         if not has_ended and asked_s - attempt.leased_s > self.settings.lease_s / 3:
             job = self.store.heartbeat(attempt.job, self.settings.lease_s)
             attempt.leased_s = asked_s

@@ -221,6 +221,19 @@ def test_an_attempt_whose_job_was_taken_over_leaves_it_alone(bench):
     assert job_ids(bench.home) == [taken.id]
 
 
+@pytest.mark.parametrize("is_leased", [True, False])
+def test_an_attempt_whose_job_was_taken_over_is_ended_at_the_next_look(tmp_path, store, is_leased):
+    bench = Bench(tmp_path, store, max_parallel=1)
+    process = bench.started()
+    store.give_back(process.job)
+    if is_leased:
+        store.lease("other", 10)
+
+    bench.runner.step()
+
+    assert process.code == ENDED_BY_SIGTERM
+
+
 def test_a_machine_without_room_for_a_process_fails_none_of_the_jobs_that_wait(bench):
     bench.executor.refuses = True
     jobs = [bench.submit(), bench.submit()]
