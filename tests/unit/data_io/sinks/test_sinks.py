@@ -140,9 +140,10 @@ def test_a_topic_gets_all_ticks_in_order_once_it_is_there(monkeypatch: pytest.Mo
 def test_a_place_that_cannot_be_given_a_name_is_refused_before_anything_is_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, target: str
 ) -> None:
-    inside = tmp_path / "inside"
+    inside, empty = tmp_path / "inside", tmp_path / "empty"
     inside.mkdir()
-    (inside / "link").symlink_to(tmp_path)
+    empty.mkdir()
+    (inside / "link").symlink_to(empty)
     monkeypatch.chdir(inside)
 
     with pytest.raises(InputError, match=r"give (another|that one)"):
