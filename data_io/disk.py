@@ -17,11 +17,15 @@ def whole(path: Path) -> Iterator[Path]:
     A file of that name is replaced, as is an empty folder. After an error nothing is left.
 
     Raises:
-        InputError: ``path`` is a folder with something in it. A retry will not help.
+        InputError: ``path`` has no name that can be given, or is a folder with something in it. A retry will not help.
         SourceUnavailableError: The disk did not take it. A retry is safe.
     """
+    if path.name in ("", "..") or path.is_mount() or "\0" in path.name:
+        raise InputError(f"{str(path)!r} is no name for what is written; give another")
     hidden = path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}.tmp")
     try:
+        if path.is_symlink() and path.is_dir():
+            raise InputError(f"{path} leads to another folder; give that one")
         if path.is_dir() and any(path.iterdir()):
             raise InputError(f"the folder {path} is not empty; give another")
         make(path.parent)

@@ -58,7 +58,8 @@ def files_of(names: Iterable[str], folder: Path | None) -> dict[str, str]:
     """
     found: dict[str, str] = {}
     for name in names if folder else ():
-        place = Path(*name.partition(":")[0].split(".")).with_suffix(".py") if is_part(name) else None
+        words = name.partition(":")[0].split(".")
+        place = Path(*words).with_suffix(".py") if is_part(name) and all(map(str.isidentifier, words)) else None
         if folder and place and (path := folder / place).is_file():
             try:
                 found[place.as_posix()] = path.read_bytes().decode()

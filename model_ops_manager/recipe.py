@@ -1,6 +1,6 @@
 """What a version was made by: its pipeline file and the source of the own parts that it names, as one JSON file."""
 
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
@@ -25,16 +25,15 @@ class Recipe(BaseModel):
     @classmethod
     def _stay_inside(cls, parts: dict[str, str]) -> dict[str, str]:
         for name in parts:
-            path = PurePosixPath(name)
-            if path.is_absolute() or ".." in path.parts or path.suffix != ".py":
+            words = name.removesuffix(".py").split("/")
+            if not name.endswith(".py") or not all(map(str.isidentifier, words)):  # as modules are named
                 raise ValueError(f"{name!r} is no file of own parts")
         return parts
 
     @classmethod
     def of(cls, spec: PipelineSpec) -> Self:
         """Return the recipe of ``spec``; parts of installed packages are left to their versions."""
-        named = (spec.model.kind, spec.train.loss or "", *spec.features.use)
-        return cls(pipeline=spec.model_dump(mode="json"), parts=files_of(named, spec.folder))
+        return cls(pipeline=spec.model_dump(mode="json"), parts=_parts(spec))
 
     @classmethod
     def read(cls, data: bytes, said: str) -> Self:
@@ -52,16 +51,19 @@ class Recipe(BaseModel):
         """Return the pipeline, with its own parts from ``folder``, where they must be as they were.
 
         Raises:
-            UnknownPartError: A file of own parts is missing in ``folder`` or says something else now.
+            UnknownPartError: A file of own parts is missing in ``folder``, says something else now, or stands there
+                under the name of a part that came from elsewhere.
             SpecError: The pipeline was written by a version that knew other names. A retry will not help.
         """
-        changed = [name for name, source in self.parts.items() if not _is_same(folder, name, source)]
+        spec = pipeline_file.parse(self.pipeline, folder=folder, name=FILE)
+        there = _parts(spec)
+        changed = sorted(name for name in {*self.parts, *there} if self.parts.get(name) != there.get(name))
         if changed:
             raise UnknownPartError(
                 f"{', '.join(changed)} in {folder or 'no folder'} differ from what the model was trained with; "
                 "name the folder of the original files, or run the recorded ones"
             )
-        return pipeline_file.parse(self.pipeline, folder=folder, name=FILE)
+        return spec
 
     def unpack(self, folder: Path) -> None:
         """Write the recorded parts into ``folder``: their code is as trustworthy as the model store is."""
@@ -71,6 +73,5 @@ class Recipe(BaseModel):
             path.write_text(source, encoding="utf-8", newline="")
 
 
-def _is_same(folder: Path | None, name: str, source: str) -> bool:
-    path = None if folder is None else folder / name
-    return path is not None and path.is_file() and path.read_bytes() == source.encode()
+def _parts(spec: PipelineSpec) -> dict[str, str]:
+    return files_of((spec.model.kind, spec.train.loss or "", *spec.features.use), spec.folder)

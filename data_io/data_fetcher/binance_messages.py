@@ -10,6 +10,7 @@ import msgspec
 
 _MS_NS = 1_000_000
 _MAX_MS = (2**63 - 1) // _MS_NS
+BAD_JSON = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)  # ValidationError is one; nested too deeply
 
 
 class UnusableMessageError(Exception):
@@ -74,7 +75,7 @@ def read(body: bytes) -> BinanceTrade | BinanceQuote | str:
     """
     try:
         message = _decode(body)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:  # ValidationError is one of them
+    except BAD_JSON as error:
         raise UnusableMessageError(f"bad json: {error}") from error
     data, kind = message.data, message.stream.partition("@")[2]
     if data is None or kind not in ("trade", "bookTicker"):
@@ -85,10 +86,12 @@ def read(body: bytes) -> BinanceTrade | BinanceQuote | str:
         if data.m is None:
             raise UnusableMessageError("no buyer-is-maker flag")
         price, size = number(data.p, "price"), number(data.q, "size")
-        return BinanceTrade(data.s, data.t, price, size, side(is_buyer_maker=data.m), ms_to_ns(data.T))
+        return BinanceTrade(
+            data.s, whole(data.t, "trade id"), price, size, side(is_buyer_maker=data.m), ms_to_ns(data.T)
+        )
     bid, ask = number(_text(data.b), "bid"), number(_text(data.a), "ask")
     bid_size, ask_size = number(data.B, "bid size", zero=True), number(data.A, "ask size", zero=True)
-    return BinanceQuote(data.s, data.u, bid, ask, bid_size, ask_size)
+    return BinanceQuote(data.s, whole(data.u, "update id", least=-1), bid, ask, bid_size, ask_size)
 
 
 def side(*, is_buyer_maker: bool) -> int:
@@ -116,8 +119,19 @@ def number(text: str, what: str, *, zero: bool = False) -> float:
     return value
 
 
+def whole(value: int, what: str, *, least: int = 0) -> int:
+    """Return ``value``, a number that the venue gave to a trade or quote.
+
+    Raises:
+        UnusableMessageError: It is less than ``least``, or does not fit 64 bits; ``what`` names it.
+    """
+    if not least <= value < 2**63:
+        raise UnusableMessageError(f"{what} is none")
+    return value
+
+
 def _text(raw: msgspec.Raw) -> str:
     try:
         return _decode_text(raw)
-    except msgspec.DecodeError as error:
+    except BAD_JSON as error:
         raise UnusableMessageError("no best bid or ask") from error

@@ -25,6 +25,7 @@ TRIES = 6  # of one request; the waits between them are 1, 2, 4, 8, 16 s
 _PAGE = 1000
 _MS_NS = 1_000_000
 _STEP_MS = 3_600_000  # Binance answers of an hour at most
+_DAY_MS = 86_400_000
 _SIDES = {"buy": 1, "sell": -1}
 
 
@@ -104,8 +105,9 @@ class _Session:
         raise AssertionError("the last attempt returns or raises")
 
     def now_ms(self, clock: Callable[[], int]) -> int:
-        """Return the exchange's time, ours where it does not tell."""
-        return int(self.ask("fetch_time")) if self.exchange.has.get("fetchTime") else clock() // _MS_NS
+        """Return the exchange's time, ours where it does not tell, or tells of one that is far off."""
+        ours_ms = clock() // _MS_NS
+        return min(int(self.ask("fetch_time")), ours_ms + _DAY_MS) if self.exchange.has.get("fetchTime") else ours_ms
 
     def pages(
         self, page_of: Callable[[int], list[_Item]], since_ms: int, until_ms: int, step_ms: int
@@ -180,7 +182,9 @@ class ExchangeTrades(_Rest, Chunked):
     def _chunks(self) -> Iterator[pd.DataFrame]:
         done = 0
         with closing(self._session()) as session:
-            end_ns = self.asked.end_ns or session.now_ms(self._clock) * _MS_NS
+            # there are no trades of the future, and to ask for them hour by hour would take for ever
+            latest_ns = self._clock() + _DAY_MS * _MS_NS
+            end_ns = min(self.asked.end_ns or session.now_ms(self._clock) * _MS_NS, latest_ns)
             for symbol in self.asked.symbols:
                 pages = session.pages(_trades(session, symbol), self.asked.start_ns // _MS_NS, _ms_up(end_ns), _STEP_MS)
                 for page in pages:

@@ -45,7 +45,7 @@ class Rest:
         self.venue, self.limits, self.sleep, self.rng = venue, limits, sleep, rng or random.Random()  # noqa: S311  # jitter
         self._http, self._url, self._report, self._monotonic = http, url.rstrip("/"), report, monotonic
         self._interval_s = limits.request_interval_s or venue.request_interval_s
-        self._next_s = 0.0
+        self._next_s, self._line = 0.0, asyncio.Lock()
 
     async def page(self, symbol: str, first: int, last: int | None) -> list[Trade]:
         """Return trades of ``[first, last]`` of one answer; see `Venue.request`.
@@ -82,15 +82,15 @@ class Rest:
         await self.sleep(backoff(failures, self.limits.first_pause_s, self.limits.longest_pause_s, self.rng))
 
     async def _turn(self) -> None:
-        now_s = self._monotonic()
-        turn_s = max(now_s, self._next_s)
-        self._next_s = turn_s + self._interval_s
-        if turn_s > now_s:
-            await self.sleep(turn_s - now_s)
+        """Wait for the next question that the venue allows; who gives up waiting leaves no place in the line empty."""
+        async with self._line:
+            while (left_s := self._next_s - self._monotonic()) > 0:  # meanwhile the venue may have said later
+                await self.sleep(left_s)
+            self._next_s = self._monotonic() + self._interval_s
 
     def _hold_back(self, retry_after: str) -> None:
         """Ask nothing for as long as the venue says; holes are given up meanwhile."""
-        seconds = float(retry_after) if retry_after.isdigit() else self.limits.first_pause_s
+        seconds = float(retry_after) if retry_after.isdecimal() else self.limits.first_pause_s
         self._next_s = max(self._next_s, self._monotonic() + min(seconds, _LONGEST_BAN_S))
 
 
@@ -100,7 +100,8 @@ async def fill(order: SymbolOrder, rest: Rest, now_ns: Callable[[], int]) -> Non
         epoch = order.epoch
         reason: Reason
         try:
-            async with asyncio.timeout(rest.limits.fill_s):
+            # what waits behind holes in a row waits no longer than behind one
+            async with asyncio.timeout(max(0.0, rest.limits.fill_s - order.waited_s(now_ns()))):
                 reason = await _ask(order, rest, now_ns)
         except TimeoutError:
             reason = "timeout"

@@ -12,7 +12,15 @@ from collections.abc import Sequence
 import msgspec
 
 from data_io.data_fetcher import binance_messages
-from data_io.data_fetcher.binance_messages import BinanceTrade, UnusableMessageError, ms_to_ns, number, side
+from data_io.data_fetcher.binance_messages import (
+    BAD_JSON,
+    BinanceTrade,
+    UnusableMessageError,
+    ms_to_ns,
+    number,
+    side,
+    whole,
+)
 from data_io.feeds.port import Message, Other, Quote, Request, Trade
 
 PAGE = 1000
@@ -68,12 +76,12 @@ class Binance:
         """Return the trades of a page, as the venue sends them: ids ascending."""
         try:
             past = _decode(body)
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        except BAD_JSON as error:
             raise UnusableMessageError(f"bad json: {error}") from error
         return [
             Trade(
                 symbol,
-                each.id,
+                whole(each.id, "trade id"),
                 number(each.price, "price"),
                 number(each.qty, "size"),
                 side(is_buyer_maker=each.isBuyerMaker),

@@ -12,7 +12,7 @@ from datetime import UTC, datetime, timedelta
 
 import msgspec
 
-from data_io.data_fetcher.binance_messages import UnusableMessageError, number
+from data_io.data_fetcher.binance_messages import BAD_JSON, UnusableMessageError, number, whole
 from data_io.feeds.port import Head, Message, Other, Quote, RefusedError, Request, Trade
 
 PAGE = 1000
@@ -77,7 +77,7 @@ class Coinbase:
         """Return what a message says; the last match before the subscription is the newest trade there is."""
         try:
             message = _decode(payload)
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        except BAD_JSON as error:
             raise UnusableMessageError(f"bad json: {error}") from error
         match message.type:
             case "match":
@@ -85,9 +85,9 @@ class Coinbase:
             case "ticker":
                 return _quote(message)
             case "heartbeat":
-                return Head(_named(message), message.last_trade_id)
+                return Head(_named(message), whole(message.last_trade_id, "newest trade"))
             case "last_match":
-                return Head(_named(message), message.trade_id)
+                return Head(_named(message), whole(message.trade_id, "newest trade"))
             case "error":
                 raise RefusedError(" ".join(filter(None, (message.message, message.reason))))
         return Other(message.type)
@@ -102,7 +102,7 @@ class Coinbase:
         """Return the trades of a page, which the venue sends with ids descending."""
         try:
             past = _decode_page(body)
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        except BAD_JSON as error:
             raise UnusableMessageError(f"bad json: {error}") from error
         return [_trade(symbol, each) for each in reversed(past)]
 
@@ -122,18 +122,21 @@ def _named(message: _Message) -> str:
 def _trade(symbol: str, message: _Message | _Past) -> Trade:
     if message.side not in _SIDES:
         raise UnusableMessageError("side is neither buy nor sell")
+    trade_id = whole(message.trade_id, "trade id")
     price, size = number(message.price, "price"), number(message.size, "size")
-    return Trade(symbol, message.trade_id, price, size, _SIDES[message.side], _ns(message.time))
+    return Trade(symbol, trade_id, price, size, _SIDES[message.side], _ns(message.time))
 
 
 def _quote(message: _Message) -> Message:
     bid, ask = number(message.best_bid, "bid"), number(message.best_ask, "ask")
     bid_size = number(message.best_bid_size, "bid size", zero=True)
     ask_size = number(message.best_ask_size, "ask size", zero=True)
-    return Quote(_named(message), bid, ask, bid_size, ask_size, message.sequence, _ns(message.time))
+    sequence = whole(message.sequence, "sequence", least=-1)
+    return Quote(_named(message), bid, ask, bid_size, ask_size, sequence, _ns(message.time))
 
 
 def _ns(time: datetime | None) -> int:
     if time is None or time.tzinfo is None:
         return -1
-    return (time - _EPOCH) // _US * 1000
+    ts_ns = (time - _EPOCH) // _US * 1000
+    return ts_ns if 0 <= ts_ns < 2**63 else -1

@@ -25,7 +25,7 @@ from data_io.feeds.report import FeedReport
 from data_io.feeds.session import Session, Sleep
 from ml_core import frames
 from ml_core.errors import ConflictError, InputError
-from ml_core.types import Bool, Int64, SymbolTable, TickBatch, TickKind
+from ml_core.types import SECOND_NS, Bool, Int64, SymbolTable, TickBatch, TickKind
 
 log = structlog.get_logger()
 
@@ -93,7 +93,7 @@ class LiveFeed:
         self._given = 0
         self._items: deque[Placed | Gap] = deque()
         self._ready, self._space, self._stop = asyncio.Event(), asyncio.Event(), asyncio.Event()
-        self._is_closing = self._ended = False
+        self._is_closing = self._ended = self._is_clock_back = False
         self._rest: Rest | None = None
         self._fills: dict[str, asyncio.Task[None]] = {}
         self._work: asyncio.Task[None] | None = None
@@ -121,6 +121,7 @@ class LiveFeed:
 
         Raises:
             InputError: The venue refuses the subscription. A retry will not help.
+            SourceUnavailableError: Its trade ids went back. A new feed begins with those it finds.
             ConflictError: The feed has been read before.
         """
         if self._work is not None:
@@ -162,7 +163,7 @@ class LiveFeed:
         except RefusedError as error:
             raise InputError(f"{self._venue.name} refuses {', '.join(self._symbols)}: {error}") from error
         if isinstance(message, Other) or message.symbol not in self._orders:
-            self.report.ignored[message.name if isinstance(message, Other) else "another symbol"] += 1
+            self.report.ignore(message.name if isinstance(message, Other) else "another symbol")
             return
         order = self._orders[message.symbol]
         if not isinstance(message, Head) and message.exchange_ns >= 0:
@@ -236,7 +237,15 @@ class LiveFeed:
 
     def _now(self) -> int:
         """Return the time on the receive clock, which never goes back."""
-        self._now_ns = max(self._now_ns, self._clock())
+        clock_ns = self._clock()
+        if clock_ns < self._now_ns - SECOND_NS and not self._is_clock_back:
+            log.error(
+                "the clock went back; until it is there again all ticks have one time",
+                action="feed",
+                seconds=round((self._now_ns - clock_ns) / SECOND_NS, 3),
+            )
+        self._is_clock_back = clock_ns < self._now_ns - SECOND_NS
+        self._now_ns = max(self._now_ns, clock_ns)
         return self._now_ns
 
     def _out(self, item: Placed | Gap) -> None:

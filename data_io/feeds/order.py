@@ -14,6 +14,10 @@ from data_io.feeds.port import Quote, Trade
 from data_io.feeds.receive_clock import ReceiveClock
 from data_io.feeds.report import FeedReport
 from data_io.feeds.sequence import Duplicate, Hole, judge, missing
+from ml_core.errors import SourceUnavailableError
+from ml_core.types import SECOND_NS
+
+COUNTS_ANEW = 100  # trades in a row that lie further back than any tick is held
 
 
 class Placed(NamedTuple):
@@ -53,6 +57,7 @@ class SymbolOrder:
         self._held: deque[_Held] = deque()
         self._trades: dict[int, Trade] = {}  # held ones
         self._ids: list[int] = []  # theirs, a heap
+        self._far_back = 0
         self._had_quotes = False
         self._no_quotes_since_ns: int | None = None
 
@@ -68,11 +73,16 @@ class SymbolOrder:
             self._hold(_Held(now_ns, quote), now_ns)
 
     def trade(self, trade: Trade, now_ns: int) -> None:
-        """Take a trade that was received at ``now_ns``."""
+        """Take a trade that was received at ``now_ns``.
+
+        Raises:
+            SourceUnavailableError: All trades lie far behind the newest one: the venue counts anew, or that id was
+                false. Whoever starts anew begins with what comes.
+        """
         if self.hole is None:
             wrong = judge(self.last_id, trade.id)
             if isinstance(wrong, Duplicate):
-                self._report.duplicates += 1
+                self._doubled(trade.id)
             elif wrong is None:
                 self._give(now_ns, trade)
             else:
@@ -165,6 +175,18 @@ class SymbolOrder:
             self._out(Gap(self.symbol, "quote", self._no_quotes_since_ns, now_ns, "disconnected"))
             self._no_quotes_since_ns = None
 
+    def waited_s(self, now_ns: int) -> float:
+        """Return how long the oldest tick that is held has waited."""
+        return (now_ns - self._held[0].ts_ns) / SECOND_NS if self._held else 0.0
+
+    def _doubled(self, trade_id: int) -> None:
+        self._report.duplicates += 1
+        self._far_back = self._far_back + 1 if (self.last_id or 0) - trade_id > self._hold_limit else 0
+        if self._far_back >= COUNTS_ANEW:
+            raise SourceUnavailableError(
+                f"trade ids of {self.symbol} went back from {self.last_id} to {trade_id}; start the feed anew"
+            )
+
     def _begin(self, first: int, last: int | None) -> None:
         self.hole = first, last
         self._found, self._newest_found = {}, -1
@@ -234,9 +256,9 @@ class SymbolOrder:
             self._out(Gap(self.symbol, "any", ts_ns, ts_ns, "started"))
         self._last_ns = ts_ns
         if isinstance(tick, Trade):
-            self.last_id, self._last_trade_ns = tick.id, ts_ns
+            self.last_id, self._last_trade_ns, self._far_back = tick.id, ts_ns, 0
         self._out(Placed(ts_ns, tick, is_backfilled))
 
     def _mark(self, hole: Hole, to_ns: int, reason: Reason) -> None:
-        self._report.missing += len(hole)
+        self._report.missing += hole.ids
         self._out(Gap(self.symbol, "trade", self._last_trade_ns, to_ns, reason, *hole))

@@ -32,6 +32,7 @@ async def publish(
 
     Raises:
         InputError: The venue refuses the subscription.
+        SourceUnavailableError: Its trade ids went back. A retry is safe.
         NotFoundError: There is no such topic.
         KafkaUnavailableError: Kafka did not take a batch in time; what was acknowledged is a prefix of each partition.
         SetupError: Kafka refuses the ticks. A retry will not help.

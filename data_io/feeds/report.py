@@ -5,6 +5,9 @@ from dataclasses import dataclass, field
 
 from data_io.data_fetcher.port import SourceReport
 
+_TOLD_APART = 100  # names of messages and reasons: they are in the hand of the venue
+_NAME_CHARACTERS = 100
+
 
 @dataclass
 class FeedReport(SourceReport):
@@ -19,3 +22,16 @@ class FeedReport(SourceReport):
     gaps: Counter[str] = field(default_factory=Counter)  # marks: by reason
     missing: int = 0  # trades inside marks
     most_held: int = 0  # ticks of one symbol that waited for a hole at once
+
+    def skip(self, reason: str, place: str) -> None:
+        """Count one unusable message; see `SourceReport.skip`."""
+        super().skip(_bounded(reason, self.skipped), place)
+
+    def ignore(self, name: str) -> None:
+        """Count one sound message that is no tick."""
+        self.ignored[_bounded(name, self.ignored)] += 1
+
+
+def _bounded(name: str, counts: Counter[str]) -> str:
+    name = name[:_NAME_CHARACTERS]
+    return name if name in counts or len(counts) < _TOLD_APART else "others"

@@ -10,8 +10,9 @@ class Hole(NamedTuple):
     first: int
     last: int
 
-    def __len__(self) -> int:
-        """Return the number of ids, not of fields."""
+    @property
+    def ids(self) -> int:
+        """The number of ids. Not ``len``, by which Python makes room when it unpacks a tuple."""
         return self.last - self.first + 1
 
 

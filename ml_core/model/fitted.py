@@ -2,6 +2,7 @@
 
 import io
 import json
+import zipfile
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -61,12 +62,24 @@ class FittedModel:
         onnx = (folder / MODEL).read_bytes()
         try:
             stored_bytes = io.BytesIO((folder / WEIGHTS).read_bytes())  # numpy leaves a damaged file open
+            _check_size(stored_bytes)
             with np.load(stored_bytes, allow_pickle=False) as stored:
                 weights = {name: stored[name] for name in stored.files}
             contract = ModelContract.model_validate_json((folder / CONTRACT).read_bytes())
             report = json.loads((folder / REPORT).read_bytes())
+        except ModelRefusedError:
+            raise
         except Exception as error:  # numpy raises whatever a damaged archive leads to
             raise ModelRefusedError(f"unreadable: a file of the model in {folder} is damaged: {error}") from error
         if Scorer(onnx).contract != contract:
             raise ModelRefusedError(f"bad_contract: {folder / CONTRACT} is not the contract inside {MODEL}")
         return cls(contract, onnx, weights, report)
+
+
+def _check_size(weights: io.BytesIO) -> None:
+    """Refuse weights that are small on disk alone: gigabytes of zeros are a few bytes there."""
+    with zipfile.ZipFile(weights) as packed:
+        size = sum(each.file_size for each in packed.infolist())
+    if size > MAX_BYTES:
+        raise ModelRefusedError(f"too_large: {WEIGHTS} holds {size} bytes, at most {MAX_BYTES} are loaded")
+    weights.seek(0)

@@ -15,6 +15,8 @@ log = logging.getLogger(__name__)
 
 FACTS = "facts"
 FORMAT = 1
+# What unpacking damaged bytes raises; RuntimeError where they seem to be encrypted, or packed in another way.
+DAMAGES = (ValueError, KeyError, OSError, EOFError, RuntimeError, zipfile.BadZipFile)
 
 
 class CheckpointStore(Protocol):
@@ -50,10 +52,11 @@ class Checkpoints:
             return None
         try:
             arrays, facts = unpack(data)
-        except (ValueError, KeyError, OSError, EOFError, zipfile.BadZipFile) as error:
+            found = facts["format"], facts["task"]
+        except DAMAGES as error:
             log.warning("the checkpoint is damaged, training starts afresh: %s", error)
             return None
-        if (facts["format"], facts["task"]) != (FORMAT, self._task):
+        if found != (FORMAT, self._task):
             log.warning("the checkpoint is of another task, training starts afresh")
             return None
         self._saved_step = int(facts["step"])
@@ -81,7 +84,7 @@ def unpack(data: bytes) -> tuple[Arrays, dict[str, Any]]:
     """Return what ``pack`` was given.
 
     Raises:
-        ValueError, KeyError, OSError, EOFError, zipfile.BadZipFile: The bytes are damaged. A retry will not help.
+        One of ``DAMAGES``: The bytes are damaged. A retry will not help.
     """
     with np.load(io.BytesIO(data), allow_pickle=False) as stored:
         arrays = {name: stored[name] for name in stored.files}

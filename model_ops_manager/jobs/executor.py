@@ -8,6 +8,7 @@ from model_ops_manager.jobs.settings import RunnerSettings
 
 MACHINE_LOST = -255  # no signal has that number
 ENDED_BY_SIGTERM = 128 + signal.SIGTERM
+STORE_AWAY = 75  # EX_TEMPFAIL
 
 
 class Handle(Protocol):
@@ -76,7 +77,7 @@ def open_executor(settings: RunnerSettings) -> Executor:
 
 def was_killed(code: int) -> bool:
     """Return whether a process of this exit code was ended from outside, so that another attempt may fare better."""
-    return code < 0 or code == ENDED_BY_SIGTERM
+    return code < 0 or code in (ENDED_BY_SIGTERM, STORE_AWAY)
 
 
 def exit_reason(code: int) -> str:
@@ -89,6 +90,8 @@ def exit_reason(code: int) -> str:
         return "the machine that ran it was lost, or Ray ended it there; see the log of the runner"
     if code == ENDED_BY_SIGTERM:
         return f"killed by signal {int(signal.SIGTERM)} (SIGTERM)"
+    if code == STORE_AWAY:
+        return "the job store did not answer its process"
     if code >= 0:
         return f"its process ended with exit code {code} and without a word; see the log of the runner"
     try:

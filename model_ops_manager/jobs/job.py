@@ -1,5 +1,6 @@
 """A training job as it is stored, and how it is named."""
 
+import math
 import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -8,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ml_core import spec as pipeline_file
+from ml_core.errors import InputError
 from ml_core.spec import PipelineSpec
 from ml_core.types import SECOND_NS, JobSpec, JobState
 
@@ -16,6 +18,7 @@ _ID_CHARACTERS = 26
 _MS_NS = 1_000_000
 _FRACTION_BITS = 20  # enough for the 10**6 nanoseconds of a millisecond
 _RANDOM_BITS = 60
+MAX_DEPTH = 16  # of lists and tables in a parameter
 
 
 def new_id(now_ns: int) -> str:
@@ -94,6 +97,34 @@ class Job:
         model["params"] = {**model.get("params", {}), **self.spec.params}
         folder = None if self.folder is None else Path(self.folder)
         return pipeline_file.parse({**self.pipeline, "model": model}, folder=folder, name=f"pipeline of {self.id}")
+
+
+def check_params(params: Mapping[str, Any]) -> None:
+    """Make sure that every database and every reader can take ``params``: one job that they choke on would hide all.
+
+    Raises:
+        InputError: A number is not finite, a text is no text, or they are nested very deeply. A retry will not help.
+    """
+    for name, value in params.items():
+        if (why := _objection([name, value], MAX_DEPTH)) is not None:
+            raise InputError(f"params: {name[:64]!a} {why}")
+
+
+def _objection(value: object, depth: int) -> str | None:
+    if isinstance(value, Mapping | list | tuple):
+        if not depth:
+            return f"is nested more than {MAX_DEPTH - 1} deep"
+        inside = [*value, *value.values()] if isinstance(value, Mapping) else value
+        return next((why for each in inside if (why := _objection(each, depth - 1)) is not None), None)
+    if isinstance(value, float) and not math.isfinite(value):
+        return "is not a finite number"
+    if isinstance(value, str) and ("\0" in value or (not value.isascii() and not _is_text(value))):
+        return "holds a character that is none"
+    return None
+
+
+def _is_text(value: str) -> bool:
+    return not any("\ud800" <= each <= "\udfff" for each in value)  # halves of a pair
 
 
 def _utc(time_ns: int) -> datetime:

@@ -1,19 +1,17 @@
 """Attempts at jobs as processes of this machine."""
 
 import os
-import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any
 
+from model_ops_manager.jobs import temporary
 from model_ops_manager.jobs.job import Job
 from model_ops_manager.jobs.settings import RunnerSettings
 
-TEMP_PREFIX = "tickwise-job-"
 _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 
 
@@ -23,6 +21,7 @@ class LocalExecutor:
     def __init__(self, settings: RunnerSettings) -> None:
         """Hand ``settings`` on to every process."""
         self._settings = settings
+        temporary.sweep()
 
     def start(self, job: Job, output: int | None = None) -> "LocalHandle":
         """Start the process; ``output`` is for its standard output and error, as ``subprocess.Popen`` takes it.
@@ -41,9 +40,9 @@ class LocalHandle:
 
     def __init__(self, job: Job, settings: RunnerSettings, output: int | None) -> None:
         """Start it; raises as ``LocalExecutor.start``."""
-        self._folder = Path(tempfile.mkdtemp(prefix=TEMP_PREFIX))
+        self._folder = temporary.Folder()
         threads = str(settings.job_threads)
-        own = {"TMPDIR": str(self._folder), "OMP_NUM_THREADS": threads, "NUMBA_NUM_THREADS": threads}
+        own = {"TMPDIR": str(self._folder.path), "OMP_NUM_THREADS": threads, "NUMBA_NUM_THREADS": threads}
         try:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "model_ops_manager.jobs.training", job.id, str(job.attempt)],
@@ -54,7 +53,7 @@ class LocalHandle:
                 start_new_session=True,
             )
         except BaseException:
-            self._remove_folder()
+            self._folder.remove()
             raise
 
     @property
@@ -93,11 +92,8 @@ class LocalHandle:
         if self._process.stdin is not None:
             self._process.stdin.close()
         self._process.wait()
-        self._remove_folder()
+        self._folder.remove()
 
     def _signal(self, number: signal.Signals) -> None:
         with suppress(ProcessLookupError):
             os.killpg(self._process.pid, number)
-
-    def _remove_folder(self) -> None:
-        shutil.rmtree(self._folder, ignore_errors=True)

@@ -38,16 +38,18 @@ class RayExecutor:
             SetupError: Ray is not installed, or a store is a file and the cluster has other machines.
             DependencyError: No cluster answers. A retry is safe.
         """
+        is_local = settings.ray_address == "local"
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+        if is_local:  # read when Ray is imported; without a cluster of machines all of it listens on loopback alone
+            os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
         try:
             import ray
         except ImportError as error:
             raise SetupError("TICKWISE_RUNNER_EXECUTOR=ray needs Ray: pip install 'tickwise[ray]'") from error
         own = {"include_dashboard": False, "object_store_memory": LOCAL_STORE_BYTES}
-        is_local = settings.ray_address == "local"
         try:
             ray.init(settings.ray_address, log_to_driver=False, logging_level="WARNING", **(own if is_local else {}))
-        except (ConnectionError, ValueError) as error:
+        except Exception as error:  # Ray has no class of its own for a start that takes too long
             raise DependencyError(f"no Ray answers at {settings.ray_address!r}: {error}") from error
         self._ray, self._settings = ray, settings
         memory = {"memory": settings.job_memory_mb * 2**20} if settings.job_memory_mb else {}

@@ -24,6 +24,7 @@ log = structlog.get_logger()
 
 # An attempt that registers its model is let finish; every wait of a registration has a bound below this.
 REGISTER_S = 60.0
+START_PAUSE_S = 10.0  # a machine without room has none for the next job, which another runner may take
 SWEEP_S = 60.0  # how often files are looked for whose job was ended by somebody else
 
 
@@ -36,7 +37,7 @@ class Runner:
         self.name = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(2)}"
         self._attempts: list[Attempt] = []
         self._store_answers = True
-        self._swept_s = -math.inf
+        self._swept_s = self._lease_from_s = -math.inf
 
     def run(self, stop: threading.Event) -> None:
         """Lease and run jobs until ``stop`` is set, then give back what still runs.
@@ -60,7 +61,7 @@ class Runner:
         """Look after every attempt and lease at most one job. Called every ``runner_poll_s``."""
         try:
             self._tend()
-            if len(self._attempts) < self.settings.max_parallel:
+            if len(self._attempts) < self.settings.max_parallel and time.monotonic() >= self._lease_from_s:
                 job = self.store.lease(self.name, self.settings.lease_s, self.settings.quotas)
                 if job is not None:
                     self._start(job)
@@ -77,7 +78,9 @@ class Runner:
             handle = self.executor.start(job)
         except OSError as error:
             log.error("job not started", action="start-job", job=job.id, error=str(error))
-            self.store.finish(job, JobState.FAILED, error=f"its process could not be started: {error}")
+            self._lease_from_s = time.monotonic() + START_PAUSE_S
+            with suppress(LeaseLostError):
+                self.store.give_back(job)
             return
         self._attempts.append(Attempt(job, handle))
         log.info("job started", action="start-job", job=job.id, attempt=job.attempt, **handle.place)
@@ -106,7 +109,7 @@ class Runner:
         else:
             try:
                 job = self._look(attempt)
-            except LeaseLostError:
+            except (LeaseLostError, JobNotFoundError):
                 attempt.end(Why.LEASE)
             else:
                 if job.cancel_requested and not job.state.is_final:
@@ -118,11 +121,13 @@ class Runner:
         """Return the job as it stands, its lease prolonged when a third of it is over.
 
         Raises:
-            LeaseLostError: Another runner has the job.
+            LeaseLostError: Another runner has the job, or may take it.
         """
         asked_s = time.monotonic()
         job = self.store.get(attempt.job.id)
-        has_ended = job.state.is_final and job.attempt == attempt.job.attempt  # and its process will, too
+        if job.attempt != attempt.job.attempt or job.state is JobState.QUEUED:  # a machine that slept does not notice
+            raise LeaseLostError(f"{job.id} is not run by attempt {attempt.job.attempt} any more")
+        has_ended = job.state.is_final  # and its process will, too
         if not has_ended and asked_s - attempt.leased_s > self.settings.lease_s / 3:
             job = self.store.heartbeat(attempt.job, self.settings.lease_s)
             attempt.leased_s = asked_s
@@ -135,12 +140,12 @@ class Runner:
 
     def _settle(self, attempt: Attempt, code: int) -> None:
         """Write how an attempt ended that did not say so itself; a job that is over keeps no files."""
-        job = self.store.get(attempt.job.id)
         try:
+            job = self.store.get(attempt.job.id)
             if (job.state, job.attempt) == (JobState.RUNNING, attempt.job.attempt):
                 job = self._decide(job, attempt.why, code)
-        except LeaseLostError as error:
-            log.warning("job taken over", action="end-job", job=job.id, error=str(error))
+        except (LeaseLostError, JobNotFoundError) as error:  # somebody may have deleted its row
+            log.warning("job taken over", action="end-job", job=attempt.job.id, error=str(error))
             return
         if job.state.is_final:
             checkpoints.remove(self.settings.home, job.id)

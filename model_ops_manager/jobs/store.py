@@ -17,9 +17,9 @@ from ml_core.errors import (
     QueueFullError,
 )
 from ml_core.spec import PipelineSpec
-from ml_core.types import SECOND_NS, JobSpec, JobState
+from ml_core.types import SECOND_NS, JobKind, JobSpec, JobState
 from model_ops_manager.jobs.database import Database, jobs, take_turns
-from model_ops_manager.jobs.job import Job, new_id
+from model_ops_manager.jobs.job import Job, check_params, new_id
 from model_ops_manager.jobs.quotas import NO_QUOTAS, Quotas
 
 __all__ = ["Job", "JobStore"]
@@ -29,6 +29,8 @@ MAX_LOSSES = 3  # a job that is killed or loses its runner so often is likely to
 MAX_LIST = 1000
 _MAX_ERROR_CHARACTERS = 4000
 
+_KIND = jobs.c.spec["kind"].as_string()
+_IS_KNOWN = _KIND.in_([kind.value for kind in JobKind])  # a store may be shared with a newer version
 FinalState = Literal[JobState.SUCCEEDED, JobState.FAILED, JobState.CANCELLED]
 
 
@@ -55,10 +57,11 @@ class JobStore:
         Raises:
             IdempotencyConflictError: The key was used before with another ``spec`` of this pipeline.
             QueueFullError: ``MAX_QUEUED`` jobs wait already.
-            InputError: ``pipeline`` is not the one that ``spec`` names.
+            InputError: ``pipeline`` is not the one that ``spec`` names, or as ``check_params``.
         """
         if spec.pipeline != pipeline.name:
             raise InputError(f"the job names pipeline {spec.pipeline!r}, given was {pipeline.name!r}")
+        check_params(spec.params)
         now_ns = self._clock_ns()
         row: dict[str, Any] = {
             "id": new_id(now_ns),
@@ -110,7 +113,7 @@ class JobStore:
         *,
         pipeline: str | None = None,
     ) -> list[Job]:
-        """Return jobs, newest first.
+        """Return jobs of kinds that this version knows, newest first.
 
         Args:
             state: Only jobs in this state.
@@ -118,7 +121,7 @@ class JobStore:
             before: Only jobs older than the one of this id: the last id of a page begins the next page.
             pipeline: Only jobs of this pipeline.
         """
-        query = select(jobs).order_by(jobs.c.id.desc()).limit(max(0, min(limit, MAX_LIST)))
+        query = select(jobs).where(_IS_KNOWN).order_by(jobs.c.id.desc()).limit(max(0, min(limit, MAX_LIST)))
         if state is not None:
             query = query.where(jobs.c.state == state.value)
         if before is not None:
@@ -160,8 +163,9 @@ class JobStore:
     def lease(self, runner: str, seconds: float, quotas: Quotas = NO_QUOTAS) -> Job | None:
         """Give ``runner`` the waiting job whose turn it is for ``seconds``; None when there is none.
 
-        The highest priority comes first, and of equal ones the oldest; a job past a quota is passed over. Jobs whose
-        runner was lost wait again, at their old place, or have failed after ``MAX_LOSSES``.
+        The highest priority comes first, and of equal ones the oldest; a job past a quota is passed over, as is one of
+        a kind that only a newer version knows. Jobs whose runner was lost wait again, at their old place, or have
+        failed after ``MAX_LOSSES``.
         """
         now_ns = self._clock_ns()
         with self._database.write() as connection:
@@ -169,7 +173,7 @@ class JobStore:
             self._take_back(connection, now_ns)
             first = (
                 select(jobs.c.id)
-                .where(jobs.c.state == JobState.QUEUED, *_within(connection, quotas))
+                .where(jobs.c.state == JobState.QUEUED, _IS_KNOWN, *_within(connection, quotas))
                 .order_by(jobs.c.priority.desc(), jobs.c.id)
                 .limit(1)
                 .with_for_update(skip_locked=True)  # PostgreSQL, where one is being cancelled
@@ -316,10 +320,9 @@ def _within(connection: Connection, quotas: Quotas) -> Sequence[ColumnElement[bo
     """Return the conditions on a job that starts now, by what runs now."""
     if quotas == NO_QUOTAS:
         return []
-    kind = jobs.c.spec["kind"].as_string()
-    running = connection.execute(select(jobs.c.pipeline_name, kind).where(jobs.c.state == JobState.RUNNING))
+    running = connection.execute(select(jobs.c.pipeline_name, _KIND).where(jobs.c.state == JobState.RUNNING))
     pipelines, kinds = quotas.full((name, found) for name, found in running)
-    return [jobs.c.pipeline_name.not_in(pipelines), kind.not_in(kinds)]
+    return [jobs.c.pipeline_name.not_in(pipelines), _KIND.not_in(kinds)]
 
 
 def _change(connection: Connection, where: ColumnElement[bool], **values: object) -> int:

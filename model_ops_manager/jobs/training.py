@@ -12,7 +12,6 @@ import signal
 import sys
 import tempfile
 import threading
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,9 +20,10 @@ import structlog
 from data_io.logs import configure
 from ml_core.errors import JobStoreUnavailableError, LeaseLostError, TickwiseError, TrainingCancelledError
 from ml_core.types import JobKind, JobState
-from model_ops_manager.jobs.executor import ENDED_BY_SIGTERM
+from model_ops_manager.jobs import temporary
+from model_ops_manager.jobs.executor import ENDED_BY_SIGTERM, STORE_AWAY
 from model_ops_manager.jobs.job import Job
-from model_ops_manager.jobs.local import TEMP_PREFIX
+from model_ops_manager.jobs.patience import patiently
 from model_ops_manager.jobs.settings import RunnerSettings
 from model_ops_manager.jobs.store import FinalState, JobStore
 
@@ -38,8 +38,6 @@ WORKS: dict[JobKind, str] = {
     JobKind.BATCH: "model_ops_manager.jobs.works.train:Train",
     JobKind.INCREMENTAL: "model_ops_manager.jobs.works.train:Train",
 }
-FINISH_WAIT_S = 30.0  # a result is worth waiting for a store that comes back
-_RETRY_S = 1.0
 
 
 def main(job_id: str, attempt: int) -> int:
@@ -50,15 +48,18 @@ def main(job_id: str, attempt: int) -> int:
     structlog.contextvars.bind_contextvars(job=job_id, attempt=attempt)
     settings = RunnerSettings.read()
     store = JobStore(settings.job_store_url)
-    job = store.get(job_id)
-    if (job.state, job.attempt) != (JobState.RUNNING, attempt):
-        log.error("the job is not this attempt's", action="start", state=job.state)
-        return 1
     try:
+        job = patiently(lambda: store.get(job_id))
+        if (job.state, job.attempt) != (JobState.RUNNING, attempt):
+            log.error("the job is not this attempt's", action="start", state=job.state)
+            return 1
         return _run(job, store, settings)
     except LeaseLostError as error:
         log.error("the job was taken over", action="end", error=str(error))
         return 1
+    except JobStoreUnavailableError as error:  # nobody learns how it ended, so another attempt goes on
+        log.error("the job store is away", action="end", error=str(error))
+        return STORE_AWAY
     finally:
         store.close()
 
@@ -66,7 +67,7 @@ def main(job_id: str, attempt: int) -> int:
 def _run(job: Job, store: JobStore, settings: RunnerSettings) -> int:
     try:
         result = _work(job, store, settings)
-    except LeaseLostError:
+    except (LeaseLostError, JobStoreUnavailableError):
         raise
     except TrainingCancelledError:
         return _finish(store, job, JobState.CANCELLED)
@@ -93,18 +94,9 @@ def _work(job: Job, store: JobStore, settings: RunnerSettings) -> dict[str, Any]
 
 
 def _finish(store: JobStore, job: Job, state: FinalState, **how: Any) -> int:
-    deadline = time.monotonic() + FINISH_WAIT_S
-    while True:
-        try:
-            store.finish(job, state, **how)
-        except JobStoreUnavailableError as error:
-            log.warning("the end of the job is not stored yet", action="end", error=str(error))
-            if time.monotonic() > deadline:
-                return 1
-            time.sleep(_RETRY_S)
-        else:
-            log.info("job ended", action="end", state=state.value)
-            return 1 if state is JobState.FAILED else 0
+    patiently(lambda: store.finish(job, state, **how))
+    log.info("job ended", action="end", state=state.value)
+    return 1 if state is JobState.FAILED else 0
 
 
 def _ignore_sigterm() -> None:
@@ -119,9 +111,12 @@ def _watch_runner() -> None:
     while os.read(sys.stdin.fileno(), 1):
         pass
     folder = Path(tempfile.gettempdir())
-    if folder.name.startswith(TEMP_PREFIX):  # what the runner would have removed
+    if folder.name.startswith(temporary.PREFIX):  # what the runner would have removed
         shutil.rmtree(folder, ignore_errors=True)
-    os._exit(RUNNER_GONE)  # nobody prolongs the lease any more: another attempt will be made
+    # nobody prolongs the lease any more: another attempt will be made
+    if os.getpgrp() == os.getpid():
+        os.killpg(0, signal.SIGKILL)  # with what it has started, as the runner would have
+    os._exit(RUNNER_GONE)
 
 
 if __name__ == "__main__":

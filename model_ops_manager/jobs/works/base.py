@@ -7,15 +7,20 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any
 
+import structlog
+
 from data_io.data_fetcher.kafka_range import Fetched, fetch_ranges, newest_ranges, within_span
 from data_io.topics.ticks import TickDecoder
-from ml_core.errors import TrainingCancelledError
+from ml_core.errors import JobStoreUnavailableError, TrainingCancelledError
 from ml_core.types import OffsetRange
 from model_ops_manager.jobs.checkpoints import JobCheckpoint
 from model_ops_manager.jobs.job import Job
+from model_ops_manager.jobs.patience import patiently
 from model_ops_manager.jobs.settings import RunnerSettings
 from model_ops_manager.jobs.store import JobStore
 from model_ops_manager.mlflow_agent import MlflowAgent
+
+log = structlog.get_logger()
 
 PROGRESS_S = 0.25  # epochs of milliseconds would make the job nothing but writes to the store
 
@@ -72,17 +77,20 @@ class Work(ABC):
             TrainingCancelledError, LeaseLostError: As ``run``.
         """
         point_of_no_return()
-        if not self.store.begin_registering(self.job, **progress):
+        if not patiently(lambda: self.store.begin_registering(self.job, **progress)):
             raise TrainingCancelledError("cancelled on request")
 
     def tell(self, **progress: Any) -> None:
-        """Store how far the job is; a number that is not finite is told as None.
+        """Store how far the job is; a number that is not finite is told as None, while the store is away nothing.
 
         Raises:
             LeaseLostError: Another attempt has taken the job over.
         """
         numbers = {key: value if _is_json(value) else None for key, value in progress.items()}
-        self.store.progress(self.job, **numbers)
+        try:
+            self.store.progress(self.job, **numbers)
+        except JobStoreUnavailableError as error:
+            log.warning("progress is not told", action="tell", error=str(error))
         self._told_s = time.monotonic()
 
     @property

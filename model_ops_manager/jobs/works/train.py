@@ -12,6 +12,7 @@ from ml_core.model.export import restated
 from ml_core.model.runtime import Scorer
 from ml_core.types import JobKind
 from model_ops_manager.jobs.evidence import Champion, judge
+from model_ops_manager.jobs.patience import patiently
 from model_ops_manager.jobs.works.base import Work
 from model_ops_manager.jobs.works.leftovers import end_leftovers
 from model_ops_manager.mlflow_agent import JOB_TAG, ModelVersion
@@ -30,6 +31,7 @@ class Train(Work):
     def run(self, point_of_no_return: Callable[[], None]) -> dict[str, Any]:
         """Fetch, train, judge, register and, where the evidence allows, move the alias; see ``Work.run``."""
         check(self.pipeline)
+        recipe = Recipe.of(self.pipeline)  # now: somebody may edit an own part while it trains
         champion = self.agent.champion(self.pipeline.name)
         end_leftovers(self.agent, self.store, self.job)
         origin = self._origin(champion)
@@ -56,7 +58,7 @@ class Train(Work):
             model,
             params=self._params(fitted, fetched),
             tags=self._tags(fitted),
-            recipe=Recipe.of(self.pipeline),
+            recipe=recipe,
         )
         decision = self._settle(made, fitted, champion, decision)
         log.info("model registered", action="register", version=made.version, reason=decision.reason)
@@ -86,7 +88,8 @@ class Train(Work):
         """Note what another attempt has to start from, or its checkpoint would belong to other ticks or weights."""
         if self.job.settled is None:
             ranges = [each.model_dump() for each in fetched.ranges]
-            self.store.settle(self.job, ranges=ranges, origin=None if origin is None else origin.version)
+            number = None if origin is None else origin.version
+            patiently(lambda: self.store.settle(self.job, ranges=ranges, origin=number))
 
     def _load(self, version: ModelVersion | None) -> Champion | None:
         return None if version is None else Champion(version.version, Scorer(self.agent.load_onnx(version)))

@@ -1,6 +1,10 @@
 """Where attempts run: a real process on this machine, and what the runner makes of Ray without a cluster."""
 
+import os
+import signal
+import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -8,6 +12,7 @@ from types import SimpleNamespace
 import pytest
 
 from ml_core.errors import DependencyError, SetupError
+from model_ops_manager.jobs import temporary
 from model_ops_manager.jobs.executor import MACHINE_LOST, open_executor
 from model_ops_manager.jobs.local import LocalExecutor
 from model_ops_manager.jobs.ray_executor import RayHandle, _Host, _Look
@@ -75,12 +80,39 @@ def test_a_process_that_does_not_listen_is_killed_and_its_files_are_removed(prog
     assert not folder.exists()
 
 
+def test_the_files_of_the_dead_are_removed_and_those_of_the_living_kept(settings, monkeypatch, tmp_path):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    held, left, other = temporary.Folder(), temporary.Folder(), tmp_path / "another"
+    other.mkdir()
+    (left.path / "set.npy").write_text("large")
+    os.close(left._lock)  # as a kill does
+
+    LocalExecutor(settings)
+
+    assert sorted(tmp_path.iterdir()) == sorted([held.path, other])
+    held.remove()
+    assert not held.path.exists()
+
+
 def test_a_process_learns_that_its_runner_is_gone(program, settings):
     program("read line; exit 70")
     handle = LocalExecutor(settings).start(JOB)
     handle._process.stdin.close()
     assert until(handle.exit_code) == 70
     handle.close()
+
+
+def test_what_a_process_has_started_ends_with_it_when_its_runner_is_gone():
+    code = (
+        "import subprocess; print(subprocess.Popen(['sleep', '60']).pid, flush=True); "
+        "from model_ops_manager.jobs.training import _watch_runner; _watch_runner()"
+    )
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen([sys.executable, "-c", code], start_new_session=True, **pipes) as process:
+        started = Path(f"/proc/{int(process.stdout.readline())}")
+        process.stdin.close()
+        assert process.wait(WAIT_S) == -signal.SIGKILL
+    until(lambda: not started.exists() or "Z" in (started / "stat").read_text().split()[2])
 
 
 def test_the_last_words_of_a_process_are_not_lost(program, settings):
@@ -103,7 +135,7 @@ class Ray:
 
     def init(self, address, **_):
         if address == "10.9.9.9:1":
-            raise ConnectionError("nobody there")
+            raise Exception("timed out during startup")  # noqa: TRY002 - as Ray does
         self.called.append("init")
 
     def remote(self, **resources):
@@ -159,6 +191,16 @@ def test_a_cluster_that_cannot_do_the_work_is_refused(monkeypatch, tmp_path, giv
     with pytest.raises(error, match=said):
         open_executor(RunnerSettings.read(home=tmp_path, runner_executor="ray", **given))
     assert ray.called in ([], ["init", "shutdown"])
+
+
+def test_a_ray_of_this_machine_alone_listens_on_loopback_alone(monkeypatch, tmp_path):
+    name = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"  # all that Ray offers for it
+    for address, said in (("10.0.0.1:1", None), ("local", "0")):
+        monkeypatch.setenv(name, "")  # taken back at the end
+        monkeypatch.delenv(name)
+        monkeypatch.setitem(sys.modules, "ray", Ray())
+        open_executor(RunnerSettings.read(home=tmp_path, runner_executor="ray", ray_address=address))
+        assert os.environ.get(name) == said
 
 
 def test_stores_that_all_share_are_taken_and_a_file_where_there_is_one_machine(monkeypatch, tmp_path):

@@ -3,6 +3,7 @@
 import pytest
 
 from ml_core.errors import ModelRefusedError, UnknownPartError
+from ml_core.parts import files_of
 from ml_core.spec import parse
 from model_ops_manager.recipe import Recipe
 
@@ -52,7 +53,23 @@ def test_recorded_parts_can_be_run_where_the_originals_are_gone(spec, tmp_path) 
     assert recipe.spec(folder).hash == spec.hash
 
 
-@pytest.mark.parametrize("name", ["/etc/evil.py", "../evil.py", "evil.sh"])
+def test_a_recipe_that_leaves_a_part_to_a_package_runs_no_file_of_that_name(spec, tmp_path) -> None:
+    recipe = Recipe(pipeline=Recipe.of(spec).pipeline)
+
+    with pytest.raises(UnknownPartError, match=r"mine\.py in .* differ"):
+        recipe.spec(tmp_path)
+
+
+@pytest.mark.parametrize("kind", ["..:X", "/etc/passwd:X", "../mine:Mine"])
+def test_a_recipe_leads_to_no_file_outside_the_folder_of_parts(kind, tmp_path) -> None:
+    inside = tmp_path / "inside"
+    inside.mkdir()
+    (tmp_path / "mine.py").write_text(PART)
+
+    assert files_of([kind], inside) == {}
+
+
+@pytest.mark.parametrize("name", ["/etc/evil.py", "../evil.py", "evil.sh", "a\\u0000.py", ".py", "a//b.py"])
 def test_a_recipe_never_writes_outside_its_folder(name) -> None:
     with pytest.raises(ModelRefusedError, match=r"unreadable: recipe\.json of version 1 of demo"):
         Recipe.read(f'{{"pipeline": {{"name": "demo"}}, "parts": {{"{name}": ""}}}}'.encode(), "version 1 of demo")

@@ -3,13 +3,15 @@
 import threading
 
 import pytest
+from sqlalchemy import text
 
+from ml_core.errors import InputError
 from ml_core.spec import parse
 from ml_core.types import JobKind, JobSpec, JobState
 from model_ops_manager.jobs import runner as runner_module
 from model_ops_manager.jobs.attempt import Attempt
 from model_ops_manager.jobs.checkpoints import JobCheckpoint, job_ids
-from model_ops_manager.jobs.executor import ENDED_BY_SIGTERM, MACHINE_LOST
+from model_ops_manager.jobs.executor import ENDED_BY_SIGTERM, MACHINE_LOST, STORE_AWAY
 from model_ops_manager.jobs.runner import Runner
 from model_ops_manager.jobs.settings import RunnerSettings
 from model_ops_manager.jobs.store import JobStore
@@ -117,6 +119,46 @@ def test_a_job_that_is_killed_three_times_has_failed_with_the_reason_and_keeps_n
     assert len(bench.executor.started) == 3
 
 
+def test_a_job_whose_process_found_the_store_away_is_tried_again(bench):
+    job = bench.ends(bench.started(), STORE_AWAY)
+    assert (job.state, job.attempt, job.losses) == (JobState.RUNNING, 2, 1)
+
+
+def test_a_runner_passes_over_a_job_of_a_kind_that_only_a_newer_version_knows(bench):
+    newer = bench.submit(priority=9)
+    with bench.store._database.write() as connection:
+        connection.execute(text("UPDATE jobs SET spec = replace(spec, '\"batch\"', '\"dream\"')"))
+
+    process = bench.started()
+
+    assert process.job.id != newer.id
+    assert [job.id for job in bench.store.list()] == [process.job.id]
+
+
+def test_a_runner_outlives_the_row_of_its_job(bench):
+    process, other = bench.started(), bench.started("other")
+    with bench.store._database.write() as connection:
+        connection.execute(text("DELETE FROM jobs WHERE id = :id"), {"id": process.job.id})
+
+    bench.runner.step()
+    bench.runner.step()
+
+    assert (process.code, process.is_closed) == (ENDED_BY_SIGTERM, True)
+    assert bench.ends(other, 1).state is JobState.FAILED
+
+
+NESTED: list = []
+for _ in range(300):
+    NESTED = [NESTED]
+
+
+@pytest.mark.parametrize("value", [float("nan"), [float("inf")], "\ud800", {"\0": 1}, NESTED])
+def test_parameters_that_a_database_or_a_reader_chokes_on_are_refused(bench, value):
+    with pytest.raises(InputError, match="params: 'width'"):
+        bench.submit(params={"width": value})
+    bench.submit(params={"width": [1, 2.5, None, True, {"ä": "日本 😀"}]})
+
+
 def test_attempts_that_were_given_back_do_not_count_as_lost(bench):
     bench.submit()
     for _ in range(5):
@@ -179,11 +221,32 @@ def test_an_attempt_whose_job_was_taken_over_leaves_it_alone(bench):
     assert job_ids(bench.home) == [taken.id]
 
 
-def test_a_process_that_cannot_be_started_is_a_failed_job(bench):
-    bench.executor.refuses = True
-    job = bench.submit()
+@pytest.mark.parametrize("is_leased", [True, False])
+def test_an_attempt_whose_job_was_taken_over_is_ended_at_the_next_look(tmp_path, store, is_leased):
+    bench = Bench(tmp_path, store, max_parallel=1)
+    process = bench.started()
+    store.give_back(process.job)
+    if is_leased:
+        store.lease("other", 10)
+
     bench.runner.step()
-    assert bench.store.get(job.id).error == "its process could not be started: no room"
+
+    assert process.code == ENDED_BY_SIGTERM
+
+
+def test_a_machine_without_room_for_a_process_fails_none_of_the_jobs_that_wait(bench):
+    bench.executor.refuses = True
+    jobs = [bench.submit(), bench.submit()]
+    for _ in range(3):
+        bench.runner.step()
+    assert [(each.state, each.losses) for each in map(bench.store.get, (job.id for job in jobs))] == [
+        (JobState.QUEUED, 0)
+    ] * 2
+    assert bench.store.get(jobs[0].id).attempt == 1, "it does not try again at once"
+
+    bench.executor.refuses, bench.runner._lease_from_s = False, 0.0
+    bench.runner.step()
+    assert bench.executor.started[0].job.id == jobs[0].id
 
 
 def test_a_runner_that_stops_ends_its_processes_and_gives_their_jobs_back(bench):

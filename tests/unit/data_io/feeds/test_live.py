@@ -196,6 +196,14 @@ async def test_a_mute_rest_side_is_given_up_in_time() -> None:
     assert [gap.reason for gap in heard.gaps] == ["started", "timeout"]
 
 
+async def test_a_tick_waits_no_longer_behind_many_holes_than_behind_one() -> None:
+    ids = list(range(1000, 1200, 2))
+    async with lab(Faults(mute=True), replace(QUICK, fill_s=WAIT_S / 60)) as (exchange, feed, heard):
+        await hear(feed, exchange, ids)
+        await until(lambda: heard.trades == ids)
+    assert [gap.reason for gap in heard.gaps if gap.kind == "trade"] == ["timeout"] * 99
+
+
 async def test_a_stopped_feed_hands_out_what_it_holds_within_its_bound() -> None:
     async with lab(Faults(mute=True), replace(QUICK, drain_s=0.05)) as (exchange, feed, heard):
         await hear(feed, exchange, [1000, 1003])
@@ -226,6 +234,16 @@ async def test_a_reader_that_falls_behind_stops_the_reading() -> None:
     assert not stuck.done()
     stuck.cancel()
     await asyncio.wait([stuck])
+
+
+async def test_messages_that_no_venue_should_send_are_counted_and_cost_nothing_else() -> None:
+    feed = LiveFeed(Binance(), ["BTCUSDT"], limits=QUICK)
+    deep = b'{"stream":' + b"[" * 100_000
+    for payload in (deep, b"", b"\xff", *(b'{"stream":"x@%d"}' % i for i in range(1000))):
+        await feed.received(payload)
+    assert feed.report.skipped.total() == 3
+    assert feed.report.ignored.total() == 1000
+    assert len(feed.report.ignored) <= 101, "names that a venue makes up are not kept without bound"
 
 
 async def test_a_subscription_that_is_refused_ends_the_feed() -> None:

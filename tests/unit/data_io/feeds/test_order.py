@@ -1,5 +1,6 @@
 from collections import Counter
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -8,6 +9,7 @@ from data_io.feeds.order import Placed, SymbolOrder
 from data_io.feeds.port import Quote, Trade
 from data_io.feeds.receive_clock import ReceiveClock
 from data_io.feeds.report import FeedReport
+from ml_core.errors import SourceUnavailableError
 
 
 class Desk:
@@ -180,6 +182,23 @@ def test_a_hole_is_given_up_when_too_much_waits_for_it() -> None:
     desk.trade(6)
     assert desk.trades == [1, 5, 6]
     assert [(gap.trades, gap.reason) for gap in desk.gaps] == [(3, "overflow")]
+
+
+def test_a_hole_of_more_trades_than_memory_holds_is_one_mark() -> None:
+    desk = Desk()
+    desk.trade(1, 2**62)
+    desk.give_up()
+    assert desk.trades == [1, 2**62]
+    assert [(gap.first_seq, gap.last_seq) for gap in desk.gaps] == [(2, 2**62 - 1)]
+
+
+def test_a_venue_that_counts_anew_is_told_from_one_that_sends_again() -> None:
+    desk = Desk(hold=5)
+    desk.trade(1000)
+    desk.trade(*range(996, 1000), *range(1, 100), 1001)  # sent again
+    assert desk.trades == [1000, 1001]
+    with pytest.raises(SourceUnavailableError, match="A went back from 1001 to 100;"):
+        desk.trade(*range(1, 101))
 
 
 def test_a_trade_found_stands_where_its_venue_time_puts_it_among_the_quotes() -> None:

@@ -23,7 +23,7 @@ def test_each_id_up_to_the_newest_is_there_once_or_in_one_hole_or_before_the_fir
         last = each
 
     in_holes = [i for hole in holes for i in range(hole.first, hole.last + 1)]
-    assert all(len(hole) > 0 for hole in holes)
+    assert all(hole.ids > 0 for hole in holes)
     assert sorted(given_out + in_holes) == (list(range(ids[0], last + 1)) if last is not None else [])
 
 

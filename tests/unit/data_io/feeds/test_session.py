@@ -86,6 +86,22 @@ async def test_questions_are_spaced_as_the_venue_allows() -> None:
     assert clock.waits == [0.25, 0.25]
 
 
+async def test_who_gave_up_waiting_for_a_question_leaves_no_gap_in_the_line() -> None:
+    clock, never = Clock(), asyncio.Event()
+    rest = Rest(None, NOWHERE, Binance(), Limits(), FeedReport(), sleep=lambda _: never.wait(), monotonic=clock)
+    await rest._turn()
+    waiting = [asyncio.create_task(rest._turn()) for _ in range(9)]
+    await asyncio.sleep(0)
+    for task in waiting:
+        task.cancel()
+    await asyncio.wait(waiting)
+
+    rest.sleep = clock.sleep
+    await rest._turn()
+
+    assert clock.waits == [0.25]
+
+
 async def test_an_answer_that_says_later_is_asked_for_later() -> None:
     clock = Clock()
     pages, exchange = await ask(Faults(busy=2), clock, (1000, 1000))

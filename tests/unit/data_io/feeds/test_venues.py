@@ -155,3 +155,26 @@ def served(venue: Venue, first: int, last: int | None, newest: int) -> list[Trad
     else:
         ids = list(range(1, min(int(parameters.get("after", newest + 1)), newest + 1)))[-limit:]
     return [Trade("A", i, 1.0, 1.0, 1, -1) for i in ids]
+
+
+@VENUE
+@pytest.mark.parametrize("wrong", [-1, 2**63, 10**30])
+def test_a_trade_without_a_number_that_fits_is_refused(name: str, wrong: int) -> None:
+    trade = {"s": "A", "t": wrong, "p": "1", "q": "1", "T": 1, "m": True}
+    message = {"stream": "a@trade", "data": trade} if name == "binance" else MATCH | {"trade_id": wrong}
+    with pytest.raises(UnusableMessageError, match="trade id is none"):
+        VENUES[name]().read(raw(message))
+
+
+@VENUE
+def test_what_is_nested_without_end_is_refused(name: str) -> None:
+    venue = VENUES[name]()
+    with pytest.raises(UnusableMessageError, match="bad json"):
+        venue.read(b'{"stream": "a@trade", "type": "match", "more": ' + b"[" * 100_000)
+    with pytest.raises(UnusableMessageError, match="bad json"):
+        venue.read_page("A", b'[{"more": ' + b"[" * 100_000)
+
+
+def test_a_time_that_no_tick_can_have_is_unknown() -> None:
+    for time in ("9999-12-31T23:59:59Z", "0001-01-01T00:00:00Z"):
+        assert Coinbase().read(raw(MATCH | {"time": time})).exchange_ns == -1

@@ -151,3 +151,17 @@ def test_a_topic_gets_all_ticks_in_order_once_it_is_there(monkeypatch: pytest.Mo
         {"bootstrap": "kafka:9092", "topic": "market.ticks.v1"},
         frame["ts_ns"].tolist(),
     ]
+
+
+@pytest.mark.parametrize("target", [".", "..", "/", "link/"])
+def test_a_place_that_cannot_be_given_a_name_is_refused_before_anything_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, target: str
+) -> None:
+    inside, empty = tmp_path / "inside", tmp_path / "empty"
+    inside.mkdir()
+    empty.mkdir()
+    (inside / "link").symlink_to(empty)
+    monkeypatch.chdir(inside)
+
+    with pytest.raises(InputError, match=r"give (another|that one)"):
+        open_sink(target, "").write(iter([None]), "receive")  # type: ignore[arg-type]  # a read would fail

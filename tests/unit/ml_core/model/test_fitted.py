@@ -51,6 +51,14 @@ def test_weights_with_objects_are_never_unpickled(model, tmp_path):
         FittedModel.load(tmp_path)
 
 
+def test_weights_that_are_small_on_disk_alone_are_refused_before_they_are_unpacked(model, tmp_path, monkeypatch):
+    model.save(tmp_path)
+    np.savez_compressed(tmp_path / "weights.npz", zeros=np.zeros(10**6))
+    monkeypatch.setattr(fitted, "MAX_BYTES", 10**6)
+    with pytest.raises(ModelRefusedError, match=r"^too_large: .*weights"):
+        FittedModel.load(tmp_path)
+
+
 def test_a_contract_that_is_not_the_one_inside_the_graph_is_refused(model, tmp_path):
     model.save(tmp_path)
     text = (tmp_path / "contract.json").read_text()

@@ -10,7 +10,7 @@ from torch import nn
 
 from ml_core.data_loader.arrays import Batches, Samples
 from ml_core.errors import TrainingCancelledError
-from ml_core.trainer.checkpoint import Checkpoints, pack, unpack
+from ml_core.trainer.checkpoint import FORMAT, Checkpoints, pack, unpack
 from ml_core.trainer.incremental import go_on
 from ml_core.trainer.loop import Hooks, Settings, evaluate, train
 from ml_core.trainer.losses import cross_entropy
@@ -144,6 +144,16 @@ def test_a_checkpoint_that_is_damaged_or_of_another_task_is_passed_over(spoil, m
     with caplog.at_level(logging.WARNING):
         assert outcome(settings, store=store, task="b") == undisturbed
     assert message in caplog.text
+
+
+def test_no_single_bit_on_disk_keeps_a_training_from_starting():
+    whole = pack({"model/w": np.arange(3.0)}, {"format": FORMAT, "task": "t", "step": 3})
+    for place in range(len(whole)):
+        store = Memory()
+        store.data = whole[:place] + bytes([whole[place] ^ (1 << place % 8)]) + whole[place + 1 :]
+        Checkpoints(store, task="t", every_steps=1).load()
+    store.data = pack({}, {"format": FORMAT})
+    assert Checkpoints(store, task="t", every_steps=1).load() is None
 
 
 def test_a_checkpoint_is_read_without_pickle():
