@@ -282,7 +282,7 @@ def cases(draw: st.DrawFn) -> tuple[FieldMap, list[tuple[bytes | None, bytes]]]:
     return field_map, records
 
 
-@settings(max_examples=1000, deadline=None)
+@settings(max_examples=300, deadline=None)
 @given(case=cases())
 def test_ticks_are_the_same_either_way(batches, case: tuple) -> None:
     field_map, records = case
@@ -290,7 +290,7 @@ def test_ticks_are_the_same_either_way(batches, case: tuple) -> None:
     either_way.both(RawFetch(raw, 0, []), KNOWN, field_map)
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(
     data=st.data(),
     seed=st.sampled_from([(TRADES, TRADE), (STREAMS, STREAMED), (STREAMS, QUOTED), (BY_KEY, ORDER), (TYPED, BOOK)]),

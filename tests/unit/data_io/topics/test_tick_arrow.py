@@ -98,7 +98,7 @@ def batches(draw: st.DrawFn) -> pa.RecordBatch:
     return pa.RecordBatch.from_pydict(dict(draw(st.permutations(list(arrays.items())))))
 
 
-@settings(max_examples=600, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(parts=st.lists(batches(), min_size=1, max_size=3), limit=st.sampled_from([2, 3, 100]))
 def test_columns_are_the_rows(parts: list[pa.RecordBatch], limit: int) -> None:
     with pytest.MonkeyPatch.context() as monkeypatch:
@@ -264,7 +264,7 @@ def damaged(draw: st.DrawFn) -> bytes:
     return bytes(data)
 
 
-@settings(max_examples=1500, deadline=None)
+@settings(max_examples=500, deadline=None)
 @given(damaged())
 def test_a_damaged_stream_is_refused_as_arrow_refuses_it(value: bytes) -> None:
     with pytest.MonkeyPatch.context() as monkeypatch:

@@ -161,14 +161,14 @@ def test_ticks_are_the_same_either_way(batches, texts: list[bytes | None]) -> No
     both(batches, texts, KNOWN)
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(texts=st.lists(mutated(), min_size=1, max_size=8))
 def test_damaged_ticks_are_the_same_either_way(batches, texts: list[bytes]) -> None:
     # Behind whole ones, so that a damaged tick meets the layout that it nearly has.
     both(batches, [TRADE, QUOTE, *texts], KNOWN)
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(text=decimals)
 @example("9007199254740993")  # halfway between two floats
 @example("9007199254740993.0000")
