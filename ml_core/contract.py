@@ -69,7 +69,9 @@ class ModelContract(BaseModel):
     dataset_hash: str | None = Field(
         default=None, description="SHA-256 of the samples in canonical order, with their windows, targets and cut"
     )
-    source_hash: str | None = Field(default=None, description="hash of the history file, where ticks came from one")
+    source_hash: str | None = Field(
+        default=None, description="hash of the history file, or of the data set's content, where ticks came from one"
+    )
     seed: int
     code_version: str
     parent: str | None = Field(default=None, description="name/version an incremental model went on from")
