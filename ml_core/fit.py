@@ -107,7 +107,7 @@ def fit(
     check(spec)
     processed = process(frame, spec, fixed=start.contract if start else None, cut=cut)
     _check_parts(processed)
-    refuse_leaks(processed, spec, start.contract.scaler if start else None)
+    refuse_leaks(processed, spec, start.contract if start else None)
     contract = _contract(spec, processed, seed)
     hooks = Hooks(progress, cancelled)
     learned = _learner(spec).learn(Task(spec, contract, processed, start, seed, threads, hooks, checkpoint))
@@ -167,6 +167,7 @@ def _contract(spec: PipelineSpec, processed: Processed, seed: int) -> ModelContr
         barriers=barriers_of(spec),
         prior=processed.prior,
         scaler=processed.scaler,
+        encoding=processed.encoding,
         trained_from_ns=int(dataset.ts_ns_N[seen_I].min()),
         trained_to_ns=int(dataset.end_ns_NH[seen_I].max()),
         dataset_hash=processed.hash,

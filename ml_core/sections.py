@@ -116,6 +116,15 @@ class Features(Section):
     max_missing: float = Field(
         default=1.0, gt=0, le=1, description="a feature undefined in a larger share of the samples is refused"
     )
+    missing: Literal["neutral", "indicator"] = Field(
+        default="neutral",
+        description="what a model sees of an undefined value: the median; indicator: and that it is undefined",
+    )
+    categories: tuple[str, ...] = Field(
+        default=(),
+        max_length=16,
+        description="features that are codes of a kind, no numbers: an input a code",
+    )
 
 
 class BarrierWidths(Section):

@@ -91,6 +91,12 @@ class PipelineSpec(Section):
         return self
 
     @model_validator(mode="after")
+    def _augments_no_codes(self) -> Self:
+        if self.train.augment and self.features.categories:
+            raise ValueError("train.augment: changes numbers, and features.categories are codes")
+        return self
+
+    @model_validator(mode="after")
     def _quantiles_are_of_numbers(self) -> Self:
         if self.model.quantiles and self.label.kind in CLASS_LABELS:
             raise ValueError(f"model.quantiles: label.kind = {self.label.kind!r} has classes; a number has quantiles")

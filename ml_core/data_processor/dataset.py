@@ -10,8 +10,9 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from ml_core.contract import ModelContract, Scaler
+from ml_core.contract import Encoding, ModelContract, Scaler
 from ml_core.data_processor import canonical, cleaning, costs, labels, preflight
+from ml_core.data_processor.encoding import fit_encoding
 from ml_core.data_processor.features import FeaturePlan
 from ml_core.data_processor.samples import Samples, make_samples, rows_of
 from ml_core.data_processor.scaling import fit_scaler
@@ -54,6 +55,7 @@ class Processed(NamedTuple):
     report: dict[str, Any]  # what became of every tick and row; JSON
     rows: RowBatch | None = None  # in arrival order; the windows number them
     hash: str = ""  # of the data set: equal for equal ticks, whatever way they came in
+    encoding: Encoding = Encoding()
 
 
 def process(
@@ -64,7 +66,7 @@ def process(
     Args:
         frame: Ticks in arrival order; see `ml_core.frames`.
         spec: The pipeline.
-        fixed: Keep scaler and dead zone of this model, which learns on, instead of fitting them.
+        fixed: Keep scaler, encoding and dead zone of this model, which learns on, instead of fitting them.
         cut: Event times that part the samples; None: the shares and the embargo of ``[train]`` say where.
 
     Raises:
@@ -72,6 +74,7 @@ def process(
         SchemaMismatchError: It is no ticks frame, or ``fixed`` has other features or horizons. A retry will not help.
         NotEnoughDataError: Too few samples or independent labels, a feature without values, or a label that never
             changes among those to train on. More ticks may help.
+        InputError: A category of ``features.categories`` holds no codes, or too many. A retry will not help.
     """
     plan = FeaturePlan.from_spec(spec)
     if fixed is not None:
@@ -95,7 +98,9 @@ def process(
     report["labels"] = preflight.balance(dataset.y_NH[parts.train_I], spec)
     report["prior"] = [list(values) for values in prior]
     _check_targets(dataset.y_NH[parts.train_I], spec, report)
-    scaler = fixed.scaler if fixed else fit_scaler(dataset.x_MF[dataset.idx_NT[parts.train_I, -1]])
+    x_IF = dataset.x_MF[dataset.idx_NT[parts.train_I, -1]]
+    scaler = fixed.scaler if fixed else fit_scaler(x_IF)
+    encoding = fixed.encoding if fixed else fit_encoding(x_IF, plan.names, spec.features)
     report["dataset_hash"] = _hash(dataset, plan, parts.cut)
     return Processed(
         dataset,
@@ -109,6 +114,7 @@ def process(
         report,
         samples.rows,
         report["dataset_hash"],
+        encoding,
     )
 
 
@@ -140,7 +146,10 @@ def _check_fits(fixed: ModelContract, plan: FeaturePlan, spec: PipelineSpec) -> 
         "label kind": (fixed.label_kind, spec.label.kind),
         "horizons": (fixed.horizons_ns, spec.label.horizons),
         "barriers": (fixed.barriers, barriers_of(spec)),
+        "categories": (sorted(fixed.encoding.codes), sorted(spec.features.categories)),
     }
+    if fixed.encoding.missing:
+        pairs["missing"] = "indicator", spec.features.missing
     for word, (theirs, ours) in pairs.items():
         if theirs != ours:
             raise SchemaMismatchError(f"cannot go on: {word} of the model: {theirs!r}, of the pipeline: {ours!r}")
