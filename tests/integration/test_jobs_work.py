@@ -19,6 +19,7 @@ from ml_core.errors import (
 )
 from ml_core.spec import parse
 from ml_core.types import JobKind, JobSpec, JobState, OffsetRange
+from model_ops_manager.jobs import training
 from model_ops_manager.jobs.settings import RunnerSettings
 from model_ops_manager.jobs.store import JobStore
 from model_ops_manager.jobs.works.train import Train
@@ -48,7 +49,7 @@ class Bench:
         self.store = JobStore(self.settings.job_store_url)
         self.passed: list[str] = []
 
-    def pipeline(self, **parts):
+    def pipeline(self, folder=None, **parts):
         return parse(
             {
                 "name": "demo",
@@ -57,7 +58,8 @@ class Bench:
                 "label": {"horizons": ["1s"]},
                 "train": {"epochs": 3, "min_rows": 500},
                 **parts,
-            }
+            },
+            folder=folder,
         )
 
     def lease(self, pipeline=None, **job):
@@ -96,6 +98,42 @@ def part(start, end, partition=0):
 def test_what_cannot_be_done_is_an_error_and_registers_nothing(bench, job, error, said):
     with pytest.raises(error, match=said):
         bench.run(bench.lease(**job))
+    assert bench.agent.versions("demo") == []
+
+
+LOSS = """
+class NoNumber:
+    def __init__(self, model):
+        self.model = model
+
+    def loss(self, batch):
+        return self.model(batch.x_BTF).sum(dim=1) * (float("nan") if self.model.training else 1.0)
+"""
+
+
+@pytest.mark.parametrize(
+    ("parts", "error", "said"),
+    [
+        ({"features": {"use": ["queue_imbalence"]}}, "SpecError", "did you mean 'queue_imbalance'"),
+        ({"model": {"kind": "broken:Net"}}, "UnknownPartError", "ZeroDivisionError"),
+        (
+            {"label": {"horizons": ["1s"], "dead_zone": "100 spread"}},
+            "NotEnoughDataError",
+            "rows to train on are 'flat'",
+        ),
+        ({"train": {"min_rows": 500, "loss": "losses:NoNumber"}}, "InputError", "training stopped at epoch 1"),
+    ],
+)
+def test_a_job_of_bad_input_has_failed_with_its_reason_and_registers_nothing(bench, tmp_path, parts, error, said):
+    (tmp_path / "broken.py").write_text("1 / 0")
+    (tmp_path / "losses.py").write_text(LOSS)
+    job = bench.lease(bench.pipeline(tmp_path, **parts), ranges=[part(0, 8000)])
+
+    assert training._run(job, bench.store, bench.settings) == 1
+
+    failed = bench.store.get(job.id)
+    assert (failed.state, failed.error_type) == (JobState.FAILED, error)
+    assert said in failed.error
     assert bench.agent.versions("demo") == []
 
 
