@@ -85,7 +85,7 @@ async def test_a_sink_leaves_what_the_publisher_does_on_a_topic_that_it_makes(
 
     written = await asyncio.to_thread(TopicSink(kafka, own, 3).write, [frame[:700], frame[700:]], "exchange")
 
-    theirs, ours = (await read_all(kafka, name) for name in (topic, own))
+    theirs, ours = [await read_all(kafka, name) for name in (topic, own)]
     assert written == 2000
     assert {p: [(r.key, r.value) for r in records] for p, records in ours.items()} == {
         p: [(r.key, r.value) for r in records] for p, records in theirs.items()
