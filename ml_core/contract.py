@@ -127,6 +127,9 @@ class ModelContract(BaseModel):
     trained_to_ns: int = Field(description="no label of a training or validation row ends after this event time")
     ranges: tuple[OffsetRange, ...] = ()
     topic: str | None = None
+    gap_ranges: tuple[OffsetRange, ...] = Field(
+        default=(), description="offsets of the topic of gap marks; no sample reaches across one of these marks"
+    )
     dataset_hash: str | None = Field(
         default=None, description="SHA-256 of the samples in canonical order, with their windows, targets and cut"
     )

@@ -16,6 +16,7 @@ from ml_core.contract import ModelContract, outputs_of
 from ml_core.data_processor.audit import refuse_leaks
 from ml_core.data_processor.dataset import Processed, barriers_of, process
 from ml_core.data_processor.features import FeaturePlan
+from ml_core.data_processor.gap_marks import GapMark
 from ml_core.data_processor.splits import Cut
 from ml_core.errors import NotEnoughDataError
 from ml_core.evaluation import metrics as measure
@@ -68,12 +69,13 @@ def check(spec: PipelineSpec) -> None:
         trial_export(spec, features=features)
 
 
-def fit(
+def fit(  # noqa: PLR0913  # all but the first two have a default
     frame: pd.DataFrame,
     spec: PipelineSpec,
     *,
     start: FittedModel | None = None,
     cut: Cut | None = None,
+    marks: Sequence[GapMark] = (),
     seed: int = 0,
     threads: int = 1,
     progress: Callable[[Progress], None] | None = None,
@@ -87,6 +89,7 @@ def fit(
         spec: The pipeline.
         start: Go on from this model's weights, with its scaler and dead zone, instead of starting afresh.
         cut: Event times that part the samples; None: as ``[train]`` says.
+        marks: What is known to be missing of the ticks; no sample reaches across.
         seed: Of first weights, order of batches and dropout.
         threads: How many torch may use.
         progress: Called after every epoch.
@@ -105,7 +108,7 @@ def fit(
         TrainingCancelledError: ``cancelled`` said so.
     """
     check(spec)
-    processed = process(frame, spec, fixed=start.contract if start else None, cut=cut)
+    processed = process(frame, spec, fixed=start.contract if start else None, cut=cut, marks=marks)
     _check_parts(processed)
     refuse_leaks(processed, spec, start.contract if start else None)
     contract = _contract(spec, processed, seed)

@@ -96,6 +96,11 @@ class Source(Section):
 
     topic: str = Field(default="market.ticks.v1", pattern=r"^[a-zA-Z0-9._-]{1,200}$")
     map: FieldMap | None = None
+    gaps: str = Field(
+        default="market.gaps.v1",
+        pattern=r"^[a-zA-Z0-9._-]{0,200}$",
+        description="topic on which feeds mark what is missing of the ticks; empty: there is none",
+    )
     symbols: tuple[str, ...] | None = None
     lateness: DurationNs = Field(default=5 * 10**9, description="how far behind its symbol's clock a tick still counts")
     calendar: str = Field(

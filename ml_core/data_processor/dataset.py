@@ -14,6 +14,7 @@ from ml_core.contract import Encoding, ModelContract, Scaler
 from ml_core.data_processor import canonical, cleaning, costs, labels, preflight
 from ml_core.data_processor.encoding import fit_encoding
 from ml_core.data_processor.features import FeaturePlan
+from ml_core.data_processor.gap_marks import GapMark
 from ml_core.data_processor.samples import Samples, make_samples, rows_of
 from ml_core.data_processor.scaling import fit_scaler
 from ml_core.data_processor.splits import Cut, Split, cut_by_shares, split
@@ -59,7 +60,12 @@ class Processed(NamedTuple):
 
 
 def process(
-    frame: pd.DataFrame, spec: PipelineSpec, *, fixed: ModelContract | None = None, cut: Cut | None = None
+    frame: pd.DataFrame,
+    spec: PipelineSpec,
+    *,
+    fixed: ModelContract | None = None,
+    cut: Cut | None = None,
+    marks: Sequence[GapMark] = (),
 ) -> Processed:
     """Return the samples of ``frame``, split and labelled as ``spec`` says; equal arguments give equal bytes.
 
@@ -68,6 +74,7 @@ def process(
         spec: The pipeline.
         fixed: Keep scaler, encoding and dead zone of this model, which learns on, instead of fitting them.
         cut: Event times that part the samples; None: the shares and the embargo of ``[train]`` say where.
+        marks: What is known to be missing of the ticks; no sample reaches across.
 
     Raises:
         SpecError, UnknownPartError: A feature is wrong. A retry will not help.
@@ -79,7 +86,7 @@ def process(
     plan = FeaturePlan.from_spec(spec)
     if fixed is not None:
         _check_fits(fixed, plan, spec)
-    samples = make_samples(frame, spec, plan)
+    samples = make_samples(frame, spec, plan, marks)
     report = samples.report
     if report["samples"] < spec.train.min_rows:
         raise _not_enough(f"{report['samples']} labelled rows, train.min_rows asks for {spec.train.min_rows}", report)
