@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 
 from ml_core.contract import ModelContract, outputs_of
+from ml_core.data_loader import on_disk
 from ml_core.data_processor.audit import refuse_leaks
 from ml_core.data_processor.dataset import Processed, barriers_of, process
 from ml_core.data_processor.features import FeaturePlan
@@ -35,6 +36,7 @@ from ml_core.types import CLASS_LABELS, Float32, Float64, Int64
 
 __all__ = ["Cut", "Fit", "FittedModel", "Progress", "check", "fit", "losses", "prior_losses"]
 
+MAPPED_BYTES = 1 << 30  # of rows and windows; from there on they are mapped where nothing else is asked for
 _LEARNERS = {boosting.KIND: boosting}  # every other model is a network
 
 
@@ -111,6 +113,8 @@ def fit(  # noqa: PLR0913  # all but the first two have a default
     processed = process(frame, spec, fixed=start.contract if start else None, cut=cut, marks=marks)
     _check_parts(processed)
     refuse_leaks(processed, spec, start.contract if start else None)
+    if _is_mapped(spec, processed):
+        processed = _mapped(processed)
     contract = _contract(spec, processed, seed)
     hooks = Hooks(progress, cancelled)
     learned = _learner(spec).learn(Task(spec, contract, processed, start, seed, threads, hooks, checkpoint))
@@ -149,6 +153,19 @@ def _check_parts(processed: Processed) -> None:
     for name in ("train", "validation", "holdout"):
         if not len(getattr(processed, f"{name}_I")):
             raise NotEnoughDataError(f"the {name} part has no rows; give more ticks, or larger shares in [train]")
+
+
+def _is_mapped(spec: PipelineSpec, processed: Processed) -> bool:
+    dataset = processed.dataset
+    is_large = dataset.x_MF.nbytes + dataset.idx_NT.nbytes > MAPPED_BYTES
+    return spec.load.mapped == "always" or (spec.load.mapped == "auto" and is_large)
+
+
+def _mapped(processed: Processed) -> Processed:
+    """Return the data set with its rows and windows on disk; the arrays in memory go with ``processed``."""
+    dataset = processed.dataset
+    on = dataset._replace(x_MF=on_disk.moved(dataset.x_MF), idx_NT=on_disk.moved(dataset.idx_NT))
+    return processed._replace(dataset=on, rows=None)
 
 
 def _contract(spec: PipelineSpec, processed: Processed, seed: int) -> ModelContract:

@@ -175,6 +175,14 @@ class Label(Section):
         return (self.barriers or BarrierWidths()) if self.kind == "triple_barrier" else None
 
 
+class Load(Section):
+    """Where the rows of a training are held; it changes no result."""
+
+    mapped: Literal["auto", "always", "never"] = Field(
+        default="auto", description="on disk, read as they are needed; auto: where they take more than 1 GiB"
+    )
+
+
 class Model(Section):
     """Which model, and with which parameters."""
 

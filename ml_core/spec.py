@@ -20,6 +20,7 @@ from ml_core.sections import (
     Gate,
     Incremental,
     Label,
+    Load,
     Model,
     Predictions,
     Retrain,
@@ -57,6 +58,7 @@ class PipelineSpec(Section):
     source: Source = Source()
     features: Features = Features()
     label: Label = Label()
+    load: Load = Load()
     model: Model = Model()
     train: Train = Train()
     incremental: Incremental = Incremental()

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from ml_core.contract import Places, Scaler
+from ml_core.data_loader import on_disk
 from ml_core.data_loader.arrays import Augment, Batches, Samples
 from ml_core.data_loader.augment import asked_for
 from ml_core.data_processor.dataset import Processed
@@ -88,10 +89,11 @@ class BehindScaling(nn.Module):
 
 
 def scaled_rows(x_MF: Float32, scaler: Scaler, places: Places | None = None) -> Float32:
-    """Return what the scaling of a graph, and its encoding, make of each row, to the bit."""
+    """Return what the scaling of a graph, and its encoding, make of each row, to the bit; of mapped rows, on disk."""
     # a graph that answers its rows
     scaling = ScoringGraph(nn.Flatten(), scaler, shift_O=[0.0], scale_O=[1.0], places=places)
-    z_MF = np.empty((len(x_MF), places.width if places else x_MF.shape[1]), np.float32)
+    shape = len(x_MF), places.width if places else x_MF.shape[1]
+    z_MF = on_disk.empty(shape, np.float32) if isinstance(x_MF, np.memmap) else np.empty(shape, np.float32)
     with torch.no_grad():
         for start in range(0, len(x_MF), CHUNK_ROWS):
             chunk = slice(start, start + CHUNK_ROWS)
@@ -138,9 +140,8 @@ def _train(graph: ScoringGraph, task: Task) -> TrainReport:
     spec, processed, device = task.spec, task.processed, choose_device(task.spec.train.device)
     dataset = processed.dataset
     changes = _augment(task)
-    # A set that lies on disk may be larger than memory, and what changes rows tells missing values from neutral ones:
-    # such rows are scaled batch by batch.
-    is_raw = isinstance(dataset.x_MF, np.memmap) or changes is not None
+    # what changes rows tells missing values from neutral ones: such rows are scaled batch by batch
+    is_raw = changes is not None
     model = (graph if is_raw else BehindScaling(graph)).to(device)
     x_MF = dataset.x_MF if is_raw else scaled_rows(dataset.x_MF, task.contract.scaler, task.contract.places)
     samples = Samples(x_MF, dataset.idx_NT, dataset.y_NH, dataset.weight_N)
