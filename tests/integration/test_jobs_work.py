@@ -4,8 +4,11 @@ import asyncio
 import os
 
 import pytest
+from aiokafka import AIOKafkaProducer
 
 from data_io.data_fetcher.sources import open_source
+from data_io.feeds import gaps
+from data_io.feeds.gaps import Gap
 from data_io.publisher import publish
 from data_io.topics.admin import ensure_topics
 from data_io.topics.ticks import topic_spec
@@ -37,6 +40,13 @@ def topic(kafka):
         await ensure_topics(kafka, [topic_spec(name, 1), topic_spec(f"{name}-empty", 1)])
         source = open_source(f"synthetic:symbols=4,ticks={TICKS},rate=100,seed=7,edge=3")
         await publish(source, bootstrap=kafka, topic=name)
+        await ensure_topics(kafka, [gaps.topic_spec(1)._replace(name=f"{name}-gaps")])
+        middle_ns = int(source.fetch()["ts_ns"].iloc[4000])
+        key, value = gaps.encode(Gap("SYN00", "any", middle_ns, middle_ns, "started"))
+        producer = AIOKafkaProducer(bootstrap_servers=kafka)
+        await producer.start()
+        await producer.send_and_wait(f"{name}-gaps", value, key=key)
+        await producer.stop()
 
     asyncio.run(fill())
     return name
@@ -53,7 +63,7 @@ class Bench:
         return parse(
             {
                 "name": "demo",
-                "source": {"topic": parts.pop("topic", self.topic)},
+                "source": {"topic": parts.pop("topic", self.topic), "gaps": f"{self.topic}-gaps"},
                 "features": {"use": ["queue_imbalance", "queue_imbalance_mean:1s"]},
                 "label": {"horizons": ["1s"]},
                 "train": {"epochs": 3, "min_rows": 500},
@@ -154,6 +164,10 @@ def test_a_job_of_exact_ranges_tells_its_progress_and_uses_just_these(bench, mon
     assert (result["version"], result["ticks"]) == (1, 8000)
     assert result["ranges"] == [{"partition": 0, "start": 1000, "end": 9000}]
     assert bench.agent.versions("demo")[0].tags["tickwise.ranges"] == "0:1000-9000"
+    made = bench.agent.load_fitted(bench.agent.version("demo", 1))
+    assert made.contract.gap_ranges == (part(0, 1),)
+    assert made.report["processing"]["rows_dropped"]["gap_mark"] > 0
+    assert bench.store.get(job.id).settled["mark_ranges"] == [{"partition": 0, "start": 0, "end": 1}]
     assert [how["stage"] for how in told] == ["fetch"] + ["train"] * (len(told) - 1)
     assert [how["epoch"] for how in told[2:5]] == [0, 1, 2]
     assert told[2]["train_loss"] is None

@@ -34,7 +34,7 @@ def test_no_sample_reaches_across_what_is_marked_as_missing() -> None:
     one, other = sorted(ticks["symbol"].unique())
     first_ns = int(ticks["ts_ns"].iloc[0])
     marks = [GapMark(one, first_ns + at * S, first_ns + (at + wide) * S) for at, wide in ((20, 0), (40, 3), (41, 1))]
-    use = {"use": ["return:2s", "queue_imbalance"], "window": 4}
+    use = {"use": ["signed_volume:2s", "queue_imbalance"], "window": 16}
     asked = pipeline(features=use, label={"horizons": ["1s"], "delay": "500ms"}, train={"min_rows": 500})
 
     whole, made = process(ticks, asked), process(ticks, asked, marks=[*marks, GapMark("elsewhere", 0, 2**62)])
