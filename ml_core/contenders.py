@@ -11,7 +11,7 @@ import torch
 
 from ml_core.data_loader.arrays import Batches, Samples
 from ml_core.data_processor.dataset import Processed
-from ml_core.data_processor.scaling import scale
+from ml_core.data_processor.encoding import encode
 from ml_core.evaluation.baselines import choose_ridge, fit_ridge, prior_scores
 from ml_core.evaluation.calibration import stray_factors
 from ml_core.model.build import build
@@ -59,11 +59,11 @@ def ridge(strength: float | None = None) -> Learner:
     """
 
     def learn(processed: Processed) -> Predict:
-        dataset = processed.dataset
+        dataset, places = processed.dataset, processed.encoding.places(processed.plan.names)
 
         def part(chosen_I: Int64, horizon: int) -> tuple[Float32, Float64, Float32]:
-            rows_IF = scale(last_rows(processed, chosen_I), processed.scaler)
-            return rows_IF, dataset.return_NH[chosen_I, horizon], dataset.weight_N[chosen_I]
+            rows_IX = encode(last_rows(processed, chosen_I), processed.scaler, places)
+            return rows_IX, dataset.return_NH[chosen_I, horizon], dataset.weight_N[chosen_I]
 
         lines = []
         for h in range(dataset.return_NH.shape[1]):
@@ -92,8 +92,9 @@ def learn_network(
 ) -> tuple[ScoringGraph, TrainReport]:
     """Return the trained and calibrated graph, and how training went."""
     shift_O, scale_O = output_scale(spec.label.kind, processed.prior)
-    model = build(spec, features=len(processed.plan.names), outputs=len(shift_O), seed=seed)
-    graph = ScoringGraph(model, processed.scaler, shift_O=shift_O, scale_O=scale_O)
+    places = processed.encoding.places(processed.plan.names)
+    model = build(spec, features=places.width, outputs=len(shift_O), seed=seed)
+    graph = ScoringGraph(model, processed.scaler, shift_O=shift_O, scale_O=scale_O, places=places)
     dataset = processed.dataset
     stored = Samples(dataset.x_MF, dataset.idx_NT, dataset.y_NH, dataset.weight_N)
     settings = Settings(

@@ -1,8 +1,11 @@
-"""What a model promises: the contract that travels inside its file and is checked before it may score."""
+"""What a model promises: the contract that travels inside its file and is checked before it may score.
+
+Shapes of `Places`: N numbers, M features that may be missing, C codes of G categories.
+"""
 
 import hashlib
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -23,6 +26,63 @@ class Scaler(BaseModel):
     median: tuple[float, ...]
     iqr: tuple[float, ...]
     limit: float = 8.0
+
+
+class Places(NamedTuple):
+    """Where in a raw row a model's inputs come from, in their order: numbers, missing, codes, others."""
+
+    number_N: tuple[int, ...]  # scaled
+    missing_M: tuple[int, ...]  # 1 where NaN
+    source_C: tuple[int, ...]
+    code_C: tuple[int, ...]  # 1 where the source is this code
+    group_C: tuple[int, ...]  # the category of each code
+    coded_G: tuple[int, ...]  # 1 where the source is a number, and none of the codes of its category
+
+    @property
+    def width(self) -> int:
+        """How many inputs there are."""
+        return len(self.number_N) + len(self.missing_M) + len(self.code_C) + len(self.coded_G)
+
+
+class Encoding(BaseModel):
+    """What a model sees of raw rows besides scaled numbers: frozen, fitted on training rows alone, made in the graph.
+
+    A feature of ``missing`` has a further input that is 1 where the feature is NaN. A feature of ``codes`` is no
+    number: it has an input for each of its codes and one for all others; where it is NaN all of them are 0.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    missing: tuple[str, ...] = ()
+    codes: dict[str, tuple[int, ...]] = Field(default_factory=dict)
+
+    @property
+    def is_plain(self) -> bool:
+        """True where there are scaled numbers and nothing else."""
+        return not (self.missing or self.codes)
+
+    def places(self, features: Sequence[str]) -> Places:
+        """Return where the inputs stand in rows of ``features``.
+
+        Raises:
+            ValueError: A name is none of ``features``.
+
+        >>> Encoding(missing=("b",), codes={"a": (0, 2)}).places(("a", "b"))
+        Places(number_N=(1,), missing_M=(1,), source_C=(0, 0), code_C=(0, 2), group_C=(0, 0), coded_G=(0,))
+        """
+        place = {name: number for number, name in enumerate(features)}
+        unknown = sorted({*self.missing, *self.codes} - place.keys())
+        if unknown:
+            raise ValueError(f"{', '.join(unknown)} is no feature")
+        each = [(group, name, code) for group, (name, codes) in enumerate(self.codes.items()) for code in codes]
+        return Places(
+            number_N=tuple(place[name] for name in features if name not in self.codes),
+            missing_M=tuple(place[name] for name in self.missing),
+            source_C=tuple(place[name] for _, name, _ in each),
+            code_C=tuple(code for *_, code in each),
+            group_C=tuple(group for group, *_ in each),
+            coded_G=tuple(place[name] for name in self.codes),
+        )
 
 
 class ModelContract(BaseModel):
@@ -57,6 +117,7 @@ class ModelContract(BaseModel):
         description="of the training rows, a horizon: class shares, or mean and variance of numbers"
     )
     scaler: Scaler
+    encoding: Encoding = Encoding()
     runtime: Literal["onnxruntime"] = Field(default="onnxruntime", description="what scores; its bits are the model's")
     runtime_version: str | None = Field(default=None, description="of the runtime that passed the probe at export")
     block: int | None = Field(
@@ -68,14 +129,24 @@ class ModelContract(BaseModel):
     )
     ranges: tuple[OffsetRange, ...] = ()
     topic: str | None = None
+    gap_ranges: tuple[OffsetRange, ...] = Field(
+        default=(), description="offsets of the topic of gap marks; no sample reaches across one of these marks"
+    )
     dataset_hash: str | None = Field(
         default=None, description="SHA-256 of the samples in canonical order, with their windows, targets and cut"
     )
-    source_hash: str | None = Field(default=None, description="hash of the history file, where ticks came from one")
+    source_hash: str | None = Field(
+        default=None, description="hash of the history file, or of the data set's content, where ticks came from one"
+    )
     seed: int
     code_version: str
     parent: str | None = Field(default=None, description="name/version an incremental model went on from")
     metrics: dict[str, float] = Field(default_factory=dict)
+
+    @property
+    def places(self) -> Places:
+        """Where the inputs of the model behind scaling and encoding come from."""
+        return self.encoding.places(self.features)
 
     @property
     def outputs(self) -> int:

@@ -13,9 +13,11 @@ import numpy as np
 import pandas as pd
 
 from ml_core.contract import ModelContract, outputs_of
+from ml_core.data_loader import on_disk
 from ml_core.data_processor.audit import refuse_leaks
 from ml_core.data_processor.dataset import Processed, barriers_of, process
 from ml_core.data_processor.features import FeaturePlan
+from ml_core.data_processor.gap_marks import GapMark
 from ml_core.data_processor.splits import Cut
 from ml_core.errors import NotEnoughDataError
 from ml_core.evaluation import metrics as measure
@@ -34,6 +36,7 @@ from ml_core.types import CLASS_LABELS, Float32, Float64, Int64
 
 __all__ = ["Cut", "Fit", "FittedModel", "Progress", "check", "fit", "losses", "prior_losses"]
 
+MAPPED_BYTES = 1 << 30  # of rows and windows; from there on they are mapped where nothing else is asked for
 _LEARNERS = {boosting.KIND: boosting}  # every other model is a network
 
 
@@ -68,12 +71,13 @@ def check(spec: PipelineSpec) -> None:
         trial_export(spec, features=features)
 
 
-def fit(
+def fit(  # noqa: PLR0913  # all but the first two have a default
     frame: pd.DataFrame,
     spec: PipelineSpec,
     *,
     start: FittedModel | None = None,
     cut: Cut | None = None,
+    marks: Sequence[GapMark] = (),
     seed: int = 0,
     threads: int = 1,
     progress: Callable[[Progress], None] | None = None,
@@ -87,6 +91,7 @@ def fit(
         spec: The pipeline.
         start: Go on from this model's weights, with its scaler and dead zone, instead of starting afresh.
         cut: Event times that part the samples; None: as ``[train]`` says.
+        marks: What is known to be missing of the ticks; no sample reaches across.
         seed: Of first weights, order of batches and dropout.
         threads: How many torch may use.
         progress: Called after every epoch.
@@ -105,9 +110,11 @@ def fit(
         TrainingCancelledError: ``cancelled`` said so.
     """
     check(spec)
-    processed = process(frame, spec, fixed=start.contract if start else None, cut=cut)
+    processed = process(frame, spec, fixed=start.contract if start else None, cut=cut, marks=marks)
     _check_parts(processed)
-    refuse_leaks(processed, spec, start.contract.scaler if start else None)
+    refuse_leaks(processed, spec, start.contract if start else None)
+    if _is_mapped(spec, processed):
+        processed = _mapped(processed)
     contract = _contract(spec, processed, seed)
     if start is not None:  # its rows are known to the weights that go on
         first_ns, last_ns = start.contract.trained_from_ns, start.contract.trained_to_ns
@@ -156,6 +163,19 @@ def _check_parts(processed: Processed) -> None:
             raise NotEnoughDataError(f"the {name} part has no rows; give more ticks, or larger shares in [train]")
 
 
+def _is_mapped(spec: PipelineSpec, processed: Processed) -> bool:
+    dataset = processed.dataset
+    is_large = dataset.x_MF.nbytes + dataset.idx_NT.nbytes > MAPPED_BYTES
+    return spec.load.mapped == "always" or (spec.load.mapped == "auto" and is_large)
+
+
+def _mapped(processed: Processed) -> Processed:
+    """Return the data set with its rows and windows on disk; the arrays in memory go with ``processed``."""
+    dataset = processed.dataset
+    on = dataset._replace(x_MF=on_disk.moved(dataset.x_MF), idx_NT=on_disk.moved(dataset.idx_NT))
+    return processed._replace(dataset=on, rows=None)
+
+
 def _contract(spec: PipelineSpec, processed: Processed, seed: int) -> ModelContract:
     dataset, seen_I = processed.dataset, np.concatenate([processed.train_I, processed.validation_I])
     return ModelContract(
@@ -175,6 +195,7 @@ def _contract(spec: PipelineSpec, processed: Processed, seed: int) -> ModelContr
         barriers=barriers_of(spec),
         prior=processed.prior,
         scaler=processed.scaler,
+        encoding=processed.encoding,
         trained_from_ns=int(dataset.ts_ns_N[seen_I].min()),
         trained_to_ns=int(dataset.end_ns_NH[seen_I].max()),
         dataset_hash=processed.hash,

@@ -5,9 +5,10 @@ import importlib
 import importlib.util
 import inspect
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 from ml_core.errors import UnknownPartError, nearest
 
@@ -33,21 +34,45 @@ def find_part(text: str, folder: Path | None) -> type:
         UnknownPartError: There is no such module or class, or the module fails when it is imported; the message tells
             what was tried. A retry will not help.
     """
-    module_name, _, class_name = text.partition(":")
-    if not class_name.isidentifier() or not all(word.isidentifier() for word in module_name.split(".")):
-        raise UnknownPartError(f"{text!r} does not name a part; write module:Class, such as 'my_models:TinyConv'")
-    path = folder and folder.joinpath(*module_name.split(".")).with_suffix(".py")
-    module = _load_file(path, text) if path and path.is_file() else _import(module_name, text, path)
-    part = getattr(module, class_name, None)
+    module, name = _module(text, folder, "does not name a part; write module:Class, such as 'my_models:TinyConv'")
+    part = getattr(module, name, None)
     if not inspect.isclass(part):
         classes = [
             name
             for name, value in vars(module).items()
             if inspect.isclass(value) and value.__module__ == module.__name__
         ]
-        hint = nearest(class_name, classes) if classes else "; it defines no classes"
-        raise UnknownPartError(f"{text!r}: {module.__file__ or module_name} has no class {class_name!r}{hint}")
+        raise _absent(text, module, f"class {name!r}", name, classes, "classes")
     return part
+
+
+def find_function(text: str, folder: Path | None) -> tuple[Callable[..., Any], Path]:
+    """Return the function that ``text``, such as ``my_ticks:in_euros``, names, and the file it was found in.
+
+    It is looked for as ``find_part`` does.
+
+    Raises:
+        UnknownPartError: As ``find_part``. A retry will not help.
+    """
+    module, name = _module(text, folder, "names no function; write module:function, such as 'my_ticks:in_euros'")
+    function = getattr(module, name, None)
+    if not inspect.isfunction(function):
+        known = [key for key, value in vars(module).items() if inspect.isfunction(value)]
+        raise _absent(text, module, f"function {name!r}", name, known, "functions")
+    return function, Path(inspect.getfile(module))
+
+
+def _module(text: str, folder: Path | None, otherwise: str) -> tuple[ModuleType, str]:
+    module_name, _, name = text.partition(":")
+    if not name.isidentifier() or not all(word.isidentifier() for word in module_name.split(".")):
+        raise UnknownPartError(f"{text!r} {otherwise}")
+    path = folder and folder.joinpath(*module_name.split(".")).with_suffix(".py")
+    return (_load_file(path, text) if path and path.is_file() else _import(module_name, text, path)), name
+
+
+def _absent(text: str, module: ModuleType, what: str, name: str, known: list[str], kind: str) -> UnknownPartError:
+    hint = nearest(name, known) if known else f"; it defines no {kind}"
+    return UnknownPartError(f"{text!r}: {module.__file__ or module.__name__} has no {what}{hint}")
 
 
 def files_of(names: Iterable[str], folder: Path | None) -> dict[str, str]:

@@ -96,6 +96,11 @@ class Source(Section):
 
     topic: str = Field(default="market.ticks.v1", pattern=r"^[a-zA-Z0-9._-]{1,200}$")
     map: FieldMap | None = None
+    gaps: str = Field(
+        default="market.gaps.v1",
+        pattern=r"^[a-zA-Z0-9._-]{0,200}$",
+        description="topic on which feeds mark what is missing of the ticks; empty: there is none",
+    )
     symbols: tuple[str, ...] | None = None
     lateness: DurationNs = Field(default=5 * 10**9, description="how far behind its symbol's clock a tick still counts")
     calendar: str = Field(
@@ -115,6 +120,15 @@ class Features(Section):
     gap: DurationNs = 60 * 10**9
     max_missing: float = Field(
         default=1.0, gt=0, le=1, description="a feature undefined in a larger share of the samples is refused"
+    )
+    missing: Literal["neutral", "indicator"] = Field(
+        default="neutral",
+        description="what a model sees of an undefined value: the median; indicator: and that it is undefined",
+    )
+    categories: tuple[str, ...] = Field(
+        default=(),
+        max_length=16,
+        description="features that are codes of a kind, no numbers: an input a code",
     )
 
 
@@ -159,6 +173,14 @@ class Label(Section):
     def barrier_widths(self) -> BarrierWidths | None:
         """Where the barriers stand; None where the label has none."""
         return (self.barriers or BarrierWidths()) if self.kind == "triple_barrier" else None
+
+
+class Load(Section):
+    """Where the rows of a training are held; it changes no result."""
+
+    mapped: Literal["auto", "always", "never"] = Field(
+        default="auto", description="on disk, read as they are needed; auto: where they take more than 1 GiB"
+    )
 
 
 class Model(Section):

@@ -20,6 +20,7 @@ from ml_core.sections import (
     Gate,
     Incremental,
     Label,
+    Load,
     Model,
     Predictions,
     Retrain,
@@ -57,6 +58,7 @@ class PipelineSpec(Section):
     source: Source = Source()
     features: Features = Features()
     label: Label = Label()
+    load: Load = Load()
     model: Model = Model()
     train: Train = Train()
     incremental: Incremental = Incremental()
@@ -88,6 +90,12 @@ class PipelineSpec(Section):
         for text in self.train.augment:
             if self.features.window == 1 and parse_augment(text)[0] in OF_WINDOWS:
                 raise ValueError(f"train.augment: {text!r} changes windows, and features.window is 1")
+        return self
+
+    @model_validator(mode="after")
+    def _augments_no_codes(self) -> Self:
+        if self.train.augment and self.features.categories:
+            raise ValueError("train.augment: changes numbers, and features.categories are codes")
         return self
 
     @model_validator(mode="after")

@@ -18,6 +18,7 @@ import pandas as pd
 from ml_core.contenders import Learner, Predict
 from ml_core.data_processor import dataset as sets
 from ml_core.data_processor.dataset import Processed
+from ml_core.data_processor.encoding import fit_encoding
 from ml_core.data_processor.features import FeaturePlan
 from ml_core.data_processor.samples import Samples, make_samples
 from ml_core.data_processor.scaling import fit_scaler
@@ -183,11 +184,11 @@ def _fitted(samples: Samples, spec: PipelineSpec, plan: FeaturePlan, parts: Spli
     dead_zone = sets._dead_zone(samples, parts, spec, None)  # noqa: SLF001  # one way to fit, whoever makes the cut
     dataset = sets._dataset(samples, parts, spec, dead_zone)  # noqa: SLF001
     shares = sets._prior(dataset.y_NH[parts.train_I], spec.label.kind)  # noqa: SLF001
-    scaler = fit_scaler(dataset.x_MF[dataset.idx_NT[parts.train_I, -1]])
+    x_IF = dataset.x_MF[dataset.idx_NT[parts.train_I, -1]]
+    scaler, encoding = fit_scaler(x_IF), fit_encoding(x_IF, plan.names, spec.features)
     report = samples.report | sets._report_split(parts)  # noqa: SLF001
-    return Processed(
-        dataset, parts.train_I, parts.validation_I, parts.holdout_I, scaler, dead_zone, shares, plan, report
-    )
+    of_parts = parts.train_I, parts.validation_I, parts.holdout_I
+    return Processed(dataset, *of_parts, scaler, dead_zone, shares, plan, report, encoding=encoding)
 
 
 def _mean(measured: Callable[[Float64, Float64], float], found: Scores) -> float:

@@ -8,7 +8,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from data_io.data_fetcher.kafka_range import fetch_ranges
+from data_io.data_fetcher.gap_range import with_marks
+from data_io.data_fetcher.kafka_range import Fetched, fetch_ranges
 from data_io.topics.ticks import TickDecoder
 from ml_core.contract import ModelContract
 from ml_core.errors import InputError
@@ -91,11 +92,17 @@ def reproduce(
     contract = recorded.contract
     if contract.topic is None or not contract.ranges:
         raise InputError(f"version {version.version} of {version.name} was not trained on a topic of ticks")
-    decoder = TickDecoder(spec.source.map)
-    fetched = asyncio.run(fetch_ranges(kafka, contract.topic, contract.ranges, decoder, archive=archive))
+    topic, decoder = contract.topic, TickDecoder(spec.source.map)
+
+    async def read() -> Fetched:
+        fetched = await fetch_ranges(kafka, topic, contract.ranges, decoder, archive=archive)
+        return await with_marks(kafka, spec.source.gaps, fetched, contract.gap_ranges)
+
+    fetched = asyncio.run(read())
     again = fit(
         fetched.frame,
         spec,
+        marks=fetched.marks,
         start=None if contract.parent is None else agent.load_fitted(_parent(agent, contract.parent)),
         seed=contract.seed,
         threads=threads,

@@ -36,20 +36,28 @@ def main(  # noqa: PLR0913  # one parameter an option of the command line
 ) -> None:
     """Publish ticks of SYMBOLS as they come, until stopped (SIGTERM or Ctrl-C).
 
-    What a lost connection has missed is asked for afterwards; what cannot be had is marked on the topic of gaps.
+    What a lost connection has missed is asked for afterwards, of Binance with the key in TICKWISE_BINANCE_API_KEY where
+    there is one; what cannot be had is marked on the topic of gaps.
     """
     from api.cli.process import begin
     from data_io.feeds import publishing
     from data_io.feeds.live import LiveFeed
+    from data_io.feeds.settings import FeedSettings
     from data_io.feeds.venues import VENUES
-    from data_io.settings import CommonSettings
     from ml_core.errors import InputError, nearest
 
     begin()
-    bootstrap = CommonSettings.read(kafka=kafka).kafka
+    settings = FeedSettings.read(kafka=kafka)
+    bootstrap = settings.kafka
     if venue not in VENUES:
         raise InputError(f"no venue {venue!r}{nearest(venue, VENUES)}")
-    feed = LiveFeed(VENUES[venue](), [symbol.upper() for symbol in symbols], websocket=websocket, rest=rest)
+    feed = LiveFeed(
+        VENUES[venue](),
+        [symbol.upper() for symbol in symbols],
+        websocket=websocket,
+        rest=rest,
+        api_key=settings.api_key(venue),
+    )
     published = 0
 
     def count(total: int) -> None:

@@ -17,9 +17,10 @@ def begin() -> None:
     """
     from api.settings import ServerSettings
     from data_io.archive.settings import ArchiveSettings
+    from data_io.feeds.settings import FeedSettings
     from model_ops_manager.jobs.settings import RunnerSettings
     from streams.settings import WorkerSettings
 
     configure()
     faulthandler.register(signal.SIGUSR1)
-    check_names(WorkerSettings, RunnerSettings, ServerSettings, ArchiveSettings)
+    check_names(WorkerSettings, RunnerSettings, ServerSettings, ArchiveSettings, FeedSettings)

@@ -1,13 +1,12 @@
 """`tickwise train`: train a pipeline's model on a file, without Kafka and without MLflow."""
 
-import hashlib
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from api.cli.output import AsJson, dump, note, say, table, unread
-from data_io.data_fetcher.sources import open_source
+from data_io.data_fetcher.sources import open_source, source_hash
 from ml_core import fit as learning
 from ml_core import spec as pipelines
 from ml_core.errors import InputError
@@ -47,7 +46,7 @@ def train(
     note(f"{len(frame):,} ticks of {source}")
     unread(fetcher.report)
     fit = learning.fit(frame, spec, start=before, seed=seed, progress=_show)
-    model = restated(fit.model, source_hash=_hash(source), parent=str(start) if start else None)
+    model = restated(fit.model, source_hash=source_hash(source, fetcher), parent=str(start) if start else None)
     folder = out or Path("models") / spec.name
     model.save(folder)
     if as_json:
@@ -69,11 +68,3 @@ def _rows(metrics: dict[str, float]) -> list[dict[str, float | str | None]]:
         for name, value in metrics.items()
         if name not in priors
     ]
-
-
-def _hash(source: str) -> str | None:
-    """Return the SHA-256 of a history that is one file; None for folders, patterns and synthetic markets."""
-    if not Path(source).is_file():
-        return None
-    with Path(source).open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -24,6 +24,7 @@ from data_io.topics import admin
 from data_io.topics.records import Records, Reject
 from data_io.topics.ticks import TickDecoder
 from ml_core import frames
+from ml_core.data_processor.gap_marks import GapMark
 from ml_core.errors import InputError, NotEnoughDataError
 from ml_core.types import Bool, Int64, OffsetRange, SymbolTable, TickBatch
 
@@ -37,6 +38,8 @@ class Fetched(NamedTuple):
     frame: pd.DataFrame
     ranges: tuple[OffsetRange, ...]  # exactly what was read
     rejected: dict[str, int]  # how many records are no ticks, by reason
+    marks: tuple[GapMark, ...] = ()  # what is known to be missing of them; see `gap_range`
+    mark_ranges: tuple[OffsetRange, ...] = ()  # exactly where that was read
 
 
 async def newest_ranges(
@@ -194,7 +197,7 @@ def within_span(fetched: Fetched, span_ns: int) -> Fetched:
             start = int(offset_N[young[0]])
             kept_N |= here_N & (offset_N >= start)
             ranges.append(OffsetRange(partition=each.partition, start=start, end=each.end))
-    return Fetched(frame[kept_N].reset_index(drop=True), tuple(ranges), fetched.rejected)
+    return fetched._replace(frame=frame[kept_N].reset_index(drop=True), ranges=tuple(ranges))
 
 
 def _check_asked(topic: str, ranges: Sequence[OffsetRange], limit: int | None) -> None:

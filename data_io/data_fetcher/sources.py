@@ -1,6 +1,7 @@
 """Which adapter reads a source, by what its text, name or first bytes say."""
 
 import glob
+import hashlib
 import re
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -17,6 +18,7 @@ from data_io.data_fetcher.table_files import SUFFIXES
 from data_io.data_fetcher.tables import Tables
 from data_io.datasets import manifest
 from data_io.datasets.manifest import DatasetId
+from data_io.datasets.reader import DatasetBars, DatasetTicks
 from data_io.datasets.store import DatasetStore
 from data_io.settings import CommonSettings
 from ml_core.errors import InputError
@@ -66,6 +68,19 @@ def open_source(
     if symbol is not None and not isinstance(fetcher, Tables | BarTables | LeanTicks):
         raise InputError(f"the symbols of {text!r} stand in its ticks; the option symbol does not apply")
     return fetcher
+
+
+def source_hash(text: str, fetcher: TickFetcher) -> str | None:
+    """Return the content hash of the data set ``text`` names, or the SHA-256 of one file; None for all other sources.
+
+    ``fetcher`` is what `open_source` made of ``text``.
+    """
+    if isinstance(fetcher, DatasetTicks | DatasetBars):
+        return fetcher.manifest.content_hash
+    if not Path(text).is_file():
+        return None
+    with Path(text).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _open(text: str, symbol: str | None, columns: Mapping[str, str] | None) -> TickFetcher:

@@ -6,7 +6,6 @@ row and the rows between.
 """
 
 import hashlib
-import inspect
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -16,7 +15,7 @@ import pandas as pd
 
 from data_io.data_fetcher.port import join
 from ml_core import frames, parts
-from ml_core.errors import InputError, SchemaMismatchError, UnknownPartError, nearest
+from ml_core.errors import InputError, SchemaMismatchError
 
 
 class Transform(NamedTuple):
@@ -78,16 +77,5 @@ def find(text: str, folder: Path | None) -> Transform:
         UnknownPartError: There is no such module or function, or the module fails when it is imported. A retry will
             not help.
     """
-    module_name, _, name = text.partition(":")
-    if not name.isidentifier() or not all(word.isidentifier() for word in module_name.split(".")):
-        raise UnknownPartError(f"{text!r} names no function; write module:function, such as 'my_ticks:in_euros'")
-    path = folder and folder.joinpath(*module_name.split(".")).with_suffix(".py")
-    # find_part takes classes alone; a function is found in the same places
-    load = parts._load_file if path and path.is_file() else None  # noqa: SLF001
-    module = load(path, text) if path and load else parts._import(module_name, text, path)  # noqa: SLF001
-    function = getattr(module, name, None)
-    if not inspect.isfunction(function):
-        known = [key for key, value in vars(module).items() if inspect.isfunction(value)]
-        hint = nearest(name, known) if known else "; it defines no functions"
-        raise UnknownPartError(f"{text!r}: {module.__file__ or module_name} has no function {name!r}{hint}")
-    return Transform(text, function, hashlib.sha256(Path(inspect.getfile(module)).read_bytes()).hexdigest())
+    function, file = parts.find_function(text, folder)
+    return Transform(text, function, hashlib.sha256(file.read_bytes()).hexdigest())

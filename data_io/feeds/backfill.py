@@ -8,6 +8,7 @@ from http import HTTPStatus
 
 import aiohttp
 import structlog
+from pydantic import SecretStr
 
 from data_io.data_fetcher.binance_messages import UnusableMessageError
 from data_io.feeds.gaps import Reason
@@ -37,13 +38,15 @@ class Rest:
         limits: Limits,
         report: FeedReport,
         *,
+        api_key: SecretStr | None = None,
         sleep: Sleep = asyncio.sleep,
         monotonic: Callable[[], float] = time.monotonic,
         rng: random.Random | None = None,
     ) -> None:
-        """Ask at ``url``."""
+        """Ask at ``url``, with ``api_key`` where the venue takes one."""
         self.venue, self.limits, self.sleep, self.rng = venue, limits, sleep, rng or random.Random()  # noqa: S311  # jitter
         self._http, self._url, self._report, self._monotonic = http, url.rstrip("/"), report, monotonic
+        self._api_key = api_key
         self._interval_s = limits.request_interval_s or venue.request_interval_s
         self._next_s, self._line = 0.0, asyncio.Lock()
 
@@ -64,7 +67,10 @@ class Rest:
             try:
                 async with (
                     asyncio.timeout(self.limits.answer_s),
-                    self._http.get(self._url + path, params=parameters) as response,
+                    # a redirection would take the key along to wherever it leads
+                    self._http.get(
+                        self._url + path, params=parameters, headers=self._headers(), allow_redirects=False
+                    ) as response,
                 ):
                     if response.status == HTTPStatus.OK:
                         return self.venue.read_page(symbol, await _body(response))
@@ -80,6 +86,10 @@ class Rest:
     async def pause(self, failures: int) -> None:
         """Wait before something is tried again."""
         await self.sleep(backoff(failures, self.limits.first_pause_s, self.limits.longest_pause_s, self.rng))
+
+    def _headers(self) -> dict[str, str]:
+        name = self.venue.api_key_header
+        return {name: self._api_key.get_secret_value()} if name and self._api_key else {}
 
     async def _turn(self) -> None:
         """Wait for the next question that the venue allows; who gives up waiting leaves no place in the line empty."""

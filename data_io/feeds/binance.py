@@ -45,6 +45,7 @@ class Binance:
     name = "binance"
     websocket = "wss://stream.binance.com:9443"
     rest = "https://api.binance.com"
+    api_key_header: str | None = "X-MBX-APIKEY"  # past trades may want one
     request_interval_s = 0.25  # a question weighs 25, and 6,000 are allowed in a minute
     silence_s = 60.0
 

@@ -61,6 +61,7 @@ class Coinbase:
     name = "coinbase"
     websocket = "wss://ws-feed.exchange.coinbase.com"
     rest = "https://api.exchange.coinbase.com"
+    api_key_header: str | None = None
     request_interval_s = 0.15  # 10 questions a second are allowed
     silence_s = 10.0  # there is a heartbeat a second
 

@@ -11,6 +11,7 @@ from typing import Any, ClassVar, NamedTuple
 import aiohttp
 import numpy as np
 import structlog
+from pydantic import SecretStr
 
 from data_io.data_fetcher.binance_messages import UnusableMessageError
 from data_io.data_fetcher.port import BATCH_SIZE
@@ -58,6 +59,7 @@ class LiveFeed:
         *,
         websocket: str | None = None,
         rest: str | None = None,
+        api_key: SecretStr | None = None,
         limits: Limits | None = None,
         clock: Callable[[], int] = time.time_ns,
         sleep: Sleep = asyncio.sleep,
@@ -70,6 +72,7 @@ class LiveFeed:
             symbols: As the venue writes them.
             websocket: URL instead of the venue's own, without path.
             rest: Likewise.
+            api_key: For the REST side; goes to no other.
             limits: Bounds of waits and queues.
             clock: The receive clock, ns since the epoch.
             sleep: How waits between attempts are made.
@@ -83,7 +86,7 @@ class LiveFeed:
         self.report = FeedReport()
         self._venue, self._symbols, self._limits = venue, list(symbols), limits or Limits()
         self._websocket, self._rest_url = (websocket or venue.websocket).rstrip("/"), rest or venue.rest
-        self._clock, self._sleep, self._rng = clock, sleep, rng
+        self._api_key, self._clock, self._sleep, self._rng = api_key, clock, sleep, rng
         receive_clock = self._receive_clock = ReceiveClock()
         self._orders = {
             symbol: SymbolOrder(symbol, self._out, receive_clock, self.report, self._limits.hold) for symbol in symbols
@@ -187,7 +190,14 @@ class LiveFeed:
             # waits are bounded where they are made
             async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=None)) as http:
                 self._rest = Rest(
-                    http, self._rest_url, self._venue, self._limits, self.report, sleep=self._sleep, rng=self._rng
+                    http,
+                    self._rest_url,
+                    self._venue,
+                    self._limits,
+                    self.report,
+                    api_key=self._api_key,
+                    sleep=self._sleep,
+                    rng=self._rng,
                 )
                 reading = asyncio.create_task(self._session(http).run(self), name="feed-websocket")
                 asked = asyncio.create_task(self._stop.wait(), name="feed-asked-to-stop")

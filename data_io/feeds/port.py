@@ -62,6 +62,8 @@ class Venue(Protocol):
     """URL of the public stream, without path."""
     rest: str
     """URL of the public REST side, without path."""
+    api_key_header: str | None
+    """The header of questions in which the venue looks for a key; None: it wants none."""
     request_interval_s: float
     """The time between two questions that the venue's limits allow."""
     silence_s: float

@@ -5,6 +5,7 @@ Shapes: M rows, N samples, T rows of a window, F features, H horizons, B samples
 
 import json
 from collections.abc import Iterator, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -13,12 +14,13 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ml_core.data_loader.arrays import Augment, Samples
+from ml_core.data_loader.arrays import GATHERED_ROWS, Augment, Samples
 from ml_core.errors import SchemaMismatchError
 from ml_core.types import Batch, Int32, Int64
 
 BLOCK = 65_536  # samples
 MIXED_BLOCKS = 8  # blocks in memory at once: more shuffle better and take more memory
+_TURNED_ROWS = 1024  # of a block, columns into rows at once: they stay in the cache meanwhile
 _FILES = ("x", "last", "y", "weight")
 
 
@@ -68,8 +70,11 @@ class ParquetBlocks:
         x_KF = np.empty((table.num_rows, len(self._features)), np.float32)
         y_KH = np.empty((table.num_rows, len(self._targets)), self._y_dtype)
         for values, names in ((x_KF, self._features), (y_KH, self._targets)):
-            for place, name in enumerate(names):
-                values[:, place] = table.column(name).to_numpy()
+            columns = [table.column(name).to_numpy() for name in names]
+            for start in range(0, table.num_rows, _TURNED_ROWS):
+                rows = slice(start, start + _TURNED_ROWS)
+                for place, column in enumerate(columns):
+                    values[rows, place] = column[rows]
         weight_K = np.ones(table.num_rows, np.float32)
         if self._weight:
             weight_K[:] = table.column(self._weight).to_numpy()
@@ -147,7 +152,7 @@ class BlockBatches:
     """Batches of a set in blocks, epoch after epoch; state and order as ``Batches`` has them.
 
     Each epoch has an order of its own, drawn from (seed, epoch): blocks are permuted, then the samples of each eight
-    blocks in a row. So many are in memory at once, and what is left of those before.
+    blocks in a row. So many are in memory at once.
     """
 
     def __init__(
@@ -174,6 +179,7 @@ class BlockBatches:
         self._shuffle, self._augment = shuffle, augment
         self._mixed = mixed_blocks if shuffle else 1
         self._epoch = self._batch = 0
+        self._together: Batch | None = None
 
     def __len__(self) -> int:
         """Return the number of batches of a whole epoch."""
@@ -182,24 +188,27 @@ class BlockBatches:
     def __iter__(self) -> Iterator[Batch]:
         """Yield what is left of the epoch."""
         held: Batch | None = None
-        skipped = self._batch * self._batch_size
+        size, skipped = self._batch_size, self._batch * self._batch_size
+        ahead = max(1, GATHERED_ROWS // size) * size  # samples that are gathered at once
         for group, members in enumerate(self._groups()):
-            size = sum(self._blocks.sizes[block] for block in members)
-            if skipped >= size:
-                skipped -= size
+            count = sum(self._blocks.sizes[block] for block in members)
+            if skipped >= count:
+                skipped -= count
                 continue
-            fresh = self._mixed_up(members, group, skipped)
-            skipped = 0
+            together, order_K = self._read(members), self._order(group, members, count)[skipped:]
+            first, skipped = 0, 0
             if held is not None:
-                short = self._batch_size - len(held.weight_B)
-                held, fresh = _joined([held, _part(fresh, 0, short)]), _part(fresh, short, None)
-                if len(held.weight_B) < self._batch_size:
+                first = size - len(held.weight_B)
+                held = Batch(*map(np.concatenate, zip(held, _taken(together, order_K[:first]), strict=True)))
+                if len(held.weight_B) < size:
                     continue
                 yield self._next(held)
-            whole = len(fresh.weight_B) // self._batch_size * self._batch_size
-            for start in range(0, whole, self._batch_size):
-                yield self._next(_part(fresh, start, start + self._batch_size))
-            held = Batch(*(column[whole:].copy() for column in fresh)) if whole < len(fresh.weight_B) else None
+            last = first + (len(order_K) - first) // size * size
+            for start in range(first, last, ahead):
+                gathered = _taken(together, order_K[start : min(start + ahead, last)])
+                for place in range(0, len(gathered.weight_B), size):
+                    yield self._next(Batch(*(column[place : place + size] for column in gathered)))
+            held = _taken(together, order_K[last:]) if last < len(order_K) else None
         if held is not None:
             yield self._next(held)
         self._epoch, self._batch = self._epoch + 1, 0
@@ -224,18 +233,24 @@ class BlockBatches:
             order = np.random.default_rng([self._seed, self._epoch]).permutation(order)
         return [order[first : first + self._mixed].tolist() for first in range(0, len(order), self._mixed)]
 
-    def _mixed_up(self, members: list[int], group: int, skipped: int) -> Batch:
-        together = _joined([self._blocks.read(block) for block in members])
+    def _order(self, group: int, members: list[int], count: int) -> Int64:
         if not self._shuffle:
-            return _part(together, skipped, None)
-        rng = np.random.default_rng([self._seed, self._epoch, group, len(members)])
-        order = rng.permutation(len(together.weight_B))[skipped:]
-        return Batch(*(column[order] for column in together))
+            return np.arange(count)
+        return np.random.default_rng([self._seed, self._epoch, group, len(members)]).permutation(count)
+
+    def _read(self, members: list[int]) -> Batch:
+        """Return the samples of some blocks, in memory that the next ones take over: new memory costs as much again."""
+        count, place = sum(self._blocks.sizes[block] for block in members), 0
+        parts = map(self._blocks.read, members)
+        first = next(parts)
+        if self._together is None or len(self._together.weight_B) < count:
+            self._together = Batch(*(np.empty((count, *column.shape[1:]), column.dtype) for column in first))
+        for part in chain([first], parts):
+            for column, values in zip(self._together, part, strict=True):
+                column[place : place + len(values)] = values
+            place += len(part.weight_B)
+        return self._together
 
 
-def _part(batch: Batch, first: int, last: int | None) -> Batch:
-    return Batch(*(column[first:last] for column in batch))
-
-
-def _joined(parts: list[Batch]) -> Batch:
-    return parts[0] if len(parts) == 1 else Batch(*(np.concatenate(columns) for columns in zip(*parts, strict=True)))
+def _taken(samples: Batch, order_K: Int64) -> Batch:
+    return Batch(*(np.take(column, order_K, axis=0) for column in samples))

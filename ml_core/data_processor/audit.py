@@ -11,9 +11,10 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from ml_core.contract import Scaler
+from ml_core.contract import ModelContract
 from ml_core.data_processor import labels
 from ml_core.data_processor.dataset import Processed
+from ml_core.data_processor.encoding import fit_encoding
 from ml_core.data_processor.samples import NO_POINT, rows_of
 from ml_core.data_processor.scaling import fit_scaler
 from ml_core.errors import LeakError
@@ -33,7 +34,7 @@ class Finding(NamedTuple):
 
 
 def audit(
-    processed: Processed, spec: PipelineSpec, *, frame: pd.DataFrame | None = None, fixed: Scaler | None = None
+    processed: Processed, spec: PipelineSpec, *, frame: pd.DataFrame | None = None, fixed: ModelContract | None = None
 ) -> list[Finding]:
     """Return what is wrong with ``processed``; nothing is good.
 
@@ -41,12 +42,17 @@ def audit(
         processed: What ``process`` returned.
         spec: The pipeline.
         frame: The ticks; with them features are also computed of shortened frames, which takes as long as ``process``.
-        fixed: Scaler of the model that learns on.
+        fixed: Contract of the model that learns on.
     """
     rows = processed.rows
     if rows is None:
         raise ValueError("a data set without its rows cannot be looked through")
-    found = [*_scaler(processed, fixed), *_parts(processed), *_windows(processed, rows), *_targets(processed, spec)]
+    found = [
+        *_inputs(processed, spec, fixed),
+        *_parts(processed),
+        *_windows(processed, rows),
+        *_targets(processed, spec),
+    ]
     if spec.label.price == "mid" and "quote" in spec.features.rows_on:  # else rows do not tell every mid
         found += _labels(processed, spec, rows)
     if frame is not None:
@@ -54,7 +60,7 @@ def audit(
     return found
 
 
-def refuse_leaks(processed: Processed, spec: PipelineSpec, fixed: Scaler | None = None) -> None:
+def refuse_leaks(processed: Processed, spec: PipelineSpec, fixed: ModelContract | None = None) -> None:
     """Raise where `audit` finds something that takes no second look at the ticks.
 
     Raises:
@@ -65,11 +71,13 @@ def refuse_leaks(processed: Processed, spec: PipelineSpec, fixed: Scaler | None 
         raise LeakError("; ".join(f"{finding.check}: {finding.message}" for finding in found))
 
 
-def _scaler(processed: Processed, fixed: Scaler | None) -> Iterator[Finding]:
+def _inputs(processed: Processed, spec: PipelineSpec, fixed: ModelContract | None) -> Iterator[Finding]:
     data = processed.dataset
-    expected = fixed or fit_scaler(data.x_MF[data.idx_NT[processed.train_I, -1]])
-    if processed.scaler != expected:
+    x_IF = data.x_MF[data.idx_NT[processed.train_I, -1]]
+    if processed.scaler != (fixed.scaler if fixed else fit_scaler(x_IF)):
         yield Finding("scaler", "medians and ranges are not those of the training rows")
+    if processed.encoding != (fixed.encoding if fixed else fit_encoding(x_IF, processed.plan.names, spec.features)):
+        yield Finding("encoding", "missing features and codes are not those of the training rows")
 
 
 def _parts(processed: Processed) -> Iterator[Finding]:

@@ -10,9 +10,11 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from ml_core.contract import ModelContract, Scaler
+from ml_core.contract import Encoding, ModelContract, Scaler
 from ml_core.data_processor import canonical, cleaning, costs, labels, preflight
+from ml_core.data_processor.encoding import fit_encoding
 from ml_core.data_processor.features import FeaturePlan
+from ml_core.data_processor.gap_marks import GapMark
 from ml_core.data_processor.samples import Samples, make_samples, rows_of
 from ml_core.data_processor.scaling import fit_scaler
 from ml_core.data_processor.splits import Cut, Split, cut_by_shares, split
@@ -54,30 +56,38 @@ class Processed(NamedTuple):
     report: dict[str, Any]  # what became of every tick and row; JSON
     rows: RowBatch | None = None  # in arrival order; the windows number them
     hash: str = ""  # of the data set: equal for equal ticks, whatever way they came in
+    encoding: Encoding = Encoding()
 
 
 def process(
-    frame: pd.DataFrame, spec: PipelineSpec, *, fixed: ModelContract | None = None, cut: Cut | None = None
+    frame: pd.DataFrame,
+    spec: PipelineSpec,
+    *,
+    fixed: ModelContract | None = None,
+    cut: Cut | None = None,
+    marks: Sequence[GapMark] = (),
 ) -> Processed:
     """Return the samples of ``frame``, split and labelled as ``spec`` says; equal arguments give equal bytes.
 
     Args:
         frame: Ticks in arrival order; see `ml_core.frames`.
         spec: The pipeline.
-        fixed: Keep scaler and dead zone of this model, which learns on, instead of fitting them.
+        fixed: Keep scaler, encoding and dead zone of this model, which learns on, instead of fitting them.
         cut: Event times that part the samples; None: the shares and the embargo of ``[train]`` say where. Of a model
             that learns on they are shares of the samples behind all it was trained on, where there are ``min_rows``.
+        marks: What is known to be missing of the ticks; no sample reaches across.
 
     Raises:
         SpecError, UnknownPartError: A feature is wrong. A retry will not help.
         SchemaMismatchError: It is no ticks frame, or ``fixed`` has other features or horizons. A retry will not help.
         NotEnoughDataError: Too few samples or independent labels, a feature without values, or a label that never
             changes among those to train on. More ticks may help.
+        InputError: A category of ``features.categories`` holds no codes, or too many. A retry will not help.
     """
     plan = FeaturePlan.from_spec(spec)
     if fixed is not None:
         _check_fits(fixed, plan, spec)
-    samples = make_samples(frame, spec, plan)
+    samples = make_samples(frame, spec, plan, marks)
     report = samples.report
     if report["samples"] < spec.train.min_rows:
         raise _not_enough(f"{report['samples']} labelled rows, train.min_rows asks for {spec.train.min_rows}", report)
@@ -96,7 +106,9 @@ def process(
     report["labels"] = preflight.balance(dataset.y_NH[parts.train_I], spec)
     report["prior"] = [list(values) for values in prior]
     _check_targets(dataset.y_NH[parts.train_I], spec, report)
-    scaler = fixed.scaler if fixed else fit_scaler(dataset.x_MF[dataset.idx_NT[parts.train_I, -1]])
+    x_IF = dataset.x_MF[dataset.idx_NT[parts.train_I, -1]]
+    scaler = fixed.scaler if fixed else fit_scaler(x_IF)
+    encoding = fixed.encoding if fixed else fit_encoding(x_IF, plan.names, spec.features)
     report["dataset_hash"] = _hash(dataset, plan, parts.cut)
     return Processed(
         dataset,
@@ -110,6 +122,7 @@ def process(
         report,
         samples.rows,
         report["dataset_hash"],
+        encoding,
     )
 
 
@@ -146,7 +159,10 @@ def _check_fits(fixed: ModelContract, plan: FeaturePlan, spec: PipelineSpec) -> 
         "delay": (fixed.delay_ns, spec.label.delay),
         "horizons": (fixed.horizons_ns, spec.label.horizons),
         "barriers": (fixed.barriers, barriers_of(spec)),
+        "categories": (sorted(fixed.encoding.codes), sorted(spec.features.categories)),
     }
+    if fixed.encoding.missing:
+        pairs["missing"] = "indicator", spec.features.missing
     for word, (theirs, ours) in pairs.items():
         if theirs != ours:
             raise SchemaMismatchError(f"cannot go on: {word} of the model: {theirs!r}, of the pipeline: {ours!r}")

@@ -54,6 +54,9 @@ class FeaturePlan:
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
             raise SpecError(f"features.use: {', '.join(twice)}: named twice")
+        for name in spec.features.categories:
+            if name not in names:
+                raise SpecError(f"features.categories: {name!r} is none of features.use{nearest(name, names)}")
         return cls._compile(spec, tuple(names), columns, tuple(own))
 
     @classmethod

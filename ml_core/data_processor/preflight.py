@@ -16,14 +16,18 @@ from ml_core.types import CLASS_LABELS, Int32, Int64, RowBatch, RowFlag, TickBat
 LEAST_INDEPENDENT = 3.0  # labels that do not overlap, by their sum of uniqueness: two tell no pattern from chance
 
 
+def look_back_ns(spec: PipelineSpec, plan: FeaturePlan) -> int:
+    """Return how far before a row the ticks lie that its features, and the measure of its barriers, are made of."""
+    return max(plan.look_back_ns, spec.label.volatility_span if spec.label.barrier_widths else 0)
+
+
 def history(ticks: TickBatch, spec: PipelineSpec, plan: FeaturePlan) -> dict[str, int]:
     """Return how long a symbol must be seen to make one sample, and how long the longest seen one is, ns.
 
     Raises:
         NotEnoughDataError: No symbol is seen that long. More ticks help.
     """
-    span_ns = spec.label.volatility_span if spec.label.barrier_widths else 0
-    needed_ns = max(plan.look_back_ns, span_ns) + spec.label.delay + max(spec.label.horizons)
+    needed_ns = look_back_ns(spec, plan) + spec.label.delay + max(spec.label.horizons)
     if not len(ticks):
         return {"needed_ns": needed_ns, "present_ns": 0}
     first_S, last_S = np.full(len(ticks.symbols), np.iinfo(np.int64).max), np.zeros(len(ticks.symbols), np.int64)

@@ -3,6 +3,7 @@
 Shapes: M rows, N samples, P points of a price path, T rows of a window, H horizons.
 """
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,6 +14,7 @@ from ml_core.data_processor import canonical, cleaning, costs, preflight
 from ml_core.data_processor.barriers import Barriers, first_touches
 from ml_core.data_processor.calendars import check_known, in_one_session, is_open
 from ml_core.data_processor.features import FeaturePlan, FeatureState, Moved, move
+from ml_core.data_processor.gap_marks import GapMark, crossed
 from ml_core.data_processor.labels import Labels, PricePath, label, price_path
 from ml_core.data_processor.volatility import realised_after
 from ml_core.data_processor.windows import link
@@ -45,8 +47,8 @@ def rows_of(frame: pd.DataFrame, plan: FeaturePlan) -> RowBatch:
     return _move(cleaning.clean(frames.to_batch(frame))[0], plan).rows
 
 
-def make_samples(frame: pd.DataFrame, spec: PipelineSpec, plan: FeaturePlan) -> Samples:
-    """Return the labelled rows of ``frame``.
+def make_samples(frame: pd.DataFrame, spec: PipelineSpec, plan: FeaturePlan, marks: Sequence[GapMark] = ()) -> Samples:
+    """Return the labelled rows of ``frame``; those whose look-back, window or label reaches across a mark are dropped.
 
     Raises:
         SchemaMismatchError: It is no ticks frame. A retry will not help.
@@ -75,6 +77,9 @@ def make_samples(frame: pd.DataFrame, spec: PipelineSpec, plan: FeaturePlan) -> 
     )
     drops.add("closed", ~is_open(after.end_ns_NH.max(axis=1), spec.source.calendar))
     after = _of_kind(after, rows, path, spec, drops)
+    # rows without a window are dropped already
+    start_ns_M = rows.ts_ns_N[np.maximum(idx_MT[:, 0], 0)] - preflight.look_back_ns(spec, plan)
+    drops.add("gap_mark", crossed(marks, rows.symbols, rows.symbol_N, start_ns_M, after.end_ns_NH.max(axis=1)))
     row_N = np.flatnonzero(drops.kept_N)
     row_N = row_N[canonical.order(rows.ts_ns_N[row_N], canonical.rank(rows.symbols)[rows.symbol_N[row_N]])]
     report = {
@@ -86,7 +91,7 @@ def make_samples(frame: pd.DataFrame, spec: PipelineSpec, plan: FeaturePlan) -> 
         "symbols": len(np.unique(rows.symbol_N[row_N])),
         "missing": _missing(rows, row_N, plan),
         "history": history,
-        "gaps": preflight.gaps(rows, spec.features.gap),
+        "gaps": preflight.gaps(rows, spec.features.gap) | {"marked": len(marks)},
     }
     after = Labels(after.end_ns_NH[row_N], after.return_NH[row_N], after.target_NH[row_N])
     return Samples(rows, path, row_N, idx_MT[row_N], *after, report)

@@ -17,7 +17,7 @@ import numpy.typing as npt
 from pydantic import Field, ValidationError
 
 from ml_core.contract import ModelContract
-from ml_core.data_processor.scaling import scale
+from ml_core.data_processor.encoding import encode
 from ml_core.errors import InputError, SchemaMismatchError, SpecError, TrainingCancelledError, UnknownPartError, nearest
 from ml_core.evaluation.calibration import stray_factors
 from ml_core.learners.port import Learned, Task
@@ -39,7 +39,17 @@ if TYPE_CHECKING:
 
 KIND = "boosting"
 MAX_TREES = 20_000  # every incremental job adds some, and a row walks through all of them
-_SAME = ("features", "feature_hash", "window", "label_kind", "horizons_ns", "barriers", "quantiles", "model_kind")
+_SAME = (
+    "features",
+    "feature_hash",
+    "window",
+    "label_kind",
+    "horizons_ns",
+    "barriers",
+    "quantiles",
+    "encoding",
+    "model_kind",
+)
 
 
 class Boosting(Section):
@@ -212,8 +222,8 @@ def _part(task: Task, chosen_I: Int64, shift_O: Float64) -> _Part:
 
 def _scaled(x_BTF: Float32, contract: ModelContract) -> Float32:
     """Return the inputs (B, X) of the trees."""
-    z_NF = scale(x_BTF.reshape(-1, x_BTF.shape[2]), contract.scaler)
-    return z_NF.reshape(len(x_BTF), -1)
+    z_NX = encode(x_BTF.reshape(-1, x_BTF.shape[2]), contract.scaler, contract.places)
+    return z_NX.reshape(len(x_BTF), -1)
 
 
 def _boosters(

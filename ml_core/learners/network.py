@@ -13,7 +13,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from ml_core.contract import Scaler
+from ml_core.contract import Places, Scaler
+from ml_core.data_loader import on_disk
 from ml_core.data_loader.arrays import Augment, Batches, Samples
 from ml_core.data_loader.augment import asked_for
 from ml_core.data_processor.dataset import Processed
@@ -24,7 +25,7 @@ from ml_core.learners.replay import StepBatches, reservoir
 from ml_core.model.build import build
 from ml_core.model.export import export
 from ml_core.model.fitted import FittedModel
-from ml_core.model.graph import ScoringGraph, output_scale
+from ml_core.model.graph import ScoringGraph, graph_of
 from ml_core.model.heads import pinball
 from ml_core.model.runtime import CHUNK_ROWS
 from ml_core.parts import files_of
@@ -88,10 +89,12 @@ class BehindScaling(nn.Module):
         return y_BO
 
 
-def scaled_rows(x_MF: Float32, scaler: Scaler) -> Float32:
-    """Return what the scaling of a graph makes of each row, to the bit."""
-    scaling = ScoringGraph(nn.Flatten(), scaler, shift_O=[0.0], scale_O=[1.0])  # a graph that answers its rows
-    z_MF = np.empty_like(x_MF)
+def scaled_rows(x_MF: Float32, scaler: Scaler, places: Places | None = None) -> Float32:
+    """Return what the scaling of a graph, and its encoding, make of each row, to the bit; of mapped rows, on disk."""
+    # a graph that answers its rows
+    scaling = ScoringGraph(nn.Flatten(), scaler, shift_O=[0.0], scale_O=[1.0], places=places)
+    shape = len(x_MF), places.width if places else x_MF.shape[1]
+    z_MF = on_disk.empty(shape, np.float32) if isinstance(x_MF, np.memmap) else np.empty(shape, np.float32)
     with torch.no_grad():
         for start in range(0, len(x_MF), CHUNK_ROWS):
             chunk = slice(start, start + CHUNK_ROWS)
@@ -101,9 +104,7 @@ def scaled_rows(x_MF: Float32, scaler: Scaler) -> Float32:
 
 def _graph(task: Task) -> ScoringGraph:
     spec, contract, start = task.spec, task.contract, task.start
-    model = build(spec, features=len(contract.features), outputs=contract.outputs, seed=task.seed)
-    shift_O, scale_O = output_scale(contract.label_kind, contract.prior, contract.quantiles)
-    graph = ScoringGraph(model, contract.scaler, shift_O=shift_O, scale_O=scale_O)
+    graph = graph_of(build(spec, features=contract.places.width, outputs=contract.outputs, seed=task.seed), contract)
     if start is None:
         return graph
     for name in (
@@ -113,6 +114,7 @@ def _graph(task: Task) -> ScoringGraph:
         "label_kind",
         "horizons_ns",
         "quantiles",
+        "encoding",
         "model_kind",
         "model_params",
     ):
@@ -139,11 +141,10 @@ def _train(graph: ScoringGraph, task: Task) -> TrainReport:
     spec, processed, device = task.spec, task.processed, choose_device(task.spec.train.device)
     dataset = processed.dataset
     changes = _augment(task)
-    # A set that lies on disk may be larger than memory, and what changes rows tells missing values from neutral ones:
-    # such rows are scaled batch by batch.
-    is_raw = isinstance(dataset.x_MF, np.memmap) or changes is not None
+    # what changes rows tells missing values from neutral ones: such rows are scaled batch by batch
+    is_raw = changes is not None
     model = (graph if is_raw else BehindScaling(graph)).to(device)
-    x_MF = dataset.x_MF if is_raw else scaled_rows(dataset.x_MF, task.contract.scaler)
+    x_MF = dataset.x_MF if is_raw else scaled_rows(dataset.x_MF, task.contract.scaler, task.contract.places)
     samples = Samples(x_MF, dataset.idx_NT, dataset.y_NH, dataset.weight_N)
     options: dict[str, Any] = {
         "loss": _loss(task, model),

@@ -117,16 +117,17 @@ def _to_onnx(graph: nn.Module, contract: ModelContract) -> bytes:
         exporter_log.setLevel(level)
     if program is None:
         raise ModelRefusedError("export: the exporter returned nothing")
-    return bytes(with_scaling_apart(_with_scale_folded(program.model_proto)).SerializeToString())
+    return bytes(with_scaling_apart(_with_scale_folded(program.model_proto), contract).SerializeToString())
 
 
-def with_scaling_apart(model: onnx.ModelProto) -> onnx.ModelProto:
+def with_scaling_apart(model: onnx.ModelProto, contract: ModelContract) -> onnx.ModelProto:
     """Let the graph take rows that are scaled already, where ``IS_SCALED`` is given and true.
 
-    A worker scales faster than the runtime does. Whoever gives nothing but rows gets what the graph gave before.
+    A worker scales faster than the runtime does. Whoever gives nothing but rows gets what the graph gave before. A
+    graph that encodes has to see raw rows: in scaled ones nothing is missing.
     """
     graph, helper = model.graph, onnx.helper
-    scaling = _scaling_of(graph)
+    scaling = _scaling_of(graph) if contract.encoding.is_plain else []
     if not scaling:
         return model
     rows = scaling[0].input[0]

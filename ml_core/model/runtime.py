@@ -192,6 +192,9 @@ def probe_rows(contract: ModelContract) -> Float32:
     x_BTF[2] = -HUGE
     x_BTF[3] = np.inf
     x_BTF[4] = 0.0
+    for place, codes in zip(contract.places.coded_G, contract.encoding.codes.values(), strict=True):
+        for row in range(6, PROBE_ROWS, 2):  # among others: what never was seen
+            x_BTF[row, :, place] = [*codes, HUGE, 0.5][row // 2 % (len(codes) + 2)]
     x_BTF[5::16] = np.where(rng.random(x_BTF[5::16].shape) < 0.3, np.nan, x_BTF[5::16])
     with np.errstate(over="ignore"):
         rows_BTF: Float32 = x_BTF.astype(np.float32)
@@ -225,6 +228,9 @@ def _contract(metadata: dict[str, str]) -> ModelContract:
     wrong = [
         f"{name} has {got} entries, not {expected}" for name, (got, expected) in lengths.items() if got != expected
     ]
+    unknown = {*contract.encoding.missing, *contract.encoding.codes} - {*contract.features}
+    if unknown:
+        wrong.append(f"encoding names {', '.join(sorted(unknown))}, no feature")
     if contract.quantiles and (MEDIAN not in contract.quantiles or contract.label_kind in CLASS_LABELS):
         wrong.append(f"quantiles are {contract.quantiles}: without the median, or of classes")
     if contract.block is not None and not 1 <= contract.block <= CHUNK_ROWS:

@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from ml_core.contract import ModelContract, Scaler
+from ml_core.contract import ModelContract, Places, Scaler
 from ml_core.model.export import with_contract, with_scaling_apart
 from ml_core.model.trees import LEAF, Tree
 
@@ -47,6 +47,10 @@ def onnx_of(
         constants |= _scaling_constants(contract.scaler, contract.window)
         nodes += _scaling()
         rows = "z_row"
+        if not contract.encoding.is_plain:
+            constants |= _encoding_constants(contract)
+            nodes += _encoding(contract.places)
+            rows = "inputs"
     nodes.append(_ensemble(voices_K, shift_O, rows, "sums" if contract.quantiles else "y"))
     if contract.quantiles:
         count = len(contract.quantiles)
@@ -69,7 +73,7 @@ def onnx_of(
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid(*each) for each in OPSETS.items()])
     model.ir_version = IR_VERSION
-    return with_contract(bytes(with_scaling_apart(model).SerializeToString()), contract)
+    return with_contract(bytes(with_scaling_apart(model, contract).SerializeToString()), contract)
 
 
 def _scaling_constants(scaler: Scaler, window: int) -> dict[str, Any]:
@@ -91,6 +95,58 @@ def _scaling() -> list[onnx.NodeProto]:
         helper.make_node("IsNaN", ["clipped"], ["absent"]),
         helper.make_node("Where", ["absent", "zero", "clipped"], ["z_row"]),
     ]
+
+
+def _encoding_constants(contract: ModelContract) -> dict[str, Any]:
+    places, window = contract.places, contract.window
+    group_CG = np.zeros((len(places.code_C), len(places.coded_G)), np.float32)
+    group_CG[np.arange(len(places.code_C)), list(places.group_C)] = 1.0
+    indices = {
+        "number": places.number_N, "missing": places.missing_M, "source": places.source_C, "coded": places.coded_G,
+    }  # fmt: skip
+    return {
+        **{name: np.array(values, np.int64) for name, values in indices.items()},
+        "code": np.array(places.code_C, np.float32),
+        "group": group_CG,
+        "one": np.ones((), np.float32),
+        "windows": np.array([-1, window, len(contract.features)], np.int64),
+        "inputs_row": np.array([-1, window * places.width], np.int64),
+    }
+
+
+def _encoding(places: Places) -> list[onnx.NodeProto]:
+    """Return the nodes of ``Encoder``."""
+
+    def chosen(rows: str, which: str, result: str) -> onnx.NodeProto:
+        return helper.make_node("Gather", [rows, which], [result], axis=2)
+
+    def absent(rows: str, result: str) -> list[onnx.NodeProto]:
+        return [helper.make_node("IsNaN", [rows], [f"is_{result}"]), as_float(f"is_{result}", result)]
+
+    def as_float(truth: str, result: str) -> onnx.NodeProto:
+        return helper.make_node("Cast", [truth], [result], to=TensorProto.FLOAT)
+
+    nodes, parts = [helper.make_node("Reshape", ["z_row", "windows"], ["z"])], []
+    if places.number_N:
+        nodes.append(chosen("z", "number", "numbers"))
+        parts.append("numbers")
+    if places.missing_M:
+        nodes += [chosen("x", "missing", "may_miss"), *absent("may_miss", "missed")]
+        parts.append("missed")
+    if places.coded_G:
+        nodes += [
+            chosen("x", "source", "of_codes"),
+            helper.make_node("Equal", ["of_codes", "code"], ["is_code"]),
+            as_float("is_code", "codes"),
+            chosen("x", "coded", "categories"),
+            *absent("categories", "unknown"),
+            helper.make_node("Sub", ["one", "unknown"], ["known"]),
+            helper.make_node("MatMul", ["codes", "group"], ["in_book"]),
+            helper.make_node("Sub", ["known", "in_book"], ["others"]),
+        ]
+        parts += ["codes", "others"]
+    nodes.append(helper.make_node("Concat", parts, ["inputs_windows"], axis=2))
+    return [*nodes, helper.make_node("Reshape", ["inputs_windows", "inputs_row"], ["inputs"])]
 
 
 def _ensemble(voices_K: Sequence[Voice], shift_O: Sequence[float], rows: str, result: str) -> onnx.NodeProto:

@@ -4,10 +4,10 @@ import json
 
 from torch import nn
 
-from ml_core.contract import ModelContract, Scaler
+from ml_core.contract import Encoding, ModelContract, Scaler
 from ml_core.model.build import build, check_params, model_class
 from ml_core.model.export import export
-from ml_core.model.graph import ScoringGraph, output_scale
+from ml_core.model.graph import ScoringGraph, graph_of
 from ml_core.spec import PipelineSpec
 from ml_core.types import CLASS_LABELS
 
@@ -15,14 +15,20 @@ _passed: set[tuple[type[nn.Module], str]] = set()  # exporting takes seconds, an
 
 
 def trial_contract(spec: PipelineSpec, *, features: int) -> ModelContract:
-    """Return the contract of a model of ``spec`` that has seen no rows: neutral scaling, an even prior."""
+    """Return the contract of a model of ``spec`` that has seen no rows: neutral scaling, an even prior.
+
+    Which features are missing and which codes there are is not known yet: all may be missing, and two codes stand for
+    those of a category.
+    """
+    names = tuple(f"x{number}" for number in range(features))
+    coded = names[: len(spec.features.categories)]
     each = (1 / 3, 1 / 3, 1 / 3) if spec.label.kind in CLASS_LABELS else (0.0, 1.0)
     return ModelContract(
         pipeline=spec.name,
         spec_hash=spec.hash,
         model_kind=spec.model.kind,
         model_params=spec.model.params,
-        features=tuple(f"x{number}" for number in range(features)),
+        features=names,
         feature_hash="trial",
         window=spec.features.window,
         label_kind=spec.label.kind,
@@ -33,6 +39,10 @@ def trial_contract(spec: PipelineSpec, *, features: int) -> ModelContract:
         dead_zone=(0.0,) * len(spec.label.horizons),
         prior=(each,) * len(spec.label.horizons),
         scaler=Scaler(median=(0.0,) * features, iqr=(1.0,) * features),
+        encoding=Encoding(
+            missing=names[len(coded) :] if spec.features.missing == "indicator" else (),
+            codes=dict.fromkeys(coded, (0, 1)),
+        ),
         trained_from_ns=0,
         trained_to_ns=0,
         seed=0,
@@ -43,9 +53,7 @@ def trial_contract(spec: PipelineSpec, *, features: int) -> ModelContract:
 def trial_graph(spec: PipelineSpec, *, features: int) -> ScoringGraph:
     """Return the network of ``spec`` with first weights, ready to be exported; raises as ``build``."""
     contract = trial_contract(spec, features=features)
-    network = build(spec, features=features, outputs=contract.outputs, seed=0)
-    shift_O, scale_O = output_scale(contract.label_kind, contract.prior, contract.quantiles)
-    return ScoringGraph(network, contract.scaler, shift_O=shift_O, scale_O=scale_O)
+    return graph_of(build(spec, features=contract.places.width, outputs=contract.outputs, seed=0), contract)
 
 
 def trial_export(spec: PipelineSpec, *, features: int) -> None:
@@ -56,8 +64,10 @@ def trial_export(spec: PipelineSpec, *, features: int) -> None:
         ModelRefusedError: As ``export``. A retry will not help.
     """
     part = model_class(spec)
+    contract = trial_contract(spec, features=features)
     facts = [check_params(part, spec.model.params), features, spec.features.window, spec.model.quantiles]
-    key = part, json.dumps([*facts, spec.label.kind, spec.label.horizons], default=str)
+    facts += [contract.encoding.model_dump(), spec.label.kind, spec.label.horizons]
+    key = part, json.dumps(facts, default=str)
     if key not in _passed:
-        export(trial_graph(spec, features=features), trial_contract(spec, features=features))
+        export(trial_graph(spec, features=features), contract)
         _passed.add(key)

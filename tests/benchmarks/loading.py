@@ -1,5 +1,7 @@
 """How fast rows come from Parquet into shuffled batches, and in how much memory: `python -m tests.benchmarks.loading`.
 
+From Kafka there is no such path: a job fetches ticks, as many as TICKWISE_MAX_TICKS, and makes rows of them in memory.
+
 The last line on standard output is JSON. ``rows_per_cpu_s`` counts time of this process alone, so that neighbours on
 the machine do not enter it; ``grown_mb`` is memory of its own (no page cache) above what it had before the first batch.
 """

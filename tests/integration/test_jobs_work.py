@@ -4,8 +4,11 @@ import asyncio
 import os
 
 import pytest
+from aiokafka import AIOKafkaProducer
 
 from data_io.data_fetcher.sources import open_source
+from data_io.feeds import gaps
+from data_io.feeds.gaps import Gap
 from data_io.publisher import publish
 from data_io.topics.admin import ensure_topics
 from data_io.topics.ticks import topic_spec
@@ -19,6 +22,7 @@ from ml_core.errors import (
 )
 from ml_core.spec import parse
 from ml_core.types import JobKind, JobSpec, JobState, OffsetRange
+from model_ops_manager.jobs import training
 from model_ops_manager.jobs.settings import RunnerSettings
 from model_ops_manager.jobs.store import JobStore
 from model_ops_manager.jobs.works.train import Train
@@ -36,6 +40,13 @@ def topic(kafka):
         await ensure_topics(kafka, [topic_spec(name, 1), topic_spec(f"{name}-empty", 1)])
         source = open_source(f"synthetic:symbols=4,ticks={TICKS},rate=100,seed=7,edge=3")
         await publish(source, bootstrap=kafka, topic=name)
+        await ensure_topics(kafka, [gaps.topic_spec(1)._replace(name=f"{name}-gaps")])
+        middle_ns = int(source.fetch()["ts_ns"].iloc[4000])
+        key, value = gaps.encode(Gap("SYN00", "any", middle_ns, middle_ns, "started"))
+        producer = AIOKafkaProducer(bootstrap_servers=kafka)
+        await producer.start()
+        await producer.send_and_wait(f"{name}-gaps", value, key=key)
+        await producer.stop()
 
     asyncio.run(fill())
     return name
@@ -48,16 +59,17 @@ class Bench:
         self.store = JobStore(self.settings.job_store_url)
         self.passed: list[str] = []
 
-    def pipeline(self, **parts):
+    def pipeline(self, folder=None, **parts):
         return parse(
             {
                 "name": "demo",
-                "source": {"topic": parts.pop("topic", self.topic)},
+                "source": {"topic": parts.pop("topic", self.topic), "gaps": f"{self.topic}-gaps"},
                 "features": {"use": ["queue_imbalance", "queue_imbalance_mean:1s"]},
                 "label": {"horizons": ["1s"]},
                 "train": {"epochs": 3, "min_rows": 500},
                 **parts,
-            }
+            },
+            folder=folder,
         )
 
     def lease(self, pipeline=None, **job):
@@ -99,6 +111,42 @@ def test_what_cannot_be_done_is_an_error_and_registers_nothing(bench, job, error
     assert bench.agent.versions("demo") == []
 
 
+LOSS = """
+class NoNumber:
+    def __init__(self, model):
+        self.model = model
+
+    def loss(self, batch):
+        return self.model(batch.x_BTF).sum(dim=1) * (float("nan") if self.model.training else 1.0)
+"""
+
+
+@pytest.mark.parametrize(
+    ("parts", "error", "said"),
+    [
+        ({"features": {"use": ["queue_imbalence"]}}, "SpecError", "did you mean 'queue_imbalance'"),
+        ({"model": {"kind": "broken:Net"}}, "UnknownPartError", "ZeroDivisionError"),
+        (
+            {"label": {"horizons": ["1s"], "dead_zone": "100 spread"}},
+            "NotEnoughDataError",
+            "rows to train on are 'flat'",
+        ),
+        ({"train": {"min_rows": 500, "loss": "losses:NoNumber"}}, "InputError", "training stopped at epoch 1"),
+    ],
+)
+def test_a_job_of_bad_input_has_failed_with_its_reason_and_registers_nothing(bench, tmp_path, parts, error, said):
+    (tmp_path / "broken.py").write_text("1 / 0")
+    (tmp_path / "losses.py").write_text(LOSS)
+    job = bench.lease(bench.pipeline(tmp_path, **parts), ranges=[part(0, 8000)])
+
+    assert training._run(job, bench.store, bench.settings) == 1
+
+    failed = bench.store.get(job.id)
+    assert (failed.state, failed.error_type) == (JobState.FAILED, error)
+    assert said in failed.error
+    assert bench.agent.versions("demo") == []
+
+
 def test_an_empty_topic_and_a_kafka_that_is_away_are_told_apart(bench):
     with pytest.raises(NotEnoughDataError, match="holds no ticks"):
         bench.run(bench.lease(bench.pipeline(topic=f"{bench.topic}-empty")))
@@ -116,6 +164,10 @@ def test_a_job_of_exact_ranges_tells_its_progress_and_uses_just_these(bench, mon
     assert (result["version"], result["ticks"]) == (1, 8000)
     assert result["ranges"] == [{"partition": 0, "start": 1000, "end": 9000}]
     assert bench.agent.versions("demo")[0].tags["tickwise.ranges"] == "0:1000-9000"
+    made = bench.agent.load_fitted(bench.agent.version("demo", 1))
+    assert made.contract.gap_ranges == (part(0, 1),)
+    assert made.report["processing"]["rows_dropped"]["gap_mark"] > 0
+    assert bench.store.get(job.id).settled["mark_ranges"] == [{"partition": 0, "start": 0, "end": 1}]
     assert [how["stage"] for how in told] == ["fetch"] + ["train"] * (len(told) - 1)
     assert [how["epoch"] for how in told[2:5]] == [0, 1, 2]
     assert told[2]["train_loss"] is None

@@ -1,5 +1,6 @@
 import asyncio
 import json
+import time
 
 import numpy as np
 import pandas as pd
@@ -7,12 +8,16 @@ import pytest
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, RecordsToDelete
 
+from data_io.data_fetcher.gap_range import with_marks
 from data_io.data_fetcher.kafka_range import Fetched, fetch_ranges, newest_ranges, within_span
 from data_io.data_fetcher.sources import open_source
+from data_io.feeds import gaps
+from data_io.feeds.gaps import Gap
 from data_io.publisher import publish
 from data_io.topics.admin import ensure_topics
 from data_io.topics.ticks import TickDecoder, topic_spec
 from ml_core import frames
+from ml_core.data_processor.gap_marks import GapMark
 from ml_core.errors import InputError, KafkaUnavailableError, NotEnoughDataError, NotFoundError
 from ml_core.types import SECOND_NS, OffsetRange
 
@@ -76,6 +81,42 @@ async def test_what_is_no_tick_is_counted_by_reason_and_its_neighbours_are_read(
     assert fetched.frame["offset"].tolist() == [0, 5]
     assert sum(fetched.rejected.values()) == 4
     assert fetched.rejected["not_positive:price"] == 1
+
+
+@pytest.mark.integration
+async def test_the_gaps_marked_in_the_time_of_the_ticks_are_read_and_later_ones_change_no_earlier_answer(
+    kafka, topic, send, unique
+):
+    name = f"gaps-{unique}"
+    now_ns = time.time_ns()
+    await send([tick(now_ns + i) for i in range(100, 200)])
+    fetched = await fetch_ranges(kafka, topic, [part(0, 100)], DECODER)
+    assert await with_marks(kafka, name, fetched) is fetched, "there is no such topic"
+    await ensure_topics(kafka, [gaps.topic_spec(2)._replace(name=name)])
+    assert (await with_marks(kafka, name, fetched)).mark_ranges == ()
+
+    async def mark(*each):
+        producer = AIOKafkaProducer(bootstrap_servers=kafka)
+        await producer.start()
+        for partition, value in each:
+            await producer.send_and_wait(name, value, partition=partition)
+        await producer.stop()
+
+    def gap(first, last):
+        return gaps.encode(Gap("A", "trade", now_ns + first, now_ns + last, "refused"))[1]
+
+    await mark((0, gap(50, 120)), (0, gap(10, 99)), (1, b"{"), (1, gap(199, 300)), (1, gap(200, 300)))
+    marked = await with_marks(kafka, name, fetched)
+    await mark((0, gap(150, 160)))
+
+    assert marked.marks == (GapMark("A", now_ns + 50, now_ns + 120), GapMark("A", now_ns + 199, now_ns + 300))
+    assert marked.mark_ranges == (part(0, 2), part(0, 3, partition=1))
+    assert await with_marks(kafka, name, fetched, marked.mark_ranges) == marked
+    assert len((await with_marks(kafka, name, fetched)).marks) == 3
+    late = fetched._replace(frame=fetched.frame.assign(ts_ns=fetched.frame["ts_ns"] + 3600 * SECOND_NS))
+    assert (await with_marks(kafka, name, late)).mark_ranges == (), "what came an hour before is not read"
+    with pytest.raises(InputError, match="holds offsets 0 to 2; the marks of the gaps in these ticks stand in 0 to 8"):
+        await with_marks(kafka, name, fetched, [part(0, 9)])
 
 
 async def until_stable(kafka: str, topic: str, offset: int) -> None:

@@ -11,6 +11,7 @@ from api.cli import main
 from data_io.data_fetcher.binance_capture import BinanceCapture
 from data_io.data_fetcher.synthetic import Market, Synthetic
 from data_io.publisher import PublishReport, publish
+from data_io.sinks.topic import TopicSink
 from data_io.topics import admin, ticks
 from data_io.topics.records import Records
 from ml_core import frames
@@ -73,6 +74,22 @@ async def test_every_tick_is_one_record_keyed_by_symbol_in_the_order_of_the_sour
     assert report.ticks == 20_000
     assert dict(report.per_kind) == expected["type"].value_counts().to_dict()
     assert (report.first_ts_ns, report.last_ts_ns) == (expected["ts_ns"].iloc[0], expected["ts_ns"].iloc[-1])
+
+
+async def test_a_sink_leaves_what_the_publisher_does_on_a_topic_that_it_makes(
+    kafka: str, topic: str, unique: str
+) -> None:
+    source, own = Synthetic(Market(symbols=5, ticks=2000, seed=7)), f"sink.{unique}"
+    await publish(source, bootstrap=kafka, topic=topic)
+    frame = source.fetch()
+
+    written = await asyncio.to_thread(TopicSink(kafka, own, 3).write, [frame[:700], frame[700:]], "exchange")
+
+    theirs, ours = [await read_all(kafka, name) for name in (topic, own)]
+    assert written == 2000
+    assert {p: [(r.key, r.value) for r in records] for p, records in ours.items()} == {
+        p: [(r.key, r.value) for r in records] for p, records in theirs.items()
+    }
 
 
 async def test_a_speed_follows_the_clock_of_the_ticks(kafka: str, topic: str) -> None:

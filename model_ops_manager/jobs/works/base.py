@@ -9,6 +9,7 @@ from typing import Any
 
 import structlog
 
+from data_io.data_fetcher.gap_range import with_marks
 from data_io.data_fetcher.kafka_range import Fetched, fetch_ranges, newest_ranges, within_span
 from data_io.topics.ticks import TickDecoder
 from ml_core.errors import JobStoreUnavailableError, TrainingCancelledError
@@ -53,14 +54,14 @@ class Work(ABC):
         """
 
     def fetch(self) -> Fetched:
-        """Return the ticks of the job's ranges, or the newest ones within ``train.span`` of event time.
+        """Return the ticks of the job's ranges, or the newest ones within ``train.span`` of event time, and their gaps.
 
         An attempt after another one reads the very offsets that were settled then.
         """
         kafka, source, limit = self.settings.kafka, self.pipeline.source, self.settings.max_ticks
         archive = self.settings.archive
         decoder, asked = TickDecoder(source.map), self.job.spec.ranges
-        known = asked if asked is not None else _settled_ranges(self.job)
+        known = asked if asked is not None else _settled_ranges(self.job, "ranges")
 
         async def read() -> Fetched:
             ranges = known if known is not None else await newest_ranges(kafka, source.topic, limit, archive)
@@ -68,7 +69,9 @@ class Work(ABC):
             return await fetch_ranges(kafka, source.topic, ranges, decoder, limit=most, archive=archive)
 
         fetched = asyncio.run(read())
-        return fetched if known is not None else _as_read(within_span(fetched, self.pipeline.train.span))
+        if known is None:
+            fetched = _as_read(within_span(fetched, self.pipeline.train.span))
+        return asyncio.run(with_marks(kafka, source.gaps, fetched, _settled_ranges(self.job, "mark_ranges")))
 
     def begin_registering(self, point_of_no_return: Callable[[], None], **progress: Any) -> None:
         """Pass the point after which the job cannot be cancelled.
@@ -99,10 +102,10 @@ class Work(ABC):
         return time.monotonic() - self._told_s >= PROGRESS_S
 
 
-def _settled_ranges(job: Job) -> tuple[OffsetRange, ...] | None:
-    if job.settled is None:
+def _settled_ranges(job: Job, name: str) -> tuple[OffsetRange, ...] | None:
+    if job.settled is None or name not in job.settled:
         return None
-    return tuple(OffsetRange.model_validate(each) for each in job.settled["ranges"])
+    return tuple(OffsetRange.model_validate(each) for each in job.settled[name])
 
 
 def _as_read(fetched: Fetched) -> Fetched:

@@ -43,13 +43,20 @@ class Train(Work):
             fetched.frame,
             self.pipeline,
             start=None if origin is None else self.agent.load_fitted(origin),
+            marks=fetched.marks,
             seed=self.job.spec.seed,
             threads=self.settings.job_threads,
             progress=self._epoch,
             checkpoint=self.checkpoint,
         )
         parent = None if origin is None else f"{origin.name}/{origin.version}"
-        model = restated(fitted.model, topic=self.pipeline.source.topic, ranges=fetched.ranges, parent=parent)
+        model = restated(
+            fitted.model,
+            topic=self.pipeline.source.topic,
+            ranges=fetched.ranges,
+            gap_ranges=fetched.mark_ranges,
+            parent=parent,
+        )
         fitted = fitted._replace(model=model)
         decision = judge(fitted, self.pipeline, self._load(champion))
         self.begin_registering(point_of_no_return, stage="register", ticks=len(fetched.frame))
@@ -87,9 +94,9 @@ class Train(Work):
     def _settle_inputs(self, fetched: Fetched, origin: ModelVersion | None) -> None:
         """Note what another attempt has to start from, or its checkpoint would belong to other ticks or weights."""
         if self.job.settled is None:
-            ranges = [each.model_dump() for each in fetched.ranges]
+            ranges, mark_ranges = ([r.model_dump() for r in each] for each in (fetched.ranges, fetched.mark_ranges))
             number = None if origin is None else origin.version
-            patiently(lambda: self.store.settle(self.job, ranges=ranges, origin=number))
+            patiently(lambda: self.store.settle(self.job, ranges=ranges, mark_ranges=mark_ranges, origin=number))
 
     def _load(self, version: ModelVersion | None) -> Champion | None:
         return None if version is None else Champion(version.version, Scorer(self.agent.load_onnx(version)))

@@ -95,6 +95,13 @@ def test_the_hash_is_that_of_the_code(folder: Path) -> None:
     assert transform.find("my_ticks:trades", folder).code_hash != before
 
 
+def test_the_hash_is_that_of_the_file_that_is_named_also_where_the_function_comes_from_elsewhere(folder: Path) -> None:
+    (folder / "mine.py").write_text("from shutil import copyfile as own")
+    before = transform.find("mine:own", folder).code_hash
+    (folder / "mine.py").write_text("from shutil import copymode as own")
+    assert transform.find("mine:own", folder).code_hash != before
+
+
 @pytest.mark.parametrize(
     ("text", "reason"),
     [

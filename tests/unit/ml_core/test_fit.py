@@ -169,6 +169,15 @@ def test_progress_is_told_after_every_epoch_and_the_report_is_json_without_nan(f
     assert report["processing"]["ticks"] == len(frame)
 
 
+def test_rows_on_disk_give_the_weights_and_figures_of_rows_in_memory(frame, fitted):
+    mapped = fit(frame, pipeline(load={"mapped": "always"}))
+    assert isinstance(mapped.processed.dataset.x_MF, np.memmap)
+    assert not isinstance(fitted.processed.dataset.x_MF, np.memmap)
+    assert mapped.metrics == fitted.metrics
+    for name, value in fitted.model.weights.items():
+        assert value.tobytes() == mapped.model.weights[name].tobytes(), name
+
+
 class Memory:
     """A store of one checkpoint."""
 

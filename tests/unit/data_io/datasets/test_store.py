@@ -1,4 +1,5 @@
 import fcntl
+import hashlib
 import re
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -10,11 +11,12 @@ import pyarrow.parquet as pq
 import pytest
 
 from data_io.data_fetcher.port import join
-from data_io.data_fetcher.sources import open_source
+from data_io.data_fetcher.sources import open_source, source_hash
 from data_io.data_fetcher.synthetic import Market, Synthetic
 from data_io.datasets.digest import Digest
 from data_io.datasets.manifest import DatasetId
 from data_io.datasets.store import DatasetStore, Origin
+from data_io.sinks.files import CsvSink
 from ml_core import frames
 from ml_core.errors import ConflictError, InputError, NotEnoughDataError, NotFoundError, SchemaMismatchError
 
@@ -177,6 +179,18 @@ def test_the_newest_version_is_meant_where_none_is_given(
     store.put("syn", [frame[:9]], ORIGIN, NOW)
     assert len(open_source("dataset:syn", home=tmp_path).fetch()) == 9
     assert len(open_source("dataset:syn@1", home=tmp_path).fetch()) == 600
+
+
+def test_a_source_is_known_by_the_content_of_its_data_set_or_the_bytes_of_its_file(
+    store: DatasetStore, frame: pd.DataFrame, tmp_path: Path
+) -> None:
+    kept, csv, market = store.put("syn", [frame], ORIGIN, NOW).manifest, tmp_path / "ticks.csv", "synthetic:ticks=9"
+    CsvSink(csv).write([frame], "exchange")
+
+    for text in ("dataset:syn", "dataset:syn@1"):
+        assert source_hash(text, open_source(text, home=tmp_path)) == kept.content_hash
+    assert source_hash(str(csv), open_source(str(csv))) == hashlib.sha256(csv.read_bytes()).hexdigest()
+    assert source_hash(market, open_source(market)) is None
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ import pandas as pd
 import pytest
 
 from data_io.data_fetcher.synthetic import Market, Synthetic
+from ml_core.contract import Encoding
 from ml_core.data_processor import dataset, samples, windows
 from ml_core.data_processor.audit import audit, refuse_leaks
 from ml_core.data_processor.dataset import process, rows_of
@@ -44,6 +45,11 @@ def test_a_scaler_fitted_on_everything_is_found(ticks, monkeypatch) -> None:
     everything = rows_of(ticks, FeaturePlan.from_spec(SPEC)).x_NF
     monkeypatch.setattr(dataset, "fit_scaler", lambda _: fit_scaler(everything))
     assert found(ticks) == {"scaler"}
+
+
+def test_an_encoding_of_other_rows_is_found(ticks, monkeypatch) -> None:
+    monkeypatch.setattr(dataset, "fit_encoding", lambda *_: Encoding(missing=("queue_imbalance",)))
+    assert found(ticks) == {"encoding"}
 
 
 def test_a_label_shifted_by_one_is_found(ticks, monkeypatch) -> None:

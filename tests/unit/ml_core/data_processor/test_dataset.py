@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 
 from data_io.data_fetcher.synthetic import Market, Synthetic
-from ml_core.contract import ModelContract
+from ml_core.contract import Encoding, ModelContract
 from ml_core.data_processor import calendars, cleaning
 from ml_core.data_processor.dataset import Processed, process, rows_of
 from ml_core.data_processor.features import FeaturePlan, FeatureState, step
@@ -36,7 +36,8 @@ def contract(processed: Processed, made_for: PipelineSpec) -> ModelContract:
         pipeline="test", spec_hash=made_for.hash, model_kind="mlp", features=processed.plan.names,
         feature_hash=processed.plan.hash, window=1, label_kind=made_for.label.kind, label_price="mid",
         horizons_ns=made_for.label.horizons, delay_ns=made_for.label.delay, dead_zone=(0.5,), prior=processed.prior,
-        scaler=processed.scaler, trained_from_ns=0, trained_to_ns=1, seed=0, code_version="test",
+        scaler=processed.scaler, encoding=processed.encoding, trained_from_ns=0, trained_to_ns=1, seed=0,
+        code_version="test",
     )  # fmt: skip
 
 
@@ -102,6 +103,42 @@ def test_scaling_is_fitted_on_training_rows_alone(ticks: pd.DataFrame) -> None:
     assert again.report["cuts_ns"] == made.report["cuts_ns"]
     assert again.scaler == made.scaler
     assert again.dead_zone == made.dead_zone
+
+
+def test_missing_features_and_codes_are_those_of_training_rows_and_a_model_that_learns_on_keeps_them(
+    ticks: pd.DataFrame,
+) -> None:
+    own = (f"ml_core.data_processor.codes:{part}" for part in ("HourOfDay", "DayOfWeek", "TickSide"))
+    categories = ["is_trade", "hour_of_day", "day_of_week", "tick_side"]
+    use = ["return:1s", "queue_imbalance", "is_trade", *own]
+    asked = spec(features={"use": use, "missing": "indicator", "categories": categories})
+    first = pd.Timestamp(ticks["ts_ns"].iloc[0])
+    codes = {
+        "is_trade": (0, 1),
+        "hour_of_day": (first.hour,),
+        "day_of_week": (first.day_of_week,),
+        "tick_side": (-1, 1),
+    }
+    made = process(ticks, asked)
+    is_late = ticks["ts_ns"] >= made.report["cuts_ns"][0]
+    late, early = (
+        ticks.assign(bid_size=ticks["bid_size"].mask(part)) for part in (is_late, ~is_late & ticks.index % 2)
+    )
+
+    assert made.encoding == process(late, asked).encoding == Encoding(codes=codes)
+    found = process(early, asked)
+    assert found.encoding == Encoding(missing=("queue_imbalance",), codes=codes)
+    fixed = contract(found, asked).model_copy(update={"dead_zone": (1e-4,)})
+    assert process(ticks, asked, fixed=fixed).encoding == found.encoding
+    with pytest.raises(SchemaMismatchError, match="missing of the model: 'indicator'"):
+        process(ticks, spec(features={**asked.features.model_dump(), "missing": "neutral"}), fixed=fixed)
+
+
+def test_a_category_is_one_of_the_features() -> None:
+    with pytest.raises(
+        SpecError, match=r"features.categories: 'is_trad' is none of features.use; did you mean 'is_trade'"
+    ):
+        FeaturePlan.from_spec(spec(features={"use": ["is_trade"], "categories": ["is_trad"]}))
 
 
 def test_an_edge_that_was_planted_is_found_in_the_samples_and_none_where_there_is_none() -> None:

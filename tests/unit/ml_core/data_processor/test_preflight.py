@@ -6,6 +6,7 @@ import pytest
 from data_io.data_fetcher.synthetic import Market, Synthetic
 from ml_core.data_processor import samples
 from ml_core.data_processor.dataset import process
+from ml_core.data_processor.gap_marks import GapMark
 from ml_core.data_processor.preflight import independent
 from ml_core.errors import NotEnoughDataError
 from tests.unit.ml_core.data_processor.market import frame, pipeline, quote, trade
@@ -26,6 +27,31 @@ def test_the_report_tells_what_there_is_to_learn_from() -> None:
     assert sum(report["labels"]["2s"].values()) == pytest.approx(1.0)
     # 88 seconds of two symbols, 70 % of them, in labels of two seconds
     assert report["independent_labels"]["train"] == pytest.approx(0.7 * 88, rel=0.1)
+
+
+def test_no_sample_reaches_across_what_is_marked_as_missing() -> None:
+    ticks = Synthetic(Market(symbols=2, ticks=6000, rate=100, seed=3)).fetch()
+    one, other = sorted(ticks["symbol"].unique())
+    first_ns = int(ticks["ts_ns"].iloc[0])
+    marks = [GapMark(one, first_ns + at * S, first_ns + (at + wide) * S) for at, wide in ((20, 0), (40, 3), (41, 1))]
+    use = {"use": ["signed_volume:2s", "queue_imbalance"], "window": 16}
+    asked = pipeline(features=use, label={"horizons": ["1s"], "delay": "500ms"}, train={"min_rows": 500})
+
+    whole, made = process(ticks, asked), process(ticks, asked, marks=[*marks, GapMark("elsewhere", 0, 2**62)])
+
+    def needed(found) -> set[tuple[str, int, int]]:  # symbol, first tick of look-back and window, last of the label
+        data, rows = found.dataset, found.rows
+        first_N = rows.ts_ns_N[data.idx_NT[:, 0]] - found.plan.look_back_ns
+        return set(zip(np.array(data.symbols)[data.symbol_N], first_N, data.end_ns_NH[:, 0], strict=True))
+
+    def crosses(symbol: str, first: int, last: int) -> bool:
+        return any(mark.symbol == symbol and first < mark.to_ns and last > mark.from_ns for mark in marks)
+
+    dropped = whole.report["samples"] - made.report["samples"]
+    assert needed(made) == {sample for sample in needed(whole) if not crosses(*sample)}
+    assert made.report["rows_dropped"]["gap_mark"] == dropped > 300
+    assert {symbol for symbol, *_ in needed(whole) - needed(made)} == {one} != {other}
+    assert (whole.report["gaps"]["marked"], made.report["gaps"]["marked"]) == (0, 4)
 
 
 def test_labels_that_overlap_wholly_are_worth_one() -> None:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from ml_core import spec as pipelines
-from ml_core.contract import ModelContract, Scaler
+from ml_core.contract import Encoding, ModelContract, Scaler
 from ml_core.data_loader.arrays import Samples
 from ml_core.data_processor.scaling_kernel import scale_rows
 from ml_core.errors import InputError, SchemaMismatchError, SpecError, TrainingCancelledError, UnknownPartError
@@ -86,6 +86,23 @@ def test_each_horizon_is_learned_from_what_moves_it(classes):
         assert np.corrcoef(score_BH[:, h], y_BH[:, h])[0, 1] > 0.5
         assert abs(np.corrcoef(score_BH[:, h], y_BH[:, 1 - h])[0, 1]) < 0.2
     assert len(classes.calibration) == 2
+
+
+def test_that_a_value_is_missing_and_which_code_it_is_can_be_learned():
+    given = task(spec_of("return"), strength=0.0)
+    dataset = given.processed.dataset
+    rng = np.random.default_rng(1)
+    dataset.x_MF[:, 3] = rng.integers(0, 4, ROWS)
+    dataset.x_MF[:, 2] = np.where(rng.random(ROWS) < 0.3, np.nan, 5)
+    dataset.y_NH[:] = np.stack([np.isnan(dataset.x_MF[:, 2]), dataset.x_MF[:, 3] == 2], axis=1) * 1e-3
+
+    def explained(encoding: Encoding) -> list[float]:
+        learned = boosting.learn(given._replace(contract=given.contract.model_copy(update={"encoding": encoding})))
+        x_BTF, y_BH = held_out(given)
+        return (1 - (y_BH - Scorer(learned.onnx).scores(x_BTF)).var(axis=0) / y_BH.var(axis=0)).tolist()
+
+    assert min(explained(Encoding(missing=("c",), codes={"d": (0, 1, 2, 3)}))) > 0.8
+    assert explained(Encoding())[0] < 0.1, "a missing value is a median"
 
 
 def test_a_number_is_told_in_its_own_unit():
