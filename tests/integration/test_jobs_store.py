@@ -107,6 +107,19 @@ def test_a_job_is_kept_as_it_was_submitted(store, url, open_store):
     assert found.created_at.timestamp() == pytest.approx(START_NS / SECOND_NS)
     assert found.pipeline_spec().model.params == {"width": 16}
     assert (found.progress, found.result, found.error, found.started_at, found.finished_at) == (None,) * 5
+    assert store.list(kinds=[JobKind.BATCH]) == []
+    assert store.list(kinds=[JobKind.BATCH, JobKind.INCREMENTAL]) == [found]
+
+
+def test_a_process_of_an_older_version_finds_no_name_that_it_does_not_know(store):
+    train, predict = SPEC, JobSpec(pipeline="demo", kind=JobKind.PREDICT, predict={"to": "topic:past"})
+    ids = [store.submit(spec, PIPELINE).id for spec in (train, predict)]
+
+    with store._database.read() as connection:
+        kept = {row.id: row.spec for row in connection.execute(text("SELECT id, spec FROM jobs"))}
+
+    assert "predict" not in kept[ids[0]]
+    assert store.get(ids[1]).spec == predict
 
 
 def test_the_folder_of_own_parts_travels_with_the_job(store, tmp_path):

@@ -55,7 +55,7 @@ class Work(ABC):
         kafka, source, limit = self.settings.kafka, self.pipeline.source, self.settings.max_ticks
         archive = self.settings.archive
         decoder, asked = TickDecoder(source.map), self.job.spec.ranges
-        known = asked if asked is not None else _settled_ranges(self.job)
+        known = asked if asked is not None else settled_ranges(self.job)
 
         async def read() -> Fetched:
             ranges = known if known is not None else await newest_ranges(kafka, source.topic, limit, archive)
@@ -91,8 +91,9 @@ class Work(ABC):
         return time.monotonic() - self._told_s >= PROGRESS_S
 
 
-def _settled_ranges(job: Job) -> tuple[OffsetRange, ...] | None:
-    if job.settled is None:
+def settled_ranges(job: Job) -> tuple[OffsetRange, ...] | None:
+    """Return the offsets that an attempt before has settled on; None where there was none, or they were of no topic."""
+    if job.settled is None or job.settled["ranges"] is None:
         return None
     return tuple(OffsetRange.model_validate(each) for each in job.settled["ranges"])
 
