@@ -32,7 +32,18 @@ from ml_core.trainer.checkpoint import CheckpointStore
 from ml_core.trainer.loop import Hooks, Progress, TrainReport
 from ml_core.types import CLASS_LABELS, Float32, Float64, Int64
 
-__all__ = ["Cut", "Fit", "FittedModel", "Progress", "check", "fit", "losses", "prior_losses"]
+__all__ = [
+    "Cut",
+    "Fit",
+    "FittedModel",
+    "Progress",
+    "check",
+    "fit",
+    "losses",
+    "prepare",
+    "prior_losses",
+    "try_out",
+]
 
 _LEARNERS = {boosting.KIND: boosting}  # every other model is a network
 
@@ -105,9 +116,7 @@ def fit(
         TrainingCancelledError: ``cancelled`` said so.
     """
     check(spec)
-    processed = process(frame, spec, fixed=start.contract if start else None, cut=cut)
-    _check_parts(processed)
-    refuse_leaks(processed, spec, start.contract.scaler if start else None)
+    processed = prepare(frame, spec, start=start, cut=cut)
     contract = _contract(spec, processed, seed)
     hooks = Hooks(progress, cancelled)
     learned = _learner(spec).learn(Task(spec, contract, processed, start, seed, threads, hooks, checkpoint))
@@ -115,6 +124,48 @@ def fit(
     figures = _figures(scorer, spec, processed, learned.report)
     model = FittedModel(scorer.contract, learned.onnx, learned.weights, _report(processed, learned))
     return Fit(restated(model, metrics=figures), processed, figures)
+
+
+def prepare(
+    frame: pd.DataFrame, spec: PipelineSpec, *, start: FittedModel | None = None, cut: Cut | None = None
+) -> Processed:
+    """Return the data set that ``fit`` learns from, checked as there; nothing in it depends on model and optimiser.
+
+    Raises:
+        SpecError, UnknownPartError, SchemaMismatchError, NotEnoughDataError, LeakError: As ``fit``.
+    """
+    processed = process(frame, spec, fixed=start.contract if start else None, cut=cut)
+    _check_parts(processed)
+    refuse_leaks(processed, spec, start.contract.scaler if start else None)
+    return processed
+
+
+def try_out(
+    processed: Processed,
+    spec: PipelineSpec,
+    *,
+    seed: int = 0,
+    threads: int = 1,
+    progress: Callable[[Progress], None] | None = None,
+    cancelled: Callable[[], bool] | None = None,
+) -> TrainReport:
+    """Train from scratch as ``fit`` does, and keep nothing: no model is exported, no hold-out row is scored.
+
+    Args:
+        processed: What ``prepare`` made of the ticks; ``spec`` may differ from its pipeline in ``[model]`` and
+            ``[train]``, as far as they say nothing of rows.
+        spec: The pipeline.
+        seed: As ``fit``.
+        threads: As ``fit``.
+        progress: As ``fit``.
+        cancelled: As ``fit``.
+
+    Raises:
+        SpecError, UnknownPartError, InvalidSettingsError, InputError, TrainingCancelledError: As ``fit``.
+    """
+    task = Task(spec, _contract(spec, processed, seed), processed, None, seed, threads, Hooks(progress, cancelled))
+    report: TrainReport = _learner(spec).try_out(task)
+    return report
 
 
 def losses(model: FittedModel | Scorer, processed: Processed, indices_I: Int64) -> Float64:
