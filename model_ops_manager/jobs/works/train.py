@@ -1,6 +1,8 @@
 """Training: ticks of exact offsets in, a registered version and a decision about it out."""
 
+import tempfile
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import structlog
@@ -12,6 +14,7 @@ from ml_core.model.export import restated
 from ml_core.model.runtime import Scorer
 from ml_core.types import JobKind
 from model_ops_manager.jobs.evidence import Champion, judge
+from model_ops_manager.jobs.works import cards
 from model_ops_manager.jobs.works.base import Work
 from model_ops_manager.jobs.works.leftovers import end_leftovers
 from model_ops_manager.mlflow_agent import JOB_TAG, ModelVersion
@@ -50,6 +53,7 @@ class Train(Work):
         model = restated(fitted.model, topic=self.pipeline.source.topic, ranges=fetched.ranges, parent=parent)
         fitted = fitted._replace(model=model)
         decision = judge(fitted, self.pipeline, self._load(champion))
+        drawn = self._draw(fitted)
         self.begin_registering(point_of_no_return, stage="register", ticks=len(fetched.frame))
         made = register(
             self.agent,
@@ -59,6 +63,8 @@ class Train(Work):
             recipe=Recipe.of(self.pipeline),
         )
         decision = self._settle(made, fitted, champion, decision)
+        if drawn is not None:
+            cards.keep(self.agent, made.run_id, drawn)
         log.info("model registered", action="register", version=made.version, reason=decision.reason)
         return {
             "version": made.version,
@@ -87,6 +93,14 @@ class Train(Work):
         if self.job.settled is None:
             ranges = [each.model_dump() for each in fetched.ranges]
             self.store.settle(self.job, ranges=ranges, origin=None if origin is None else origin.version)
+
+    def _draw(self, fitted: Fit) -> Path | None:
+        """Return the folder with the card of the model: before the job registers, when it can be cancelled still."""
+        if not self.settings.model_cards:
+            return None
+        folder = Path(tempfile.mkdtemp(prefix="tickwise-card-"))  # goes with the temporary folder of the attempt
+        cards.draw(fitted, self.pipeline, folder, self.settings.home)
+        return folder
 
     def _load(self, version: ModelVersion | None) -> Champion | None:
         return None if version is None else Champion(version.version, Scorer(self.agent.load_onnx(version)))
