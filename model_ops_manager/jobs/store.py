@@ -60,7 +60,9 @@ class JobStore:
         if spec.pipeline != pipeline.name:
             raise InputError(f"the job names pipeline {spec.pipeline!r}, given was {pipeline.name!r}")
         if spec.kind is JobKind.TUNE and not pipeline.tune.space:
-            raise InputError(f"pipeline {pipeline.name!r} declares no space to search; write [tune.space] into its file")
+            raise InputError(
+                f"pipeline {pipeline.name!r} declares no space to search; write [tune.space] into its file"
+            )
         now_ns = self._clock_ns()
         row: dict[str, Any] = {
             "id": new_id(now_ns),

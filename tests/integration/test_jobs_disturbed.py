@@ -58,7 +58,9 @@ def test_the_command_trains_the_model_of_a_notebook(undisturbed, tmp_path):
     assert Made.of(FittedModel.load(out)) == undisturbed
 
 
-def test_a_job_that_is_killed_and_then_loses_its_runner_gives_the_model_of_a_notebook(lab, undisturbed):
+def test_a_job_that_is_killed_loses_its_runner_and_ends_on_ray_gives_the_model_of_a_notebook(
+    lab, undisturbed, monkeypatch
+):
     runner = lab.start_runner(lease_s=3)
     job = lab.submit(lab.pipeline("disturbed"), seed=3)
     first = lab.pid_of(job)
@@ -69,12 +71,17 @@ def test_a_job_that_is_killed_and_then_loses_its_runner_gives_the_model_of_a_not
     runner.kill()
     runner.wait()
 
-    lab.start_runner(lease_s=3)
-    ended = lab.until_final(job)
+    with tempfile.TemporaryDirectory(prefix="ray-", dir="/tmp", ignore_cleanup_errors=True) as folder:
+        monkeypatch.setenv("RAY_TMPDIR", folder)  # its sockets have short path limits
+        lab.start_runner(lease_s=3, runner_executor="ray", ray_address="local")
+        ended = lab.until_final(job, timeout_s=300)
 
-    assert (ended.state, ended.attempt, ended.losses) == (JobState.SUCCEEDED, 3, 2), ended.error
-    assert lab.made_by(ended) == undisturbed
-    assert job_ids(lab.home) == []
+        assert (ended.state, ended.attempt, ended.losses) == (JobState.SUCCEEDED, 3, 2), ended.error
+        assert lab.made_by(ended) == undisturbed
+        assert lab.until(lambda: job_ids(lab.home) == [])
+        assert "actor" in lab.logged("start-job")[-1]
+        assert lab.until(lambda: lab.logged("register"))[-1]["attempt"] == 3  # its log comes back on its own
+        lab.close()
 
 
 @pytest.mark.skipif(not KILLS, reason="TICKWISE_TEST_KILLS says how often")
@@ -102,17 +109,3 @@ def test_jobs_killed_at_any_moment_give_the_same_model_and_one_version(lab, undi
             assert "RUNNING" not in lab.run_states(name), said
             print(said)  # noqa: T201
     assert job_ids(lab.home) == []
-
-
-def test_a_job_on_ray_gives_the_same_model_and_its_log(lab, undisturbed, monkeypatch):
-    with tempfile.TemporaryDirectory(prefix="ray-", dir="/tmp", ignore_cleanup_errors=True) as folder:
-        monkeypatch.setenv("RAY_TMPDIR", folder)  # its sockets have short path limits
-        lab.start_runner(runner_executor="ray", ray_address="local")
-        ended = lab.until_final(lab.submit(lab.pipeline("far"), seed=3), timeout_s=300)
-
-        assert ended.state is JobState.SUCCEEDED, ended.error
-        assert lab.made_by(ended) == undisturbed
-        lab.until(lambda: lab.logged("register"))  # its log comes back on its own
-        assert [entry["job"] for entry in lab.logged("register")] == [ended.id]
-        assert "actor" in lab.logged("start-job")[0]
-        lab.close()

@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 from aiokafka import TopicPartition
 
+from api import cli
 from data_io import log_reader
 from data_io.data_fetcher.kafka_range import fetch_ranges, newest_ranges
 from data_io.data_fetcher.sources import open_source
@@ -106,9 +107,12 @@ def test_a_job_predicts_what_the_command_does_also_when_it_is_killed_on_its_way(
     version, kafka, home, spec, monkeypatch
 ) -> None:
     monkeypatch.setattr(base, "PROGRESS_S", 0.0)
-    words = ("--version", "1", "--range", "0:200-899", "--range", "1:500-2999")
-    assert tickwise(home, kafka, "predict", "again", "--out", str(home / "command.parquet"), *words)[0] == 0
-    ranges = [{"partition": 0, "start": 200, "end": 900}, {"partition": 1, "start": 500, "end": 3000}]
+    for name, value in {"HOME": home, "KAFKA": kafka, "PIPELINES": home / "p.toml"}.items():
+        monkeypatch.setenv(f"TICKWISE_{name}", str(value))
+    with pytest.raises(SystemExit) as stopped:
+        cli.main(["predict", "again", "--version", "1", "--range", "1:0-2999", "--out", str(home / "command.parquet")])
+    assert stopped.value.code == 0
+    ranges = [{"partition": 1, "start": 0, "end": 3000}]
     settings = RunnerSettings(home=home, kafka=kafka)
     agent, topic = MlflowAgent(settings.tracking_uri, home), f"past-{secrets.token_hex(4)}"
     asyncio.run(ensure_topics(kafka, [topic_spec(topic, 2)]))

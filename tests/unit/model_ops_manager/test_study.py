@@ -93,10 +93,10 @@ def test_a_study_that_was_killed_goes_on_where_it_was(processed, undisturbed, tm
     assert len(tried) == len(undisturbed) - number - 1
 
 
-@pytest.mark.parametrize("damage", [b"", b"{}", b'{"format": 1, "study": "of others", "trials": []}'])
+@pytest.mark.parametrize("damage", ["", "{}", '{"format": 1, "study": "of others", "trials": [%s]}'])
 def test_trials_of_another_study_are_passed_over(processed, undisturbed, tmp_path, damage) -> None:
-    store = StudyFile(tmp_path / "trials.json")
-    store.save(damage)
+    store, better = StudyFile(tmp_path / "trials.json"), undisturbed[0]._replace(losses=[0.0])
+    store.save((damage % json.dumps(better._asdict()) if "%s" in damage else damage).encode())
 
     assert study.run(SPEC, processed, store) == undisturbed
 
