@@ -110,9 +110,9 @@ def test_a_job_predicts_what_the_command_does_also_when_it_is_killed_on_its_way(
     for name, value in {"HOME": home, "KAFKA": kafka, "PIPELINES": home / "p.toml"}.items():
         monkeypatch.setenv(f"TICKWISE_{name}", str(value))
     with pytest.raises(SystemExit) as stopped:
-        cli.main(["predict", "again", "--version", "1", "--range", "1:0-2999", "--out", str(home / "command.parquet")])
+        cli.main(["predict", "again", "--version", "1", "--range", "1:0-1999", "--out", str(home / "command.parquet")])
     assert stopped.value.code == 0
-    ranges = [{"partition": 1, "start": 0, "end": 3000}]
+    ranges = [{"partition": 1, "start": 0, "end": 2000}]
     settings = RunnerSettings(home=home, kafka=kafka)
     agent, topic = MlflowAgent(settings.tracking_uri, home), f"past-{secrets.token_hex(4)}"
     asyncio.run(ensure_topics(kafka, [topic_spec(topic, 2)]))
