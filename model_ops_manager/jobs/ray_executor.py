@@ -47,7 +47,7 @@ class RayExecutor:
         is_local = settings.ray_address == "local"
         try:
             ray.init(settings.ray_address, log_to_driver=False, logging_level="WARNING", **(own if is_local else {}))
-        except (ConnectionError, ValueError) as error:
+        except Exception as error:  # a bare one where a part of it does not come up in time
             raise DependencyError(f"no Ray answers at {settings.ray_address!r}: {error}") from error
         self._ray, self._settings = ray, settings
         memory = {"memory": settings.job_memory_mb * 2**20} if settings.job_memory_mb else {}
