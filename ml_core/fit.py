@@ -34,7 +34,18 @@ from ml_core.trainer.checkpoint import CheckpointStore
 from ml_core.trainer.loop import Hooks, Progress, TrainReport
 from ml_core.types import CLASS_LABELS, Float32, Float64, Int64
 
-__all__ = ["Cut", "Fit", "FittedModel", "Progress", "check", "fit", "losses", "prior_losses"]
+__all__ = [
+    "Cut",
+    "Fit",
+    "FittedModel",
+    "Progress",
+    "check",
+    "fit",
+    "losses",
+    "prepare",
+    "prior_losses",
+    "try_out",
+]
 
 MAPPED_BYTES = 1 << 30  # of rows and windows; from there on they are mapped where nothing else is asked for
 _LEARNERS = {boosting.KIND: boosting}  # every other model is a network
@@ -110,11 +121,7 @@ def fit(  # noqa: PLR0913  # all but the first two have a default
         TrainingCancelledError: ``cancelled`` said so.
     """
     check(spec)
-    processed = process(frame, spec, fixed=start.contract if start else None, cut=cut, marks=marks)
-    _check_parts(processed)
-    refuse_leaks(processed, spec, start.contract if start else None)
-    if _is_mapped(spec, processed):
-        processed = _mapped(processed)
+    processed = prepare(frame, spec, start=start, cut=cut, marks=marks)
     contract = _contract(spec, processed, seed)
     if start is not None:  # its rows are known to the weights that go on
         first_ns, last_ns = start.contract.trained_from_ns, start.contract.trained_to_ns
@@ -130,6 +137,53 @@ def fit(  # noqa: PLR0913  # all but the first two have a default
     figures = _figures(scorer, spec, processed, learned.report)
     model = FittedModel(scorer.contract, learned.onnx, learned.weights, _report(processed, learned))
     return Fit(restated(model, metrics=figures), processed, figures)
+
+
+def prepare(
+    frame: pd.DataFrame,
+    spec: PipelineSpec,
+    *,
+    start: FittedModel | None = None,
+    cut: Cut | None = None,
+    marks: Sequence[GapMark] = (),
+) -> Processed:
+    """Return the data set that ``fit`` learns from, checked as there; nothing in it depends on model and optimiser.
+
+    Raises:
+        SpecError, UnknownPartError, SchemaMismatchError, NotEnoughDataError, LeakError: As ``fit``.
+    """
+    processed = process(frame, spec, fixed=start.contract if start else None, cut=cut, marks=marks)
+    _check_parts(processed)
+    refuse_leaks(processed, spec, start.contract if start else None)
+    return _mapped(processed) if _is_mapped(spec, processed) else processed
+
+
+def try_out(
+    processed: Processed,
+    spec: PipelineSpec,
+    *,
+    seed: int = 0,
+    threads: int = 1,
+    progress: Callable[[Progress], None] | None = None,
+    cancelled: Callable[[], bool] | None = None,
+) -> TrainReport:
+    """Train from scratch as ``fit`` does, and keep nothing: no model is exported, no hold-out row is scored.
+
+    Args:
+        processed: What ``prepare`` made of the ticks; ``spec`` may differ from its pipeline in ``[model]`` and
+            ``[train]``, as far as they say nothing of rows.
+        spec: The pipeline.
+        seed: As ``fit``.
+        threads: As ``fit``.
+        progress: As ``fit``.
+        cancelled: As ``fit``.
+
+    Raises:
+        SpecError, UnknownPartError, InvalidSettingsError, InputError, TrainingCancelledError: As ``fit``.
+    """
+    task = Task(spec, _contract(spec, processed, seed), processed, None, seed, threads, Hooks(progress, cancelled))
+    report: TrainReport = _learner(spec).try_out(task)
+    return report
 
 
 def losses(model: FittedModel | Scorer, processed: Processed, indices_I: Int64) -> Float64:

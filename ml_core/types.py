@@ -5,11 +5,11 @@ Shapes: N ticks or rows, F features, T rows of a window, B rows of a batch, H ho
 
 from collections.abc import Sequence
 from enum import IntEnum, IntFlag, StrEnum
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple, Self
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
 Int8 = npt.NDArray[np.int8]
 Int32 = npt.NDArray[np.int32]
@@ -184,10 +184,17 @@ class SymbolTable:
 
 
 class JobKind(StrEnum):
-    """How a job trains: from scratch, or on from the champion's weights."""
+    """What a job does: it trains from scratch or on from the champion, tries out a space, or predicts past ticks."""
 
     BATCH = "batch"
     INCREMENTAL = "incremental"
+    TUNE = "tune"
+    PREDICT = "predict"
+
+    @property
+    def trains(self) -> bool:
+        """True when it makes a version."""
+        return self in (JobKind.BATCH, JobKind.INCREMENTAL)
 
 
 class JobState(StrEnum):
@@ -218,13 +225,53 @@ class OffsetRange(BaseModel):
     end: int = Field(ge=0)
 
 
+class PredictSpec(BaseModel):
+    """Which ticks a job of kind ``predict`` takes, beside ``ranges``, and where its predictions go.
+
+    Files are named and not placed: their folders are settings of the runner.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    to: str = Field(
+        pattern=r"^(topic:[A-Za-z0-9._-]{1,249}|[A-Za-z0-9_-][A-Za-z0-9._-]{0,199}\.parquet)$",
+        description="NAME.parquet, a file in TICKWISE_PREDICTIONS, replaced if it is there; or topic:NAME, to be there",
+    )
+    source: str | None = Field(
+        default=None,
+        pattern=r"^(dataset:[A-Za-z0-9][A-Za-z0-9._-]{0,99}@[1-9][0-9]{0,8}|[A-Za-z0-9_-][A-Za-z0-9._-]{0,199})$",
+        description="dataset:NAME@VERSION, or a file in TICKWISE_HISTORY; absent: ticks of the pipeline's topic",
+    )
+    since: AwareDatetime | None = Field(default=None, description="ticks that arrived at Kafka from then on")
+    until: AwareDatetime | None = Field(default=None, description="and before this time of arrival")
+    version: int | None = Field(default=None, ge=1, lt=2**31, description="of the model; absent: the champion")
+
+    @model_validator(mode="after")
+    def _one_choice(self) -> Self:
+        if self.since is not None and self.until is not None and self.since >= self.until:
+            raise ValueError("since must be before until")
+        if self.source is not None and (self.since is not None or self.until is not None):
+            raise ValueError("a source is read whole: since and until are for ticks of the topic")
+        return self
+
+
 class JobSpec(BaseModel):
-    """What a training job is asked to do; the same type from the REST body to the stored row."""
+    """What a job is asked to do; the same type from the REST body to the stored row."""
 
     model_config = ConfigDict(
         extra="forbid",
         frozen=True,
-        json_schema_extra={"examples": [{"pipeline": "demo", "kind": "batch"}]},
+        json_schema_extra={
+            "examples": [
+                {"pipeline": "demo", "kind": "batch"},
+                {
+                    "pipeline": "demo",
+                    "kind": "predict",
+                    "ranges": [{"partition": 0, "start": 0, "end": 1000}],
+                    "predict": {"to": "past.parquet"},
+                },
+            ]
+        },
     )
 
     pipeline: Name
@@ -233,10 +280,25 @@ class JobSpec(BaseModel):
     ranges: tuple[OffsetRange, ...] | None = Field(
         default=None,
         max_length=1_024,
-        description="exact tick offsets to use; absent: the pipeline's train.span up to the newest tick",
+        description="exact tick offsets to use; absent: train.span up to the newest tick, to predict all there are",
     )
     seed: int = Field(default=0, ge=0, lt=2**31)
     priority: int = Field(default=0, ge=-10, le=10, description="higher ones are taken up first, equal ones by age")
     params: dict[str, Any] = Field(
         default_factory=dict, description="model parameters that replace those of the pipeline file"
     )
+    predict: PredictSpec | None = Field(default=None, description="of a job of kind predict")
+
+    @model_validator(mode="after")
+    def _fits_its_kind(self) -> Self:
+        if (self.predict is None) == (self.kind is JobKind.PREDICT):
+            raise ValueError("'predict' is there for a job of kind 'predict', and for no other")
+        if self.predict is None:
+            return self
+        if self.params:
+            raise ValueError("params are for jobs that train; a job of kind 'predict' names a version")
+        if self.ranges is not None and self.predict.source is not None:
+            raise ValueError("a source is read whole: ranges are for ticks of the topic")
+        if self.ranges is not None and (self.predict.since is not None or self.predict.until is not None):
+            raise ValueError("ranges name offsets, since and until times: give one of both")
+        return self

@@ -4,7 +4,7 @@ Shapes: N ticks or rows, T rows of a window, F features.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import aclosing
 from pathlib import Path
 from typing import NamedTuple, Protocol
@@ -77,10 +77,12 @@ class Replay:
         return scored
 
 
-async def predict(parts: AsyncIterator[tuple[Replay, TickBatch]], sink: Sink) -> Predicted:
+async def predict(
+    parts: AsyncIterator[tuple[Replay, TickBatch]], sink: Sink, closing: Callable[[], None] | None = None
+) -> Predicted:
     """Give ``sink`` the predictions of ``parts``, one after the other, and return how many there were.
 
-    Memory is bounded by the largest part.
+    Memory is bounded by the largest part. ``closing`` is called before the sink is closed.
     """
     ticks = rows = scored = 0
     async for replay, batch in parts:
@@ -90,6 +92,8 @@ async def predict(parts: AsyncIterator[tuple[Replay, TickBatch]], sink: Sink) ->
         scored += int(np.count_nonzero(((made.flags_N & int(scoring.ABSTAIN)) == 0) & made.window_ok_N))
         if len(made):
             await sink.add(replay.partition, made)
+    if closing is not None:
+        closing()
     await sink.close()
     return Predicted(ticks, rows, scored)
 

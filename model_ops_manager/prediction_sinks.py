@@ -18,22 +18,30 @@ from data_io.topics.record_batch import seal
 from ml_core.errors import InputError, KafkaUnavailableError, SetupError
 
 ANSWER_S = 30.0
+ROW_GROUP = 65_536  # rows; the last one has fewer
+PART = ".part"
 _AT_ONCE = 1000  # records that wait for Kafka's answer together
 
 
 class ParquetSink:
-    """One Parquet file with the columns that predictions have as Arrow; it is there when all of it is."""
+    """One Parquet file with the columns that predictions have as Arrow; it is there when all of it is.
 
-    def __init__(self, path: Path, *, topic_id: str, horizons_ns: Sequence[int], model: str, version: int) -> None:
-        """Write to ``path``; the other arguments are those of ``PredictionEncoder``.
+    Equal predictions make equal files, in whatever batches they come.
+    """
+
+    def __init__(
+        self, path: Path, *, topic_id: str, horizons_ns: Sequence[int], model: str, version: int, mark: str = ""
+    ) -> None:
+        """Write to ``path``, before it is whole under a name with ``mark``; the others are of ``PredictionEncoder``.
 
         Raises:
             SetupError: The folder cannot be written to.
         """
-        self._path, self._part = path, path.with_name(f".{path.name}.part")
+        self._path, self._part = path, path.with_name(f".{path.name}{mark and '.'}{mark}{PART}")
         self._about = {"topic_id": topic_id, "horizons_ns": horizons_ns, "model": model, "version": version}
         self._encoders: dict[int, ArrowPredictionEncoder] = {}
         self._writer: pq.ParquetWriter | None = None
+        self._waiting: list[pa.Table] = []  # less than a row group
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             self._part.touch()
@@ -56,12 +64,21 @@ class ParquetSink:
             records, _ = unpack(RawFetch(batch.data.tobytes(), 0, []))
             for value in records.value:
                 with pa.ipc.open_stream(pa.py_buffer(value)) as stream:
-                    table = stream.read_all()
-                if self._writer is None:
-                    self._writer = pq.ParquetWriter(self._part, table.schema, compression="zstd")
-                self._writer.write_table(table)
+                    self._waiting.append(stream.read_all())
+        while sum(map(len, self._waiting)) >= ROW_GROUP:
+            self._write_group()
+
+    def _write_group(self) -> None:
+        table = pa.concat_tables(self._waiting)
+        if self._writer is None:
+            self._writer = pq.ParquetWriter(self._part, table.schema, compression="zstd")
+        group, rest = table[:ROW_GROUP].combine_chunks(), table[ROW_GROUP:]
+        self._writer.write_table(group, row_group_size=ROW_GROUP)
+        self._waiting = [rest] if len(rest) else []
 
     def _finish(self) -> None:
+        if self._waiting:
+            self._write_group()
         if self._writer is None:
             self._part.unlink()
             raise InputError(f"no tick made a row, so {self._path} was not written")

@@ -23,6 +23,7 @@ from mlflow.types import Schema, TensorSpec
 from ml_core.contract import ModelContract
 from ml_core.errors import ModelStoreUnavailableError
 from ml_core.model.fitted import FittedModel
+from model_ops_manager import experiments
 from model_ops_manager import recipe as recipes
 from model_ops_manager.mlflow_agent import JOB_TAG, METRICS_TAG, MlflowAgent, ModelVersion, as_version
 from model_ops_manager.recipe import Recipe
@@ -65,7 +66,7 @@ def register(
     if JOB_TAG in tags and (known := agent.version_of_job(name, tags[JOB_TAG])) is not None:
         return known
     with agent.errors():
-        experiment = _experiment(agent, name)
+        experiment = experiments.of_pipeline(agent, name)
         run_id = client.create_run(experiment, run_name=tags.get(JOB_TAG), tags=dict(tags)).info.run_id
         with _marked_failed_on_error(agent, run_id):
             _log_run(agent, run_id, model, params)
@@ -91,20 +92,6 @@ def _marked_failed_on_error(agent: MlflowAgent, run_id: str) -> Iterator[None]:
         with suppress(ModelStoreUnavailableError), agent.errors():
             agent.client().set_terminated(run_id, "FAILED")
         raise
-
-
-def _experiment(agent: MlflowAgent, name: str) -> str:
-    client = agent.client()
-    found = client.get_experiment_by_name(name)
-    if found is None:
-        place = None if agent.artifact_root is None else f"{agent.artifact_root}/{name}"
-        try:
-            return str(client.create_experiment(name, artifact_location=place))
-        except MlflowException:  # another job may have been first
-            found = client.get_experiment_by_name(name)
-            if found is None:
-                raise
-    return str(found.experiment_id)
 
 
 def _ensure_registered(agent: MlflowAgent, name: str) -> None:

@@ -11,13 +11,16 @@ import warnings
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-import optuna
-
 from ml_core import spec as pipelines
-from ml_core.errors import InputError, SpecError, TrainingCancelledError
+from ml_core.errors import InputError, SetupError, SpecError, TrainingCancelledError
 from ml_core.fit import Progress, check
 from ml_core.quantities import Range, parse_range
 from ml_core.spec import PipelineSpec
+
+try:
+    import optuna
+except ModuleNotFoundError as error:
+    raise SetupError("a study needs Optuna, which is not installed: pip install 'tickwise[tune]'") from error
 
 STARTUP_TRIALS = 8  # drawn at random before the sampler learns from trials, and before any is pruned
 WARM_UP_EPOCHS = 2  # of a trial that are never pruned

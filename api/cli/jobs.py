@@ -1,15 +1,17 @@
-"""`tickwise jobs`: training jobs, straight from the job store, so it works without the server."""
+"""`tickwise jobs`: jobs, straight from the job store, so it works without the server."""
 
 import time
+from contextlib import closing
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from pydantic import ValidationError
 
 from api.cli.output import AsJson, dump, fields, note, table
 from data_io.settings import CommonSettings
-from ml_core.errors import DependencyError
-from ml_core.spec import find, load_all
+from ml_core.errors import DependencyError, InputError
+from ml_core.spec import PipelineSpec, find, load_all
 from ml_core.types import JobKind, JobSpec, JobState
 from model_ops_manager.jobs.store import Job, JobStore
 
@@ -29,7 +31,7 @@ def _store() -> JobStore:
 @app.command()
 def submit(
     pipeline: Annotated[str, typer.Option(help="Name of the pipeline.")],
-    kind: Annotated[JobKind, typer.Option(help="From scratch, or on from the champion's weights.")] = JobKind.BATCH,
+    kind: Annotated[JobKind, typer.Option(help="From scratch, or on from the champion.")] = JobKind.BATCH,
     seed: Annotated[int, typer.Option(min=0, max=2**31 - 1)] = 0,
     priority: Annotated[int, typer.Option(min=-10, max=10, help="Higher ones are taken up first.")] = 0,
     pipelines: Annotated[Path | None, typer.Option(help="Pipeline file or folder.")] = None,
@@ -38,15 +40,33 @@ def submit(
     timeout: Timeout = 3600.0,
     as_json: AsJson = False,
 ) -> None:
-    """Submit a job; a runner takes it up. With --wait exit code 4 when it failed or was cancelled."""
+    """Submit a job that learns; a runner takes it up. With --wait exit code 4 when it failed or was cancelled."""
+    if kind is JobKind.PREDICT:
+        raise InputError("say what to predict, and where to: tickwise predict PIPELINE --out OUT --job")
     settings = CommonSettings.read(pipelines=pipelines)
-    store = JobStore(settings.job_store_url)
-    spec = JobSpec(pipeline=pipeline, kind=kind, seed=seed, priority=priority, trigger="cli")
-    job = store.submit(spec, find(load_all(settings.pipelines), pipeline), key)
+    asked = {"pipeline": pipeline, "kind": kind, "seed": seed, "priority": priority, "trigger": "cli"}
+    job = submit_spec(settings, find(load_all(settings.pipelines), pipeline), asked, key)
     if wait:
-        _watch(store, job, timeout, as_json=as_json)
+        _watch(JobStore(settings.job_store_url), job, timeout, as_json=as_json)
     else:
-        _print(job, as_json=as_json)
+        show_job(job, as_json=as_json)
+
+
+def submit_spec(settings: CommonSettings, pipeline: PipelineSpec, asked: dict[str, Any], key: str | None = None) -> Job:
+    """Submit the job of the fields ``asked`` and return it.
+
+    Raises:
+        InputError: They make no job.
+        TickwiseError: As ``JobStore.submit``.
+    """
+    try:
+        spec = JobSpec.model_validate(asked)
+    except ValidationError as error:
+        found = error.errors()[0]
+        place = ".".join(map(str, found["loc"]))
+        raise InputError(f"{place + ': ' if place else ''}{found['msg'].removeprefix('Value error, ')}") from error
+    with closing(JobStore(settings.job_store_url)) as store:
+        return store.submit(spec, pipeline, key)
 
 
 @app.command("list")
@@ -68,13 +88,13 @@ def list_jobs(
 @app.command()
 def show(job_id: JobId, as_json: AsJson = False) -> None:
     """Show one job."""
-    _print(_store().get(job_id), as_json=as_json)
+    show_job(_store().get(job_id), as_json=as_json)
 
 
 @app.command()
 def cancel(job_id: JobId, as_json: AsJson = False) -> None:
     """Ask for a job to stop."""
-    _print(_store().request_cancel(job_id), as_json=as_json)
+    show_job(_store().request_cancel(job_id), as_json=as_json)
 
 
 @app.command()
@@ -100,7 +120,8 @@ def describe(job: Job) -> dict[str, Any]:
     }
 
 
-def _print(job: Job, *, as_json: bool) -> None:
+def show_job(job: Job, *, as_json: bool) -> None:
+    """Print one job."""
     dump(describe(job)) if as_json else fields(describe(job))
 
 
@@ -116,6 +137,6 @@ def _watch(store: JobStore, job: Job, timeout_s: float, *, as_json: bool) -> Non
             raise DependencyError(f"{job.id} is still {job.state} after {timeout_s:g} s and goes on{hint}")
         time.sleep(POLL_S)
         job = store.get(job.id)
-    _print(job, as_json=as_json)
+    show_job(job, as_json=as_json)
     if job.state is not JobState.SUCCEEDED:
         raise typer.Exit(FAILED)

@@ -1,4 +1,4 @@
-"""Training jobs: submit, list, read, cancel, watch."""
+"""Jobs: submit, list, read, cancel, watch."""
 
 from datetime import datetime
 from typing import Annotated, Any, Self
@@ -12,7 +12,7 @@ from api.job_events import EventSlot, job_events
 from api.parts import PartsOf
 from ml_core.errors import InputError, NotEnoughDataError
 from ml_core.spec import find
-from ml_core.types import JobKind, JobSpec, JobState
+from ml_core.types import JobKind, JobSpec, JobState, PredictSpec
 from model_ops_manager.jobs.store import Job
 
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
@@ -27,6 +27,7 @@ JOB_EXAMPLE: dict[str, Any] = {
     "priority": 0,
     "ranges": None,
     "params": {},
+    "predict": None,
     "state": "running",
     "attempt": 1,
     "progress": {"stage": "train", "epoch": 3, "epochs": 20},
@@ -56,10 +57,13 @@ class JobOut(BaseModel):
     priority: int = Field(description="higher ones are taken up first")
     ranges: list[dict[str, int]] | None = Field(description="tick offsets it was asked to use")
     params: dict[str, Any] = Field(description="model parameters that replace the pipeline file's")
+    predict: PredictSpec | None = Field(description="of a job of kind predict: which ticks, and where to")
     state: JobState
     attempt: int = Field(description="how often a runner took it up")
     progress: dict[str, Any]
-    result: dict[str, Any] = Field(description="of a job that succeeded: model version, metrics, decision")
+    result: dict[str, Any] = Field(
+        description="of a job that succeeded: model version, metrics and decision, or version and counts of predictions"
+    )
     error: str | None = Field(description="of a job that failed: why")
     created_at: datetime
     started_at: datetime | None
@@ -69,9 +73,8 @@ class JobOut(BaseModel):
     @classmethod
     def of(cls, job: Job) -> Self:
         """Return what a caller sees of a stored job."""
-        asked = job.spec.model_dump(mode="json")
         return cls(
-            **{name: asked[name] for name in ("pipeline", "kind", "trigger", "seed", "priority", "ranges", "params")},
+            **job.spec.model_dump(mode="json"),
             id=job.id,
             state=job.state,
             attempt=job.attempt,
@@ -117,7 +120,7 @@ def check_request(spec: JobSpec) -> None:
     if spec.ranges is None:
         return
     if not spec.ranges or any(part.start >= part.end for part in spec.ranges):
-        raise NotEnoughDataError("a range holds no tick: each needs start < end; leave them out for train.span")
+        raise NotEnoughDataError("a range holds no tick: each needs start < end; leave them out for the usual ones")
     partitions = [part.partition for part in spec.ranges]
     if len(set(partitions)) < len(partitions):
         raise InputError("ranges names a partition twice; give one range for each")
@@ -125,7 +128,7 @@ def check_request(spec: JobSpec) -> None:
 
 @router.post("", operation_id="submit_job", status_code=202, responses=responses(404, 409, 503))
 def submit_job(spec: JobSpec, response: Response, parts: PartsOf, idempotency_key: IdempotencyKey = None) -> JobOut:
-    """Ask for a training job; a runner takes it up. `Location` is where to look, `Retry-After` when."""
+    """Ask for a job; a runner takes it up. `Location` is where to look, `Retry-After` when."""
     if spec.trigger != "api":
         raise InputError("trigger is 'api' for jobs submitted here; leave it out")
     check_request(spec)

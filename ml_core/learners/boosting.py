@@ -136,6 +136,15 @@ def learn(task: Task) -> Learned:
     return Learned(with_block(file), _weights(stages, shift_O), report, factors)
 
 
+def try_out(task: Task) -> TrainReport:
+    """Grow the trees of ``learn`` and return how it went; raises as there."""
+    params, goals = _params(task.spec), _goals(task.contract)
+    _, shift_O, scale_O = _before(task, len(goals))
+    parts = (_part(task, task.processed.train_I, shift_O), _part(task, task.processed.validation_I, shift_O))
+    report, _ = _grow(task, params, _boosters(task, params, goals, parts, scale_O))
+    return report
+
+
 def _goals(contract: ModelContract) -> list[Goal]:
     """Return what is to be learned: a classifier a horizon, or a regression a horizon, or one a quantile of it."""
     horizons = range(len(contract.horizons_ns))

@@ -70,6 +70,11 @@ def learn(task: Task) -> Learned:
     return Learned(file, weights, report, factors)
 
 
+def try_out(task: Task) -> TrainReport:
+    """Train as ``learn`` does and return how it went; raises as there."""
+    return _train(_graph(task), task)
+
+
 class BehindScaling(nn.Module):
     """A graph without its scaling: takes rows as ``scaled_rows`` makes them, and shares the graph's weights."""
 

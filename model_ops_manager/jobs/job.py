@@ -1,4 +1,4 @@
-"""A training job as it is stored, and how it is named."""
+"""A job as it is stored, and how it is named."""
 
 import math
 import secrets
@@ -24,7 +24,8 @@ MAX_DEPTH = 16  # of lists and tables in a parameter
 def new_id(now_ns: int) -> str:
     """Return the id of a job made at ``now_ns``; ids sort as the jobs were made.
 
-    The part after ``train-`` is a ULID whose first random bits hold the nanoseconds within its millisecond.
+    All kinds share the prefix, or their order would come first. The part after it is a ULID whose first random bits
+    hold the nanoseconds within its millisecond.
 
     >>> new_id(1_700_000_000_000_000_001) < new_id(1_700_000_000_000_000_002), len(new_id(0))
     (True, 32)
@@ -36,7 +37,7 @@ def new_id(now_ns: int) -> str:
 
 @dataclass(frozen=True)
 class Job:
-    """A training job; ``attempt`` counts how often a runner took it up and fences off the runners before."""
+    """One job; ``attempt`` counts how often a runner took it up and fences off the runners before."""
 
     id: str
     spec: JobSpec
@@ -52,7 +53,7 @@ class Job:
     registering: bool  # an attempt has passed the point where the job can be cancelled
     idempotency_key: str | None
     progress: dict[str, Any] | None
-    result: dict[str, Any] | None  # of a job that succeeded: version, metrics, decision
+    result: dict[str, Any] | None  # of a job that succeeded
     error: str | None  # of a job that failed
     error_type: str | None  # name of the class in `ml_core.errors`, where one applies
     created_ns: int

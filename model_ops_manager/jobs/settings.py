@@ -1,6 +1,7 @@
 """Settings of the runner."""
 
 import json
+from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import Field
@@ -36,6 +37,18 @@ class RunnerSettings(CommonSettings):
     job_timeout_s: float = Field(default=3600.0, ge=1, description="a job that runs longer has failed")
     job_memory_mb: int = Field(default=0, ge=0, description="a job with more resident memory has failed; 0: no limit")
     job_threads: int = Field(default=1, ge=1, le=256, description="cores one job may use")
+    predictions: Path | None = Field(
+        default=None, description="folder where prediction jobs write their files; none: predictions in TICKWISE_HOME"
+    )
+    prediction_topics: list[str] = Field(
+        default=[], description='topics that prediction jobs may write to, such as ["past.btc"]; none: files alone'
+    )
+    history: Path | None = Field(
+        default=None, description="folder of files of ticks that prediction jobs may read; none: data sets alone"
+    )
+    model_cards: bool = Field(
+        default=True, description="draw a card of every model, with baselines and plots, and log it to its run"
+    )
     max_ticks: int = Field(default=2_000_000, ge=1000, description="most ticks that one job reads")
 
     @property
@@ -45,9 +58,10 @@ class RunnerSettings(CommonSettings):
 
     def environment(self) -> dict[str, str]:
         """Return the variables from which a process of this runner reads these very settings."""
+        folders = {name: getattr(self, name) for name in ("archive", "predictions", "history")}
         values = {
-            **self.model_dump(mode="json", exclude={"jobs_url", "home", "archive", "mlflow_tracking_uri"}),
-            **({} if self.archive is None else {"archive": self.archive.absolute()}),
+            **self.model_dump(mode="json", exclude={"jobs_url", "home", "mlflow_tracking_uri", *folders}),
+            **{name: folder.absolute() for name, folder in folders.items() if folder is not None},
             "home": self.home.absolute(),
             "mlflow_tracking_uri": self.tracking_uri,
             "jobs_url": self.job_store_url,

@@ -1,7 +1,7 @@
-"""Training jobs as rows of a SQL database: who may change what, decided by compare-and-set."""
+"""Jobs as rows of a SQL database: who may change what, decided by compare-and-set."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any, Literal
 
 from sqlalchemy import ColumnElement, Connection, and_, func, insert, select, update
@@ -57,16 +57,21 @@ class JobStore:
         Raises:
             IdempotencyConflictError: The key was used before with another ``spec`` of this pipeline.
             QueueFullError: ``MAX_QUEUED`` jobs wait already.
-            InputError: ``pipeline`` is not the one that ``spec`` names, or as ``check_params``.
+            InputError: ``pipeline`` is not the one that ``spec`` names, or says nothing of what the job is to do, or as
+                ``check_params``.
         """
         if spec.pipeline != pipeline.name:
             raise InputError(f"the job names pipeline {spec.pipeline!r}, given was {pipeline.name!r}")
+        if spec.kind is JobKind.TUNE and not pipeline.tune.space:
+            raise InputError(
+                f"pipeline {pipeline.name!r} declares no space to search; write [tune.space] into its file"
+            )
         check_params(spec.params)
         now_ns = self._clock_ns()
         row: dict[str, Any] = {
             "id": new_id(now_ns),
             "pipeline_name": spec.pipeline,
-            "spec": spec.model_dump(mode="json", exclude={"priority"}),  # a column: older processes read the rest
+            "spec": _stored(spec),
             "pipeline": pipeline.model_dump(mode="json"),
             "folder": None if pipeline.folder is None else str(pipeline.folder),
             "state": JobState.QUEUED.value,
@@ -112,6 +117,7 @@ class JobStore:
         before: str | None = None,
         *,
         pipeline: str | None = None,
+        kinds: Collection[JobKind] | None = None,
     ) -> list[Job]:
         """Return jobs of kinds that this version knows, newest first.
 
@@ -120,6 +126,7 @@ class JobStore:
             limit: At most so many, and never more than ``MAX_LIST``.
             before: Only jobs older than the one of this id: the last id of a page begins the next page.
             pipeline: Only jobs of this pipeline.
+            kinds: Only jobs of these kinds.
         """
         query = select(jobs).where(_IS_KNOWN).order_by(jobs.c.id.desc()).limit(max(0, min(limit, MAX_LIST)))
         if state is not None:
@@ -128,6 +135,8 @@ class JobStore:
             query = query.where(jobs.c.id < before)
         if pipeline is not None:
             query = query.where(jobs.c.pipeline_name == pipeline)
+        if kinds is not None:
+            query = query.where(jobs.c.spec["kind"].as_string().in_([kind.value for kind in kinds]))
         with self._database.read() as connection:
             return [Job.of(dict(row)) for row in connection.execute(query).mappings()]
 
@@ -309,6 +318,15 @@ _WAITING: dict[str, Any] = {
     "lease_until_ns": None,
     "progress": None,
 }
+
+
+def _stored(spec: JobSpec) -> dict[str, Any]:
+    """Return ``spec`` as its column holds it: nothing that a process of an older version would not understand.
+
+    The priority has a column of its own, and what a kind of job does not have is absent.
+    """
+    absent = {name for name in ("predict",) if getattr(spec, name) is None}
+    return spec.model_dump(mode="json", exclude={"priority", *absent})
 
 
 def _leased(job: Job) -> ColumnElement[bool]:

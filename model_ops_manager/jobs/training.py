@@ -37,6 +37,8 @@ RUNNER_GONE = 70
 WORKS: dict[JobKind, str] = {
     JobKind.BATCH: "model_ops_manager.jobs.works.train:Train",
     JobKind.INCREMENTAL: "model_ops_manager.jobs.works.train:Train",
+    JobKind.TUNE: "model_ops_manager.jobs.works.tune:Tune",
+    JobKind.PREDICT: "model_ops_manager.jobs.works.predict:Predict",
 }
 
 

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from data_io.topics import dead_letters, job_requests
 from ml_core.errors import DependencyError, NotFoundError, TickwiseError
 from ml_core.spec import PipelineSpec
-from ml_core.types import SECOND_NS, JobSpec, JobState
+from ml_core.types import SECOND_NS, JobKind, JobSpec, JobState
 from model_ops_manager.jobs.store import JobStore
 
 log = structlog.get_logger()
@@ -47,8 +47,8 @@ class Trigger:
         return str(self.store.submit(job, spec, idempotency_key=key).id)
 
     def is_cool(self, pipeline: str) -> bool:
-        """True when no job of ``pipeline`` is under way and the last one is at least ``retrain.cooldown`` old."""
-        jobs = self.store.list(pipeline=pipeline, limit=1)
+        """True when no training of ``pipeline`` is under way and the last one is ``retrain.cooldown`` old at least."""
+        jobs = self.store.list(pipeline=pipeline, limit=1, kinds=[kind for kind in JobKind if kind.trains])
         if not jobs:
             return True
         age_ns = self.clock_ns() - jobs[0].created_ns

@@ -67,6 +67,12 @@ def test_the_next_job_waits_for_the_cooldown(trigger, store, clock) -> None:
     assert trigger.start("demo", "rows", "rows:100:2") is not None
 
 
+def test_a_job_that_predicts_delays_no_training(trigger, store) -> None:
+    store.submit(JobSpec(pipeline="demo", kind="predict", predict={"to": "past.parquet"}), PIPELINE)
+
+    assert trigger.start("demo", "rows", "rows:100:1") is not None
+
+
 def test_two_workers_that_ask_with_one_key_start_one_job(trigger, store, clock) -> None:
     other = Trigger(store, trigger.pipelines, clock)
     job = JobSpec(pipeline="demo")

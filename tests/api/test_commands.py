@@ -54,6 +54,37 @@ def test_a_job_is_submitted_listed_shown_and_cancelled(settings, tickwise):
     assert tickwise("jobs", "list", "--state", "queued")[1] == "no jobs\n"
 
 
+def test_a_study_is_submitted_as_a_job(settings, tickwise, tmp_path):
+    file = tmp_path / "demo.toml"
+    file.write_text('name = "demo"\n[tune.space]\n"train.batch_size" = "int 16..64"\n')
+    _, out, _ = tickwise("tune", file, "--seed", 3, "--job", "--json")
+    code, _, told = tickwise("tune", file, "--job", "--history", "synthetic:")
+    file.write_text('name = "demo"')
+    empty, _, why = tickwise("tune", file, "--job")
+
+    job = json.loads(out)
+    assert (job["kind"], job["seed"], job["trigger"], job["state"]) == ("tune", 3, "cli", "queued")
+    assert (code, "a job takes ticks of the topic" in told) == (2, True)
+    assert (empty, "tune.space is empty" in why) == (2, True)
+
+
+def test_a_prediction_is_submitted_as_a_job(settings, tickwise):
+    words = ("predict", "demo", "--out", "past.parquet", "--job", "--json")
+    _, by_time, _ = tickwise(*words, "--from", "2026-11-29T10:00", "--version", 2)
+    _, by_offset, _ = tickwise(*words, "--range", "0:100-199")
+    code, _, told = tickwise("predict", "demo", "--out", "folder/past.parquet", "--job")
+    wrong, _, why = tickwise("jobs", "submit", "--pipeline", "demo", "--kind", "predict")
+
+    asked = json.loads(by_time)
+    assert (asked["kind"], asked["trigger"], asked["ranges"], asked["state"]) == ("predict", "cli", None, "queued")
+    assert asked["predict"] == {
+        "to": "past.parquet", "source": None, "since": "2026-11-29T10:00:00Z", "until": None, "version": 2
+    }  # fmt: skip
+    assert json.loads(by_offset)["ranges"] == [{"partition": 0, "start": 100, "end": 200}]
+    assert (code, told.startswith("tickwise: predict.to: ")) == (2, True)
+    assert (wrong, "tickwise predict PIPELINE --out OUT --job" in why) == (2, True)
+
+
 @pytest.mark.parametrize(("state", "expected"), [(JobState.SUCCEEDED, 0), (JobState.FAILED, 4)])
 def test_waiting_ends_with_the_job_and_its_success(settings, tickwise, state, expected):
     store = JobStore(settings.job_store_url)

@@ -56,6 +56,15 @@ async def test_a_submitted_job_is_accepted_and_can_be_found_where_the_answer_say
     assert job["created_at"].endswith("Z")
 
 
+async def test_a_job_that_predicts_is_kept_as_it_was_asked_for(client):
+    asked = {"to": "past.parquet", "source": None, "since": "2026-11-29T10:00:00Z", "until": None, "version": 3}
+
+    job = await submit(client, kind="predict", predict=asked)
+
+    assert (job["kind"], job["predict"]) == ("predict", asked)
+    assert client.parts.jobs.get(job["id"]).spec.predict.version == 3
+
+
 async def test_what_a_runner_writes_is_what_a_caller_reads(client):
     job = await submit(client)
     leased = client.parts.jobs.lease("runner", 30)
@@ -93,6 +102,18 @@ async def test_a_key_gives_the_same_job_again_and_refuses_another_question(clien
         ({"ranges": [{"partition": 0, "start": 5, "end": 5}]}, 422, "holds no tick"),
         ({"ranges": [{"partition": 0, "start": 0, "end": 5}, {"partition": 0, "start": 5, "end": 9}]}, 422, "twice"),
         ({"ranges": [{"partition": -1, "start": 0, "end": 5}]}, 422, "#/ranges/0/partition"),
+        ({"kind": "tune"}, 422, "declares no space to search"),
+        ({"kind": "predict"}, 422, "'predict' is there for a job of kind 'predict', and for no other"),
+        ({"predict": {"to": "past.parquet"}}, 422, "'predict' is there for a job of kind 'predict'"),
+        ({"kind": "predict", "predict": {}}, 422, "#/predict/to"),
+        ({"kind": "predict", "predict": {"to": "a.parquet", "form": "b"}}, 422, "#/predict/form"),
+        ({"kind": "predict", "predict": {"to": "../a.parquet"}}, 422, "#/predict/to"),
+        ({"kind": "predict", "predict": {"to": "/a.parquet"}}, 422, "#/predict/to"),
+        ({"kind": "predict", "predict": {"to": ".a.parquet"}}, 422, "#/predict/to"),
+        ({"kind": "predict", "predict": {"to": "topic:"}}, 422, "#/predict/to"),
+        ({"kind": "predict", "predict": {"to": "a.parquet", "source": "../b"}}, 422, "#/predict/source"),
+        ({"kind": "predict", "predict": {"to": "a.parquet", "since": "2026-11-29T10:00"}}, 422, "#/predict/since"),
+        ({"kind": "predict", "params": {"hidden": [8]}, "predict": {"to": "a.parquet"}}, 422, "params are for jobs"),
     ],
 )
 async def test_a_job_that_cannot_run_is_refused_with_the_reason(client, body, status, words):

@@ -9,18 +9,40 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import NamedTuple
 
 from data_io.data_fetcher.sources import open_source
 from data_io.publisher import publish
 from data_io.topics.admin import ensure_topics
 from data_io.topics.ticks import topic_spec
+from ml_core.model.fitted import FittedModel
 from ml_core.spec import parse
 from ml_core.types import JobSpec
 from model_ops_manager.jobs.store import JobStore
 from model_ops_manager.mlflow_agent import MlflowAgent
 
 TICKS = 24_000
+SOURCE = f"synthetic:symbols=4,ticks={TICKS},rate=100,seed=7,edge=3"
 WAIT_S = 120.0
+TRAIN = {"epochs": 3, "min_rows": 500}
+PIPELINE = {
+    "features": {"use": ["return:1s", "queue_imbalance", "queue_imbalance_mean:1s"]},
+    "label": {"horizons": ["1s"]},
+    "train": TRAIN,
+}
+
+
+class Made(NamedTuple):
+    """What equal trainings have in common."""
+
+    weights_hash: str
+    dataset_hash: str
+    metrics: dict[str, float]
+
+    @classmethod
+    def of(cls, model: FittedModel) -> "Made":
+        parts = b"".join(name.encode() + model.weights[name].tobytes() for name in sorted(model.weights))
+        return cls(hashlib.sha256(parts).hexdigest(), model.contract.dataset_hash, model.contract.metrics)
 
 
 def publish_ticks(kafka: str) -> str:
@@ -29,8 +51,7 @@ def publish_ticks(kafka: str) -> str:
 
     async def fill() -> None:
         await ensure_topics(kafka, [topic_spec(topic, 2)])
-        source = open_source(f"synthetic:symbols=4,ticks={TICKS},rate=100,seed=7,edge=3")
-        await publish(source, bootstrap=kafka, topic=topic)
+        await publish(open_source(SOURCE), bootstrap=kafka, topic=topic)
 
     asyncio.run(fill())
     return topic
@@ -47,19 +68,10 @@ class Lab:
         self.runners: list[subprocess.Popen[bytes]] = []
 
     def pipeline(self, name: str, **parts):
-        return parse(
-            {
-                "name": name,
-                "source": {"topic": self.topic},
-                "features": {"use": ["return:1s", "queue_imbalance", "queue_imbalance_mean:1s"]},
-                "label": {"horizons": ["1s"]},
-                "train": {"epochs": 3, "min_rows": 500, **parts.pop("train", {})},
-                **parts,
-            }
-        )
+        return parse({**PIPELINE, "name": name, "source": {"topic": self.topic}, **parts})
 
     def start_runner(self, **settings: object) -> subprocess.Popen[bytes]:
-        given = {"kafka": self.kafka, "home": self.home, **settings}
+        given = {"kafka": self.kafka, "home": self.home, "model_cards": False, **settings}
         environment = {**os.environ, **{f"TICKWISE_{key.upper()}": str(value) for key, value in given.items()}}
         with self.log_file.open("ab") as log:
             runner = subprocess.Popen(
@@ -89,17 +101,21 @@ class Lab:
     def until_final(self, job, timeout_s: float = WAIT_S):
         return self.until(lambda: (now := self.store.get(job.id)).state.is_final and now, timeout_s)
 
+    def stage_of(self, job) -> str | None:
+        return (self.store.get(job.id).progress or {}).get("stage")
+
     def until_training(self, job):
         return self.until(lambda: ((now := self.store.get(job.id)).progress or {}).get("epoch", 0) > 0 and now)
 
     def pid_of(self, job) -> int:
         return self.until(lambda: [e["pid"] for e in self.logged("start-job") if e["job"] == job.id])[-1]
 
-    def weights_hash(self, pipeline: str) -> str:
-        """Return the hash of the weights of the only version of a pipeline."""
-        (made,) = self.agent.versions(pipeline)
-        weights = self.agent.load_fitted(self.agent.version(pipeline, made.version)).weights
-        return hashlib.sha256(b"".join(name.encode() + weights[name].tobytes() for name in sorted(weights))).hexdigest()
+    def made_by(self, job) -> Made:
+        """Return what is the same of the models of equal trainings, of the only version that ``job`` has registered."""
+        (number,) = (
+            each.version for each in self.agent.versions(job.spec.pipeline) if each.tags["tickwise.job"] == job.id
+        )
+        return Made.of(self.agent.load_fitted(self.agent.version(job.spec.pipeline, number)))
 
     def run_states(self, pipeline: str) -> list[str]:
         """Return the states of the runs of a pipeline in the model store, that of its newest version first."""

@@ -107,6 +107,8 @@ def test_a_job_is_kept_as_it_was_submitted(store, url, open_store):
     assert found.created_at.timestamp() == pytest.approx(START_NS / SECOND_NS)
     assert found.pipeline_spec().model.params == {"width": 16}
     assert (found.progress, found.result, found.error, found.started_at, found.finished_at) == (None,) * 5
+    assert store.list(kinds=[JobKind.BATCH]) == []
+    assert store.list(kinds=[JobKind.BATCH, JobKind.INCREMENTAL]) == [found]
 
 
 def test_the_folder_of_own_parts_travels_with_the_job(store, tmp_path):
@@ -473,7 +475,8 @@ def test_an_old_store_goes_on_with_its_jobs_and_is_brought_up_once(url, open_sto
     assert store.submit(SPEC, PIPELINE, "b") == waiting
     assert [store.lease("runner", 10).id for _ in range(2)] == [urgent, waiting.id]
     with store._database.read() as connection:
-        assert "priority" not in connection.execute(text("SELECT spec FROM jobs LIMIT 1")).scalar()
+        kept = connection.execute(text("SELECT spec FROM jobs LIMIT 1")).scalar()
+        assert [name for name in ("pipeline", "priority", "predict") if name in kept] == ["pipeline"]
         assert connection.execute(text("SELECT version FROM jobs_schema")).scalars().all() == [SCHEMA_VERSION]
 
 

@@ -1,4 +1,7 @@
-"""Training jobs as they run: a real Kafka, a real runner, real child processes, a real MLflow."""
+"""Training jobs as they run: a real Kafka, a real runner, real child processes, a real MLflow.
+
+``TICKWISE_TEST_JOBS`` is how many jobs are run alone and at once; without it that takes too long.
+"""
 
 import os
 import signal
@@ -8,9 +11,11 @@ import pytest
 
 from ml_core.types import JobKind, JobState, OffsetRange
 from model_ops_manager.champion import load_serving
-from tests.integration.jobs_lab import TICKS, Lab, publish_ticks
+from tests.integration.jobs_lab import TICKS, TRAIN, Lab, publish_ticks
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
+
+JOBS = int(os.environ.get("TICKWISE_TEST_JOBS", "0"))
 
 
 @pytest.fixture(scope="module")
@@ -39,12 +44,18 @@ def busy_lab(make_lab, tmp_path_factory):
     return lab
 
 
+@pytest.fixture(scope="module")
+def alone(busy_lab):
+    """A job beside which no other one ran."""
+    return busy_lab.until_final(busy_lab.submit(busy_lab.pipeline("demo"), seed=3))
+
+
 @pytest.fixture
 def lab(make_lab, tmp_path):
     return make_lab(tmp_path)
 
 
-ENDLESS = {"train": {"epochs": 10_000, "patience": 10_000}}
+ENDLESS = {"train": {**TRAIN, "epochs": 10_000, "patience": 10_000}}
 
 
 def gone(pid: int) -> bool:
@@ -55,10 +66,10 @@ def gone(pid: int) -> bool:
     return False
 
 
-def test_a_first_model_is_trained_registered_promoted_and_served_and_a_second_goes_on_from_it(busy_lab):
+def test_a_first_model_is_trained_registered_promoted_and_served_and_a_second_goes_on_from_it(busy_lab, alone):
     lab, spec = busy_lab, busy_lab.pipeline("demo")
 
-    first = lab.until_final(lab.submit(spec, seed=3))
+    first = alone
 
     assert first.state is JobState.SUCCEEDED, first.error
     result = first.result
@@ -85,19 +96,37 @@ def test_a_first_model_is_trained_registered_promoted_and_served_and_a_second_go
     assert lab.agent.champion("demo").version == (2 if second.result["decision"]["promote"] else 1)
 
 
-def test_jobs_at_once_do_not_see_one_another(busy_lab):
+def test_two_jobs_at_once_give_what_one_gives_alone(busy_lab, alone):
     lab, names = busy_lab, ("one", "twin")
 
-    jobs = [lab.submit(lab.pipeline(name), seed=5) for name in names]
+    jobs = [lab.submit(lab.pipeline(name), seed=3) for name in names]
     lab.until(lambda: all(lab.store.get(job.id).state is JobState.RUNNING for job in jobs))
     ended = [lab.until_final(job) for job in jobs]
 
     assert [job.state for job in ended] == [JobState.SUCCEEDED] * 2, [job.error for job in ended]
-    one, twin = (job.result for job in ended)
-    assert {**one, "decision": None} == {**twin, "decision": None}
-    assert one["version"] == 1
-    for name, job in zip(names, jobs, strict=True):
+    for name, job in zip(names, ended, strict=True):
+        assert {**job.result, "decision": None} == {**alone.result, "decision": None}
         assert [each.tags["tickwise.job"] for each in lab.agent.versions(name)] == [job.id]
+        assert lab.made_by(job) == lab.made_by(alone)
+
+
+@pytest.mark.skipif(not JOBS, reason="TICKWISE_TEST_JOBS says how many")
+@pytest.mark.timeout(3000)
+def test_many_jobs_at_once_on_two_pipelines_give_what_each_gives_alone(lab):
+    lab.start_runner(max_parallel=JOBS)
+    pipelines = [lab.pipeline("one"), lab.pipeline("other", features={"use": ["queue_imbalance"], "window": 4})]
+    asked = [(pipelines[number % 2], number // 2) for number in range(JOBS)]
+
+    alone = [lab.until_final(lab.submit(spec, seed=seed), 600) for spec, seed in asked]
+    at_once = [lab.submit(spec, seed=seed) for spec, seed in asked]
+    ended = [lab.until_final(job, 1200) for job in at_once]
+    beside = [sum(each.started_ns <= job.started_ns < each.finished_ns for each in ended) for job in ended]
+
+    assert {job.state for job in alone + ended} == {JobState.SUCCEEDED}, [job.error for job in alone + ended]
+    made = [lab.made_by(job) for job in alone]
+    assert [lab.made_by(job) for job in ended] == made
+    assert len({each.weights_hash for each in made}) == JOBS
+    assert max(beside) > JOBS // 2  # a busy machine starts the last ones when the first have ended
 
 
 def test_a_running_job_is_cancelled_within_a_second_and_leaves_nothing(busy_lab):

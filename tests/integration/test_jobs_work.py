@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+from pathlib import Path
 
 import pytest
 from aiokafka import AIOKafkaProducer
@@ -22,10 +23,13 @@ from ml_core.errors import (
 )
 from ml_core.spec import parse
 from ml_core.types import JobKind, JobSpec, JobState, OffsetRange
+from model_ops_manager import card
 from model_ops_manager.jobs import training
 from model_ops_manager.jobs.settings import RunnerSettings
 from model_ops_manager.jobs.store import JobStore
 from model_ops_manager.jobs.works.train import Train
+from model_ops_manager.jobs.works.tune import Tune
+from model_ops_manager.study_runs import KIND_TAG, PARENT_TAG, TRIAL_TAG, StudyRuns
 
 pytestmark = pytest.mark.integration
 
@@ -54,7 +58,7 @@ def topic(kafka):
 
 class Bench:
     def __init__(self, kafka, topic, home, agent):
-        self.settings = RunnerSettings.read(kafka=kafka, home=home, max_ticks=100_000)
+        self.settings = RunnerSettings.read(kafka=kafka, home=home, max_ticks=100_000, model_cards=False)
         self.topic, self.agent = topic, agent
         self.store = JobStore(self.settings.job_store_url)
         self.passed: list[str] = []
@@ -75,11 +79,11 @@ class Bench:
     def lease(self, pipeline=None, **job):
         pipeline = pipeline or self.pipeline()
         self.store.submit(JobSpec(pipeline=pipeline.name, **job), pipeline)
-        return self.store.lease("test", 60)
+        return self.store.lease("test", 600)
 
-    def run(self, job, on_point_of_no_return=lambda: None, **settings):
+    def run(self, job, on_point_of_no_return=lambda: None, work=Train, **settings):
         given = self.settings.model_copy(update=settings)
-        return Train(job, self.store, self.agent, given).run(on_point_of_no_return)
+        return work(job, self.store, self.agent, given).run(on_point_of_no_return)
 
 
 @pytest.fixture
@@ -247,3 +251,57 @@ def test_an_attempt_goes_on_from_the_version_and_the_ticks_of_the_one_before(ben
     result = bench.run(taken)
 
     assert (result["parent"], result["ranges"]) == ("demo/1", ranges)
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_the_run_of_a_model_holds_its_card_and_no_job_fails_for_want_of_one(bench, monkeypatch, fails):
+    if fails:
+        monkeypatch.setattr(card, "plots", lambda *_: 1 / 0)
+    pipeline = bench.pipeline(model={"kind": "boosting", "params": {"rounds": 2}})
+    result = bench.run(bench.lease(pipeline), model_cards=True)
+
+    client, version = bench.agent.client(), bench.agent.version("demo", result["version"])
+    kept = {Path(file.path).name for file in client.list_artifacts(version.run_id, "card")}
+    assert client.get_run(version.run_id).info.status == "FINISHED"
+    if fails:
+        assert kept == set()
+        return
+    assert kept == {"card.md", *(f"card_{what}.png" for what in ("calibration", "cumulative-ic", "cumulative-edge"))}
+    text = Path(client.download_artifacts(version.run_id, "card/card.md")).read_text()
+    [row] = [line for line in text.splitlines() if line.startswith("| boosting |")]
+    assert f"{result['metrics']['holdout_ic']:.3f}" in row
+    assert "| ridge |" in text
+
+
+def test_a_study_that_was_killed_ends_with_the_trials_of_an_undisturbed_one_and_one_run_each(bench, monkeypatch):
+    tune = {"trials": 4, "space": {"model.params.num_leaves": "int 2..9", "model.params.learning_rate": "float 0.1..1"}}
+    pipeline = bench.pipeline(model={"kind": "boosting", "params": {"rounds": 2}}, tune=tune)
+    calm = bench.run(bench.lease(pipeline, kind=JobKind.TUNE), work=Tune)
+    job, log = bench.lease(pipeline, kind=JobKind.TUNE), StudyRuns.log
+
+    def killed(runs, trial):
+        if trial.number == 2:  # kept already, and half written
+            runs._create("trial-2", {PARENT_TAG: runs.run_id, KIND_TAG: "trial", TRIAL_TAG: "2"})
+            raise KeyboardInterrupt
+        log(runs, trial)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(StudyRuns, "log", killed)
+        with pytest.raises(KeyboardInterrupt):
+            bench.run(job, work=Tune)
+    bench.store.retry(job, "killed")
+    result = bench.run(bench.store.lease("test", 60), work=Tune)
+
+    assert {**result, "run_id": ""} == {**calm, "run_id": ""}
+    assert result["trials"] == {"complete": 4, "pruned": 0, "failed": 0}
+    for run_id in (calm["run_id"], result["run_id"]):
+        study = bench.agent.client().get_run(run_id)
+        found = f"tags.`{PARENT_TAG}` = '{run_id}'"
+        runs = bench.agent.client().search_runs([study.info.experiment_id], found, order_by=["start_time ASC"])
+        assert [run.data.tags[TRIAL_TAG] for run in runs] == ["0", "1", "2", "3"]
+        assert {run.info.status for run in (study, *runs)} == {"FINISHED"}
+        best = runs[result["best"]["trial"]].data
+        assert best.params.items() <= study.data.params.items()
+        assert best.metrics["lowest_validation_loss"] == result["best"]["validation_loss"]
+        assert min(run.data.metrics["lowest_validation_loss"] for run in runs) == result["best"]["validation_loss"]
+    assert bench.agent.versions("demo") == []

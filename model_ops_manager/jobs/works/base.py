@@ -61,7 +61,7 @@ class Work(ABC):
         kafka, source, limit = self.settings.kafka, self.pipeline.source, self.settings.max_ticks
         archive = self.settings.archive
         decoder, asked = TickDecoder(source.map), self.job.spec.ranges
-        known = asked if asked is not None else _settled_ranges(self.job, "ranges")
+        known = asked if asked is not None else settled_ranges(self.job)
 
         async def read() -> Fetched:
             ranges = known if known is not None else await newest_ranges(kafka, source.topic, limit, archive)
@@ -71,7 +71,7 @@ class Work(ABC):
         fetched = asyncio.run(read())
         if known is None:
             fetched = _as_read(within_span(fetched, self.pipeline.train.span))
-        return asyncio.run(with_marks(kafka, source.gaps, fetched, _settled_ranges(self.job, "mark_ranges")))
+        return asyncio.run(with_marks(kafka, source.gaps, fetched, settled_ranges(self.job, "mark_ranges")))
 
     def begin_registering(self, point_of_no_return: Callable[[], None], **progress: Any) -> None:
         """Pass the point after which the job cannot be cancelled.
@@ -102,8 +102,12 @@ class Work(ABC):
         return time.monotonic() - self._told_s >= PROGRESS_S
 
 
-def _settled_ranges(job: Job, name: str) -> tuple[OffsetRange, ...] | None:
-    if job.settled is None or name not in job.settled:
+def settled_ranges(job: Job, name: str = "ranges") -> tuple[OffsetRange, ...] | None:
+    """Return the offsets that an attempt before has settled on; None where there was none, or they were of no topic.
+
+    ``name`` says of what: ``ranges`` of ticks, ``mark_ranges`` of marks of gaps.
+    """
+    if job.settled is None or job.settled.get(name) is None:
         return None
     return tuple(OffsetRange.model_validate(each) for each in job.settled[name])
 

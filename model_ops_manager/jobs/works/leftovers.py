@@ -22,13 +22,14 @@ def end_leftovers(agent: MlflowAgent, store: JobStore, job: Job) -> None:
         running = client.search_runs([experiment.experiment_id], "attributes.status = 'RUNNING'")
     for run in running:
         owner = run.data.tags.get(JOB_TAG)
-        if owner is not None and (owner == job.id or _is_over(store, owner)):
+        if owner is not None and (owner == job.id or is_over(store, owner)):
             with agent.errors():
                 client.set_terminated(run.info.run_id, "FAILED")
 
 
-def _is_over(store: JobStore, job_id: str) -> bool:
+def is_over(store: JobStore, job_id: str) -> bool:
+    """Return whether a job has reached its final state; of a job that ``store`` does not know nobody here can tell."""
     try:
         return store.get(job_id).state.is_final
-    except JobNotFoundError:  # of another job store, whose runner may be at it
+    except JobNotFoundError:  # of another store, whose runner may be at it
         return False

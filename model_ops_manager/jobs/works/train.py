@@ -1,6 +1,8 @@
 """Training: ticks of exact offsets in, a registered version and a decision about it out."""
 
+import tempfile
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import structlog
@@ -13,6 +15,7 @@ from ml_core.model.runtime import Scorer
 from ml_core.types import JobKind
 from model_ops_manager.jobs.evidence import Champion, judge
 from model_ops_manager.jobs.patience import patiently
+from model_ops_manager.jobs.works import cards
 from model_ops_manager.jobs.works.base import Work
 from model_ops_manager.jobs.works.leftovers import end_leftovers
 from model_ops_manager.mlflow_agent import JOB_TAG, ModelVersion
@@ -59,6 +62,7 @@ class Train(Work):
         )
         fitted = fitted._replace(model=model)
         decision = judge(fitted, self.pipeline, self._load(champion))
+        drawn = self._draw(fitted)
         self.begin_registering(point_of_no_return, stage="register", ticks=len(fetched.frame))
         made = register(
             self.agent,
@@ -68,6 +72,8 @@ class Train(Work):
             recipe=recipe,
         )
         decision = self._settle(made, fitted, champion, decision)
+        if drawn is not None:
+            cards.keep(self.agent, made.run_id, drawn)
         log.info("model registered", action="register", version=made.version, reason=decision.reason)
         return {
             "version": made.version,
@@ -97,6 +103,14 @@ class Train(Work):
             ranges, mark_ranges = ([r.model_dump() for r in each] for each in (fetched.ranges, fetched.mark_ranges))
             number = None if origin is None else origin.version
             patiently(lambda: self.store.settle(self.job, ranges=ranges, mark_ranges=mark_ranges, origin=number))
+
+    def _draw(self, fitted: Fit) -> Path | None:
+        """Return the folder with the card of the model: before the job registers, when it can be cancelled still."""
+        if not self.settings.model_cards:
+            return None
+        folder = Path(tempfile.mkdtemp(prefix="tickwise-card-"))  # goes with the temporary folder of the attempt
+        cards.draw(fitted, self.pipeline, folder, self.settings.home)
+        return folder
 
     def _load(self, version: ModelVersion | None) -> Champion | None:
         return None if version is None else Champion(version.version, Scorer(self.agent.load_onnx(version)))

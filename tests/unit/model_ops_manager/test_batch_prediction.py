@@ -14,7 +14,7 @@ from ml_core.errors import InputError
 from ml_core.fit import fit
 from ml_core.spec import parse
 from ml_core.types import SymbolTable
-from model_ops_manager import batch_prediction, scoring
+from model_ops_manager import batch_prediction, prediction_sinks, scoring
 from model_ops_manager.batch_prediction import Replay, of_file, predict
 from model_ops_manager.prediction_sinks import ParquetSink
 from model_ops_manager.scoring import Unscored
@@ -68,6 +68,19 @@ async def test_predictions_in_parquet_equal_those_of_a_worker_wherever_the_ticks
         assert found == (6000, len(expected), sum(each["status"] == "ok" for each in expected))
         assert 0 < found.scored < found.rows
         assert list(tmp_path.glob(".*")) == []
+
+
+async def test_a_file_has_equal_bytes_wherever_the_ticks_are_cut(scorer, tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(prediction_sinks, "ROW_GROUP", 1000)
+    files = []
+    for chunk in (997, 6000):
+        monkeypatch.setattr(batch_prediction, "CHUNK_TICKS", chunk)
+        files.append(tmp_path / f"{chunk}.parquet")
+        await predict(of_file(open_source(SOURCE), SPEC, scorer), ParquetSink(files[-1], **ABOUT))
+
+    groups = pq.ParquetFile(files[0]).metadata
+    assert [groups.row_group(number).num_rows for number in range(groups.num_row_groups)][:2] == [1000, 1000]
+    assert files[0].read_bytes() == files[1].read_bytes()
 
 
 def test_ticks_before_the_asked_ones_only_move_the_state(scorer) -> None:

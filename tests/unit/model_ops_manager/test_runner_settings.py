@@ -32,7 +32,9 @@ def test_a_child_reads_the_settings_of_its_runner(monkeypatch, tmp_path):
 
 def test_a_relative_home_is_the_same_folder_for_a_child(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
-    environment = RunnerSettings.read(home=Path("here"), archive=Path("kept")).environment()
+    environment = RunnerSettings.read(home=Path("here"), archive=Path("kept"), history=Path("old")).environment()
+    assert environment["TICKWISE_HISTORY"] == str(tmp_path / "old")
+    assert "TICKWISE_PREDICTIONS" not in environment
     assert environment["TICKWISE_ARCHIVE"] == str(tmp_path / "kept")
     assert environment["TICKWISE_HOME"] == str(tmp_path / "here")
     assert environment["TICKWISE_MLFLOW_TRACKING_URI"] == f"sqlite:///{tmp_path / 'here' / 'mlflow.db'}"
