@@ -34,7 +34,7 @@ async def with_marks(
         InputError, NotFoundError: The topic does not hold ``ranges``. A retry will not help.
         KafkaUnavailableError: Kafka did not answer in time. A retry is safe.
     """
-    if not topic or (ranges is not None and not ranges):
+    if not topic or fetched.frame.empty or (ranges is not None and not ranges):
         return fetched
     first_ns, last_ns = int(fetched.frame["ts_ns"].min()), int(fetched.frame["ts_ns"].max())
     marks: list[GapMark] = []
