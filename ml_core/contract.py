@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Sequence
+from importlib import metadata
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -88,3 +89,11 @@ def outputs_of(label_kind: str, quantiles: Sequence[float]) -> int:
     (3, 1, 3)
     """
     return 3 if label_kind in CLASS_LABELS else len(quantiles) or 1
+
+
+def code_version() -> str:
+    """Return the version of tickwise that makes models here."""
+    try:
+        return metadata.version("tickwise")
+    except metadata.PackageNotFoundError:  # run from a source tree that is not installed
+        return "unknown"

@@ -5,14 +5,13 @@ Runs in a notebook: no Kafka, no MLflow. Shapes: N samples, H horizons, O output
 
 import math
 from collections.abc import Callable, Sequence
-from importlib import metadata
 from types import ModuleType
 from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 
-from ml_core.contract import ModelContract, outputs_of
+from ml_core.contract import ModelContract, code_version, outputs_of
 from ml_core.data_processor.audit import refuse_leaks
 from ml_core.data_processor.dataset import Processed, barriers_of, process
 from ml_core.data_processor.features import FeaturePlan
@@ -171,7 +170,7 @@ def _contract(spec: PipelineSpec, processed: Processed, seed: int) -> ModelContr
         trained_to_ns=int(dataset.end_ns_NH[seen_I].max()),
         dataset_hash=processed.hash,
         seed=seed,
-        code_version=_code_version(),
+        code_version=code_version(),
     )
 
 
@@ -237,10 +236,3 @@ def _report(processed: Processed, learned: Learned) -> dict[str, Any]:
     ]
     steps = {"judged": learned.report.steps, "discarded": learned.report.steps_discarded}  # of an incremental training
     return {"epochs": epochs, "steps": steps, "calibration": learned.calibration, "processing": processed.report}
-
-
-def _code_version() -> str:
-    try:
-        return metadata.version("tickwise")
-    except metadata.PackageNotFoundError:  # run from a source tree that is not installed
-        return "unknown"
