@@ -40,7 +40,7 @@ def test_every_row_falls_into_the_leaves_that_lightgbm_finds_for_it(missing):
     """Also rows that lie on a threshold, or one float32 beside it, and rows with missing values."""
     made = booster(missing=missing)
     rng = np.random.default_rng(1)
-    x_NF = rng.standard_normal((100_000, FEATURES)).astype(np.float32)
+    x_NF = rng.standard_normal((20_000, FEATURES)).astype(np.float32)
     x_NF[rng.random(x_NF.shape) < 0.1] = np.nan
     x_NF[-200:] = np.where(rng.random((200, FEATURES)) < 0.5, np.inf, -np.inf)
     for row, (feature, threshold) in enumerate(thresholds(made)):
