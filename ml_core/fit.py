@@ -17,6 +17,7 @@ from ml_core.data_processor.dataset import Processed, barriers_of, process
 from ml_core.data_processor.features import FeaturePlan
 from ml_core.data_processor.splits import Cut
 from ml_core.errors import NotEnoughDataError
+from ml_core.evaluation import coverage
 from ml_core.evaluation import metrics as measure
 from ml_core.learners import boosting, network
 from ml_core.learners.port import Learned, Task
@@ -42,9 +43,10 @@ class Fit(NamedTuple):
     ``metrics`` are those of the contract: ``train_rows``, ``validation_rows``, ``holdout_rows``, ``epochs_run``,
     ``best_epoch`` (0: no epoch was better than the start), ``holdout_ic`` (Spearman), ``holdout_auc`` (of the sign),
     ``holdout_net_edge_bps``, and for classes ``holdout_log_loss``, ``prior_log_loss``, ``holdout_accuracy``, for
-    numbers ``holdout_squared_error``, ``prior_squared_error``. A volatility has no sign: its ``holdout_ic`` is with the
-    volatility that came, and it has neither auc nor edge. Means over horizons; with several horizons also one
-    a horizon, as in ``holdout_ic_10s``. A metric that is undefined on these rows is absent.
+    numbers ``holdout_squared_error``, ``prior_squared_error``; with quantiles ``holdout_pinball``, in the unit of the
+    label, and ``holdout_coverage_0.1`` and so on, the share of outcomes at or below each. A volatility has no sign: its
+    ``holdout_ic`` is with the volatility that came, and it has neither auc nor edge. Means over horizons; with several
+    horizons also one a horizon, as in ``holdout_ic_10s``. A metric that is undefined on these rows is absent.
     """
 
     model: FittedModel
@@ -198,6 +200,8 @@ def _figures(scorer: Scorer, spec: PipelineSpec, processed: Processed, report: T
     figures[f"prior_{loss_name}"] = float(prior_losses(processed, holdout_I, kind).mean())
     if kind in CLASS_LABELS:
         figures["holdout_accuracy"] = measure.accuracy(y_IO, y_IH)
+    if spec.model.quantiles:
+        figures |= _quantile_figures(y_IO, y_IH, spec)
     score_IH = scorer.scores_of(y_IO)
     figures |= _score_figures(score_IH, processed, spec)
     return {name: value for name, value in figures.items() if math.isfinite(value)}
@@ -218,6 +222,24 @@ def _score_figures(score_IH: Float32, processed: Processed, spec: PipelineSpec) 
         figures[name] = float(np.mean(values))
         if len(values) > 1:
             figures |= {f"{name}_{format_duration(h)}": v for h, v in zip(spec.label.horizons, values, strict=True)}
+    return figures
+
+
+def _quantile_figures(y_IO: Float32, y_IH: Float32, spec: PipelineSpec) -> dict[str, float]:
+    """Return the loss of the quantiles and how many outcomes lie at or below each; means over horizons, and each."""
+    quantiles, horizons = spec.model.quantiles, spec.label.horizons
+    quantile_IHQ = y_IO.astype(np.float64).reshape(*y_IH.shape, len(quantiles))
+    value_IH = y_IH.astype(np.float64)
+    of_horizons: list[dict[str, float]] = []
+    for h in range(len(horizons)):
+        found = {"holdout_pinball": coverage.pinball(quantile_IHQ[:, h], value_IH[:, h], quantiles)}
+        shares_Q = coverage.below(quantile_IHQ[:, h], value_IH[:, h])
+        names = [f"holdout_coverage_{quantile:g}" for quantile in quantiles]
+        of_horizons.append(found | {name: float(share) for name, share in zip(names, shares_Q, strict=True)})
+    figures = {name: float(np.mean([each[name] for each in of_horizons])) for name in of_horizons[0]}
+    if len(horizons) > 1:
+        for horizon_ns, each in zip(horizons, of_horizons, strict=True):
+            figures |= {f"{name}_{format_duration(horizon_ns)}": value for name, value in each.items()}
     return figures
 
 
