@@ -9,6 +9,8 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from ml_core.types import CLASS_LABELS, OffsetRange
 
+FOREIGN_KINDS = ("onnx", "lightgbm", "xgboost")  # of models trained elsewhere: the formats of their files
+
 
 def schema_hash(names: Sequence[str], version: int, **settings: int | str) -> str:
     """Return the hash of a feature schema: ordered names, kernel version, and the settings that change values."""

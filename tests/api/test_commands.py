@@ -149,6 +149,8 @@ def test_a_model_trained_elsewhere_is_registered_and_serves_where_asked_to(setti
     x_BTF = np.zeros((1, 1, len(plan.names)), np.float32)
     np.testing.assert_allclose(serving.scorer.outputs(x_BTF), [logits_3], rtol=1e-6)
     assert serving.scorer.contract.trained_to_ns == 1793491200 * 10**9
+    code, _, why = tickwise("reproduce", "models:/demo/3")
+    assert (code, "version 3 of demo was trained elsewhere" in why) == (2, True)
 
 
 def test_a_good_pipeline_file_is_fine(settings, tickwise):
