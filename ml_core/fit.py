@@ -16,7 +16,7 @@ from ml_core.data_processor.audit import refuse_leaks
 from ml_core.data_processor.dataset import Processed, barriers_of, process
 from ml_core.data_processor.features import FeaturePlan
 from ml_core.data_processor.splits import Cut
-from ml_core.errors import NotEnoughDataError
+from ml_core.errors import NotEnoughDataError, SchemaMismatchError
 from ml_core.evaluation import coverage
 from ml_core.evaluation import metrics as measure
 from ml_core.learners import boosting, network
@@ -106,6 +106,9 @@ def fit(
         TrainingCancelledError: ``cancelled`` said so.
     """
     check(spec)
+    if start is not None and start.contract.model_kind != spec.model.kind:
+        ours, theirs = spec.model.kind, start.contract.model_kind
+        raise SchemaMismatchError(f"cannot go on: model_kind of the model is {theirs!r}, the pipeline says {ours!r}")
     processed = process(frame, spec, fixed=start.contract if start else None, cut=cut)
     _check_parts(processed)
     refuse_leaks(processed, spec, start.contract.scaler if start else None)

@@ -13,7 +13,8 @@ from onnx import TensorProto, helper, numpy_helper
 from ml_core import spec as pipelines
 from ml_core.data_processor.features import FeaturePlan
 from ml_core.data_processor.scaling_kernel import scale_rows
-from ml_core.errors import ModelRefusedError, SpecError
+from ml_core.errors import ModelRefusedError, SchemaMismatchError, SpecError
+from ml_core.fit import fit
 from ml_core.importing import import_model
 from ml_core.model.fitted import FittedModel
 from ml_core.model.foreign import xgboost_file
@@ -366,6 +367,12 @@ def test_an_xgboost_file_with_rounds_behind_the_best_one_is_ambiguous():
     file["learner"]["gradient_booster"]["model"]["iteration_indptr"] = [0, 1, 2]
     with pytest.raises(ModelRefusedError, match=r"save booster\[: 1\] instead"):
         read_xgboost(json.dumps(file))
+
+
+def test_training_does_not_go_on_from_a_model_trained_elsewhere(imported):
+    start, _ = imported("model.json", saved(A), NUMBER)
+    with pytest.raises(SchemaMismatchError, match="model_kind of the model is 'xgboost', the pipeline says 'mlp'"):
+        fit(None, spec_of(), start=start)  # type: ignore[arg-type]  # the frame is not looked at
 
 
 def test_columns_in_another_order_than_the_signature_says_are_refused(imported):
