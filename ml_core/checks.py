@@ -17,7 +17,7 @@ from ml_core.data_processor.dataset import Dataset, Processed
 from ml_core.data_processor.features import FeaturePlan
 from ml_core.data_processor.windows import Tail
 from ml_core.errors import ModelRefusedError, TickwiseError
-from ml_core.learners import boosting
+from ml_core.learners import boosting, network
 from ml_core.learners.port import Task
 from ml_core.model.export import export
 from ml_core.model.fitted import FittedModel
@@ -44,7 +44,8 @@ class Finding(NamedTuple):
 def run_checks(spec: PipelineSpec, ticks: TickBatch, *, cuts: int = 20) -> list[Finding]:
     """Return how each check went, in order; those that need what an earlier one could not make are not tried.
 
-    ``builds``: features, model and parameters are known and fit together. ``exports``: the untrained model becomes an
+    ``builds``: features, model, parameters and loss are known and fit together, an own loss on a batch of noise.
+    ``exports``: the untrained model becomes an
     ONNX graph that says what it says itself. ``batch``: a row's outputs do not depend on its batch. ``saves``: read
     back from files, the model gives the same bits. ``look_ahead``: no feature of ``ticks`` knows what comes after its
     tick. ``latency``: how long one row takes on one core, and how many rows a second; it always passes.
@@ -73,6 +74,7 @@ def _trial(spec: PipelineSpec, *, features: int) -> Callable[[], FittedModel]:
     if spec.model.kind == boosting.KIND:
         boosting.check(spec, features=features, outputs=contract.outputs)
         return lambda: _learned(spec, contract)
+    network.check(spec, features=features, outputs=contract.outputs)
     graph = trial_graph(spec, features=features)
     return lambda: _model(export(graph, contract), {name: each.numpy() for name, each in graph.state_dict().items()})
 

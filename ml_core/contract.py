@@ -5,11 +5,14 @@ Shapes of `Places`: N numbers, M features that may be missing, C codes of G cate
 
 import hashlib
 from collections.abc import Sequence
+from importlib import metadata
 from typing import Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from ml_core.types import CLASS_LABELS, OffsetRange
+
+FOREIGN_KINDS = ("onnx", "lightgbm", "xgboost")  # of models trained elsewhere: the formats of their files
 
 
 def schema_hash(names: Sequence[str], version: int, **settings: int | str) -> str:
@@ -161,3 +164,11 @@ def outputs_of(label_kind: str, quantiles: Sequence[float]) -> int:
     (3, 1, 3)
     """
     return 3 if label_kind in CLASS_LABELS else len(quantiles) or 1
+
+
+def code_version() -> str:
+    """Return the version of tickwise that makes models here."""
+    try:
+        return metadata.version("tickwise")
+    except metadata.PackageNotFoundError:  # run from a source tree that is not installed
+        return "unknown"

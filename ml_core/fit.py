@@ -5,21 +5,21 @@ Runs in a notebook: no Kafka, no MLflow. Shapes: N samples, H horizons, O output
 
 import math
 from collections.abc import Callable, Sequence
-from importlib import metadata
 from types import ModuleType
 from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 
-from ml_core.contract import ModelContract, outputs_of
+from ml_core.contract import ModelContract, code_version, outputs_of
 from ml_core.data_loader import on_disk
 from ml_core.data_processor.audit import refuse_leaks
 from ml_core.data_processor.dataset import Processed, barriers_of, process
 from ml_core.data_processor.features import FeaturePlan
 from ml_core.data_processor.gap_marks import GapMark
 from ml_core.data_processor.splits import Cut
-from ml_core.errors import NotEnoughDataError
+from ml_core.errors import NotEnoughDataError, SchemaMismatchError
+from ml_core.evaluation import coverage
 from ml_core.evaluation import metrics as measure
 from ml_core.learners import boosting, network
 from ml_core.learners.port import Learned, Task
@@ -57,9 +57,10 @@ class Fit(NamedTuple):
     ``metrics`` are those of the contract: ``train_rows``, ``validation_rows``, ``holdout_rows``, ``epochs_run``,
     ``best_epoch`` (0: no epoch was better than the start), ``holdout_ic`` (Spearman), ``holdout_auc`` (of the sign),
     ``holdout_net_edge_bps``, and for classes ``holdout_log_loss``, ``prior_log_loss``, ``holdout_accuracy``, for
-    numbers ``holdout_squared_error``, ``prior_squared_error``. A volatility has no sign: its ``holdout_ic`` is with the
-    volatility that came, and it has neither auc nor edge. Means over horizons; with several horizons also one
-    a horizon, as in ``holdout_ic_10s``. A metric that is undefined on these rows is absent.
+    numbers ``holdout_squared_error``, ``prior_squared_error``; with quantiles ``holdout_pinball``, in the unit of the
+    label, and ``holdout_coverage_0.1`` and so on, the share of outcomes at or below each. A volatility has no sign: its
+    ``holdout_ic`` is with the volatility that came, and it has neither auc nor edge. Means over horizons; with several
+    horizons also one a horizon, as in ``holdout_ic_10s``. A metric that is undefined on these rows is absent.
     """
 
     model: FittedModel
@@ -121,6 +122,9 @@ def fit(  # noqa: PLR0913  # all but the first two have a default
         TrainingCancelledError: ``cancelled`` said so.
     """
     check(spec)
+    if start is not None and start.contract.model_kind != spec.model.kind:
+        ours, theirs = spec.model.kind, start.contract.model_kind
+        raise SchemaMismatchError(f"cannot go on: model_kind of the model is {theirs!r}, the pipeline says {ours!r}")
     processed = prepare(frame, spec, start=start, cut=cut, marks=marks)
     contract = _contract(spec, processed, seed)
     if start is not None:  # its rows are known to the weights that go on
@@ -254,7 +258,7 @@ def _contract(spec: PipelineSpec, processed: Processed, seed: int) -> ModelContr
         trained_to_ns=int(dataset.end_ns_NH[seen_I].max()),
         dataset_hash=processed.hash,
         seed=seed,
-        code_version=_code_version(),
+        code_version=code_version(),
     )
 
 
@@ -282,6 +286,8 @@ def _figures(scorer: Scorer, spec: PipelineSpec, processed: Processed, report: T
     figures[f"prior_{loss_name}"] = float(prior_losses(processed, holdout_I, kind).mean())
     if kind in CLASS_LABELS:
         figures["holdout_accuracy"] = measure.accuracy(y_IO, y_IH)
+    if spec.model.quantiles:
+        figures |= _quantile_figures(y_IO, y_IH, spec)
     score_IH = scorer.scores_of(y_IO)
     figures |= _score_figures(score_IH, processed, spec)
     return {name: value for name, value in figures.items() if math.isfinite(value)}
@@ -305,6 +311,24 @@ def _score_figures(score_IH: Float32, processed: Processed, spec: PipelineSpec) 
     return figures
 
 
+def _quantile_figures(y_IO: Float32, y_IH: Float32, spec: PipelineSpec) -> dict[str, float]:
+    """Return the loss of the quantiles and how many outcomes lie at or below each; means over horizons, and each."""
+    quantiles, horizons = spec.model.quantiles, spec.label.horizons
+    quantile_IHQ = y_IO.astype(np.float64).reshape(*y_IH.shape, len(quantiles))
+    value_IH = y_IH.astype(np.float64)
+    of_horizons: list[dict[str, float]] = []
+    for h in range(len(horizons)):
+        found = {"holdout_pinball": coverage.pinball(quantile_IHQ[:, h], value_IH[:, h], quantiles)}
+        shares_Q = coverage.below(quantile_IHQ[:, h], value_IH[:, h])
+        names = [f"holdout_coverage_{quantile:g}" for quantile in quantiles]
+        of_horizons.append(found | {name: float(share) for name, share in zip(names, shares_Q, strict=True)})
+    figures = {name: float(np.mean([each[name] for each in of_horizons])) for name in of_horizons[0]}
+    if len(horizons) > 1:
+        for horizon_ns, each in zip(horizons, of_horizons, strict=True):
+            figures |= {f"{name}_{format_duration(horizon_ns)}": value for name, value in each.items()}
+    return figures
+
+
 def _net_edge_bps(score_I: Float32, return_I: Float64, cost_I: Float64) -> float:
     taken_I = score_I != 0
     return measure.net_edge_bps(score_I, return_I, float(cost_I[taken_I].mean()) if taken_I.any() else 0.0)
@@ -320,10 +344,3 @@ def _report(processed: Processed, learned: Learned) -> dict[str, Any]:
     ]
     steps = {"judged": learned.report.steps, "discarded": learned.report.steps_discarded}  # of an incremental training
     return {"epochs": epochs, "steps": steps, "calibration": learned.calibration, "processing": processed.report}
-
-
-def _code_version() -> str:
-    try:
-        return metadata.version("tickwise")
-    except metadata.PackageNotFoundError:  # run from a source tree that is not installed
-        return "unknown"

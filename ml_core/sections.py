@@ -3,7 +3,16 @@
 import re
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    field_validator,
+    model_validator,
+)
 
 from ml_core.errors import nearest
 from ml_core.quantities import (
@@ -191,6 +200,18 @@ class Model(Section):
     quantiles: tuple[Annotated[float, Field(gt=0, lt=1)], ...] = Field(
         default=(), max_length=16, description="of a number: these instead of its mean; the median is the score"
     )
+
+    per_symbol: bool = False
+
+    @field_validator("per_symbol")
+    @classmethod
+    def _of_all_symbols(cls, per_symbol: bool) -> bool:
+        if per_symbol:
+            raise ValueError(
+                "a model is of all symbols of its pipeline; for one of its own give a symbol a pipeline of its own, "
+                "with source.symbols = ['...']"
+            )
+        return per_symbol
 
     @model_validator(mode="after")
     def _rise_around_the_median(self) -> Self:

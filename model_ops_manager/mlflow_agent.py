@@ -26,7 +26,7 @@ from ml_core.model.runtime import MAX_BYTES
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-CHAMPION = "champion"
+CHAMPION, CHALLENGER = "champion", "challenger"
 METRICS_TAG, DECISION_TAG, JOB_TAG = "tickwise.metrics", "tickwise.decision", "tickwise.job"
 # Twice 3 s and a pause of at most 2 s: a server that is away is reported within 10 s; MLflow's defaults wait minutes.
 # An operator's own values win.
@@ -121,6 +121,11 @@ class MlflowAgent:
         self.note_decision(name, number, promote=True, reason=reason, figures=figures or {})
         with self.errors(f"no version {number} of {name}"):
             self.client().set_registered_model_alias(name, CHAMPION, str(number))
+
+    def set_challenger(self, name: str, number: int) -> None:
+        """Move the alias ``challenger``, which serves nothing, to a version; raises as ``set_champion``."""
+        with self.errors(f"no version {number} of {name}"):
+            self.client().set_registered_model_alias(name, CHALLENGER, str(number))
 
     def note_decision(self, name: str, number: int, *, promote: bool, reason: str, figures: Mapping[str, Any]) -> None:
         """Write on a version whether it was promoted, and on what figures; raises as ``set_champion``."""

@@ -112,6 +112,8 @@ def _log_run(agent: MlflowAgent, run_id: str, model: FittedModel, params: Mappin
     client.log_batch(run_id, params=given)
     for start in range(0, len(metrics), _MAX_METRICS):
         client.log_batch(run_id, metrics=metrics[start : start + _MAX_METRICS])
+    if model.contract.topic is None and model.contract.source_hash is None:
+        return  # trained elsewhere: nobody here knows on what
     for tries_left in reversed(range(_DATASET_TRIES)):
         try:
             client.log_inputs(run_id, datasets=[_dataset(model.contract)])

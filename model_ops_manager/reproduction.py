@@ -11,7 +11,7 @@ import numpy as np
 from data_io.data_fetcher.gap_range import with_marks
 from data_io.data_fetcher.kafka_range import Fetched, fetch_ranges
 from data_io.topics.ticks import TickDecoder
-from ml_core.contract import ModelContract
+from ml_core.contract import FOREIGN_KINDS, ModelContract
 from ml_core.errors import InputError
 from ml_core.fit import Fit, Progress, fit
 from ml_core.model.fitted import FittedModel
@@ -54,12 +54,16 @@ def load(agent: MlflowAgent, version: ModelVersion) -> tuple[FittedModel, Recipe
     """Return a version and its recipe.
 
     Raises:
+        InputError: It was trained elsewhere. A retry will not help.
         ModelNotFoundError: It has no recipe: it was registered before there were any. A retry will not help.
         ModelRefusedError: Its files are damaged. A retry will not help.
         ModelStoreUnavailableError: A retry is safe.
     """
     said = f"version {version.version} of {version.name}"
-    return agent.load_fitted(version), Recipe.read(agent.load_file(version, recipes.FILE), said)
+    recorded = agent.load_fitted(version)
+    if recorded.contract.model_kind in FOREIGN_KINDS:
+        raise InputError(f"{said} was trained elsewhere, so it cannot be trained once more here")
+    return recorded, Recipe.read(agent.load_file(version, recipes.FILE), said)
 
 
 def reproduce(

@@ -18,7 +18,7 @@ COMMANDS = {
     "archive": "keep ticks and rows as Parquet, look at what is kept",
     "dlq": "look at refused ticks, send them again, delete them",
     "jobs": "submit, list, watch and cancel jobs",
-    "models": "list models, move the champion",
+    "models": "list models, move the champion, import models trained elsewhere",
     "predict": "predict past ticks, to Parquet or a topic",
     "reproduce": "train a registered version once more and compare",
     "pipelines": "check pipeline files",

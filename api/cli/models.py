@@ -1,16 +1,19 @@
 """`tickwise models`: versions of the pipelines' models, straight from the model store."""
 
-from typing import Annotated, Any
+from pathlib import Path
+from typing import Annotated, Any, Literal
 
 import typer
 
 from api.cli.output import AsJson, dump, fields, say, table
 from data_io.settings import CommonSettings
 from ml_core.errors import ModelNotFoundError
-from ml_core.spec import load_all
+from ml_core.spec import load, load_all
 from model_ops_manager.mlflow_agent import MlflowAgent
 
-app = typer.Typer(no_args_is_help=True, help="List models, move the champion.", pretty_exceptions_enable=False)
+app = typer.Typer(
+    no_args_is_help=True, help="List and import models, move the champion.", pretty_exceptions_enable=False
+)
 
 Pipeline = Annotated[str, typer.Argument(help="Name of the pipeline, which is the model's too.")]
 Version = Annotated[int, typer.Argument(min=1, help="Number of the version.")]
@@ -62,6 +65,43 @@ def promote(
         dump({"pipeline": pipeline, "champion": version})
     else:
         say(f"version {version} of {pipeline} is champion")
+
+
+@app.command("import")
+def import_file(
+    file: Annotated[Path, typer.Argument(help="ONNX (.onnx), LightGBM's text (.txt) or XGBoost's JSON (.json).")],
+    pipeline: Annotated[Path, typer.Option(help="The pipeline file.")],
+    signature: Annotated[Path, typer.Option(help="What its columns and answers mean: TOML or JSON.")],
+    alias: Annotated[
+        Literal["challenger", "champion"] | None, typer.Option(help="Given to the version; champion: it serves.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Register a model that was trained elsewhere, once it says here what it says in its own engine."""
+    from ml_core.importing import import_model  # needs the training extra, which the other commands do without
+    from ml_core.model.foreign.signature import read_signature
+    from model_ops_manager.registration import register
+
+    spec = load(pipeline)
+    model = import_model(file, spec, read_signature(signature))
+    origin = {key: model.contract.model_params[key] for key in ("file", "sha256")}
+    agent = _agent()
+    made = register(
+        agent,
+        model,
+        params={"kind": "import", "model": model.contract.model_kind, **origin},
+        tags={"tickwise.kind": "import", **{f"tickwise.import.{key}": str(value) for key, value in origin.items()}},
+    )
+    if alias == "champion":
+        agent.set_champion(made.name, made.version, reason=f"imported from {file.name}")
+    elif alias == "challenger":
+        agent.set_challenger(made.name, made.version)
+    checked = model.report["import"]
+    if as_json:
+        dump({"pipeline": made.name, "version": made.version, "alias": alias, "checked": checked})
+    else:
+        told = f"{checked['rows']} rows as in {checked['engine']}, largest difference {checked['largest_gap']:.2g}"
+        say(f"version {made.version} of {made.name}{f' is {alias}' if alias else ''}: {told}")
 
 
 def describe(agent: MlflowAgent, name: str) -> list[dict[str, Any]]:

@@ -55,6 +55,19 @@ def below(quantile_NQ: npt.NDArray[np.floating], return_N: Float64) -> Float64:
     return np.asarray((return_N[:, None] <= quantile_NQ).mean(axis=0), dtype=np.float64)
 
 
+def pinball(quantile_NQ: npt.NDArray[np.floating], value_N: Float64, quantiles: Sequence[float]) -> float:
+    """Return the mean pinball loss over rows and quantiles, in the unit of the values; least for right quantiles.
+
+    Source: Koenker and Bassett, 1978, "Regression quantiles".
+
+    >>> pinball(np.array([[1.0], [1.0]]), np.array([2.0, 0.0]), [0.75])
+    0.5
+    """
+    miss_NQ = value_N[:, None] - quantile_NQ
+    share_Q = np.array(quantiles)
+    return float(np.maximum(share_Q * miss_NQ, (share_Q - 1) * miss_NQ).mean())
+
+
 def acting(score_N: npt.NDArray[np.floating], return_N: Float64, shares: Sequence[float] = SHARES) -> list[Acting]:
     """Return how scores did on the ``share`` of rows where they are farthest from zero, for each share."""
     order_N = np.argsort(-np.abs(score_N), kind="stable")

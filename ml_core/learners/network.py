@@ -18,7 +18,7 @@ from ml_core.data_loader import on_disk
 from ml_core.data_loader.arrays import Augment, Batches, Samples
 from ml_core.data_loader.augment import asked_for
 from ml_core.data_processor.dataset import Processed
-from ml_core.errors import SchemaMismatchError
+from ml_core.errors import SchemaMismatchError, SpecError
 from ml_core.evaluation.calibration import stray_factors
 from ml_core.learners.port import Learned, Task
 from ml_core.learners.replay import StepBatches, reservoir
@@ -34,24 +34,27 @@ from ml_core.trainer.checkpoint import Checkpoints
 from ml_core.trainer.device import choose_device
 from ml_core.trainer.incremental import go_on
 from ml_core.trainer.loop import Settings, TrainReport, evaluate, train
-from ml_core.trainer.losses import OwnLoss, SampleLoss, choose
+from ml_core.trainer.losses import OwnLoss, SampleLoss, TensorBatch, choose
 from ml_core.trainer.optimisers import PREFIX
 from ml_core.trainer.steps import Guard
 from ml_core.types import CLASS_LABELS, Float32
 
 GUARD_ROWS = 4096  # of the validation part, evenly spaced: they are read after every step
+TRIAL_ROWS = 8  # on which an own loss is tried
 EVALUATION_BATCH = 8192  # no gradients are held, so larger than a training batch
 
 
 def check(spec: PipelineSpec, *, features: int, outputs: int) -> None:
-    """Raise what ``learn`` would raise about the pipeline file itself.
+    """Raise what ``learn`` would raise about the pipeline file itself; an own loss is tried on a batch of noise.
 
     Raises:
         SpecError, UnknownPartError, InvalidSettingsError: As ``ml_core.fit.check``.
     """
     model = build(spec, features=features, outputs=outputs, seed=0)
     prior = [(1 / 3, 1 / 3, 1 / 3) if spec.label.kind in CLASS_LABELS else (0.0, 1.0)] * len(spec.label.horizons)
-    choose(spec.train, model, label_kind=spec.label.kind, prior=prior, folder=spec.folder)
+    loss = choose(spec.train, model, label_kind=spec.label.kind, prior=prior, folder=spec.folder)
+    if isinstance(loss, OwnLoss):
+        _try_loss(loss, spec, model, features)
     choose_device(spec.train.device)
 
 
@@ -73,6 +76,25 @@ def learn(task: Task) -> Learned:
 def try_out(task: Task) -> TrainReport:
     """Train as ``learn`` does and return how it went; raises as there."""
     return _train(_graph(task), task)
+
+
+def _try_loss(loss: OwnLoss, spec: PipelineSpec, model: nn.Module, features: int) -> None:
+    noise, horizons = torch.Generator().manual_seed(0), len(spec.label.horizons)
+    x_BTF = torch.randn(TRIAL_ROWS, spec.features.window, features, generator=noise)
+    y_BH = torch.randn(TRIAL_ROWS, horizons, generator=noise)
+    if spec.label.kind in CLASS_LABELS:
+        y_BH = torch.randint(0, 3, (TRIAL_ROWS, horizons), generator=noise)
+    said = f"train.loss: {spec.train.loss!r}"
+    try:
+        loss_B = loss.of_batch(TensorBatch(x_BTF, y_BH, torch.ones(TRIAL_ROWS)))
+        shape = tuple(loss_B.shape)
+        loss_B.sum().backward()  # type: ignore[no-untyped-call]  # torch leaves it so
+    except Exception as error:  # a user's own class may fail in any way
+        raise SpecError(f"{said} fails on a batch: {type(error).__name__}: {error}") from error
+    if shape != (TRIAL_ROWS,):
+        raise SpecError(f"{said} returns shape {shape} for {TRIAL_ROWS} samples, it must return ({TRIAL_ROWS},)")
+    if all(parameter.grad is None for parameter in model.parameters()):
+        raise SpecError(f"{said} does not depend on what the model answers")
 
 
 class BehindScaling(nn.Module):

@@ -196,19 +196,24 @@ def _with_scale_folded(model: onnx.ModelProto) -> onnx.ModelProto:
     return model
 
 
-def check_parity(expected: Callable[[Float32], Float32], file: bytes, maker: str) -> None:
-    """Compare what ONNX Runtime says of difficult raw rows with what ``maker`` does.
+def check_parity(
+    expected: Callable[[Float32], Float32], file: bytes, maker: str, x_BTF: Float32 | None = None
+) -> float:
+    """Compare what ONNX Runtime says of difficult raw rows with what ``maker`` does; return the largest difference.
+
+    It is told as a share of the largest output of its column.
 
     Args:
         expected: Raw rows (B, T, F) to outputs (B, O), as ``maker`` computes them.
         file: The ONNX file, with its contract.
         maker: Who, for the message.
+        x_BTF: The rows; None: those of the probe.
 
     Raises:
         ModelRefusedError: ``parity``: they differ. A retry will not help.
     """
     scorer = Scorer(file)
-    x_BTF = probe_rows(scorer.contract)
+    x_BTF = probe_rows(scorer.contract) if x_BTF is None else x_BTF
     expected_BO, actual_BO = expected(x_BTF), scorer.outputs(x_BTF)
     scale_O = np.abs(expected_BO).max(axis=0) + np.finfo(np.float32).tiny
     gap = float((np.abs(actual_BO - expected_BO) / scale_O).max())
@@ -216,6 +221,7 @@ def check_parity(expected: Callable[[Float32], Float32], file: bytes, maker: str
         raise ModelRefusedError(
             f"parity: {maker} and ONNX Runtime differ by {gap:.3g} of the largest output, allowed is {TOLERANCE:g}"
         )
+    return gap
 
 
 def _outputs(graph: nn.Module, x_BTF: Float32) -> Float32:

@@ -3,6 +3,7 @@
 Shapes: N nodes of a tree.
 """
 
+import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -12,6 +13,7 @@ from ml_core.errors import ModelRefusedError
 from ml_core.types import Bool, Float32, Float64, Int64
 
 LEAF = -1
+_INFINITE = 1e300  # how a dump writes the infinite threshold that parts missing values from all others
 
 
 class Tree(NamedTuple):
@@ -76,7 +78,8 @@ def _threshold(node: Mapping[str, Any]) -> float:
         raise ModelRefusedError(f"trees: a split by {node['decision_type']!r} (a category) is not supported")
     if node["missing_type"] == "Zero":
         raise ModelRefusedError("trees: zeros that count as missing are not supported")
-    return float(node["threshold"])
+    threshold = float(node["threshold"])
+    return math.copysign(math.inf, threshold) if abs(threshold) >= _INFINITE else threshold
 
 
 def _leaf(node: Mapping[str, Any]) -> float:

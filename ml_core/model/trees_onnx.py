@@ -1,6 +1,6 @@
 """Sums of trees -> an ONNX graph from raw feature rows to outputs, as ``export`` makes one of a network.
 
-Shapes: T rows of a window, F features, X = T x F, O outputs, K trees, N nodes of a tree.
+Shapes: T rows of a window, F features, X = T x F columns, O outputs, K trees, N nodes of a tree.
 """
 
 from collections.abc import Sequence
@@ -10,12 +10,13 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from ml_core.contract import ModelContract, Places, Scaler
+from ml_core.contract import ModelContract, Places
 from ml_core.model.export import with_contract, with_scaling_apart
 from ml_core.model.trees import LEAF, Tree
 
 OPSETS = {"": 20, "ai.onnx.ml": 3}
 IR_VERSION = 10
+COLUMNS = "z_row"  # what scaling gives
 
 
 class Voice(NamedTuple):
@@ -26,31 +27,17 @@ class Voice(NamedTuple):
     tree: Tree
 
 
-def onnx_of(
-    voices_K: Sequence[Voice], shift_O: Sequence[float], contract: ModelContract, *, is_scaled: bool = True
-) -> bytes:
-    """Return the ONNX file of ``shift + sum of scaled leaves``, with ``contract`` inside.
+def onnx_of(voices_K: Sequence[Voice], shift_O: Sequence[float], contract: ModelContract) -> bytes:
+    """Return the ONNX file of ``shift + sum of scaled leaves`` of rows as ``contract`` scales them; it is inside.
 
     Quantiles of a horizon are sorted, since nothing keeps trees of their own from crossing.
-
-    Args:
-        voices_K: The trees.
-        shift_O: What is said without any.
-        contract: Of the model.
-        is_scaled: The trees take rows as the contract scales them; otherwise raw ones.
     """
-    width = contract.window * len(contract.features)
-    constants = {"row": np.array([0, width], np.int64)}
-    nodes = [helper.make_node("Reshape", ["x", "row"], ["x_row"])]
-    rows = "x_row"
-    if is_scaled:
-        constants |= _scaling_constants(contract.scaler, contract.window)
-        nodes += _scaling()
-        rows = "z_row"
-        if not contract.encoding.is_plain:
-            constants |= _encoding_constants(contract)
-            nodes += _encoding(contract.places)
-            rows = "inputs"
+    nodes, constants = columns_of(contract)
+    rows = COLUMNS
+    if not contract.encoding.is_plain:
+        constants |= _encoding_constants(contract)
+        nodes += _encoding(contract.places)
+        rows = "inputs"
     nodes.append(_ensemble(voices_K, shift_O, rows, "sums" if contract.quantiles else "y"))
     if contract.quantiles:
         count = len(contract.quantiles)
@@ -71,30 +58,58 @@ def onnx_of(
         [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["batch", contract.outputs])],
         [numpy_helper.from_array(value, name) for name, value in constants.items()],
     )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid(*each) for each in OPSETS.items()])
+    model = helper.make_model(graph, opset_imports=opsets())
     model.ir_version = IR_VERSION
     return with_contract(bytes(with_scaling_apart(model, contract).SerializeToString()), contract)
 
 
-def _scaling_constants(scaler: Scaler, window: int) -> dict[str, Any]:
-    return {
+def sums_of(voices_K: Sequence[Voice], shift_O: Sequence[float], columns: int) -> onnx.ModelProto:
+    """Return the graph of ``shift + sum of scaled leaves`` of rows (B, X), as they are."""
+    given, said = (
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", width])
+        for name, width in (("columns", columns), ("sums", len(shift_O)))
+    )
+    graph = helper.make_graph([_ensemble(voices_K, shift_O, "columns", "sums")], "trees", [given], [said])
+    model: onnx.ModelProto = helper.make_model(graph, opset_imports=opsets())
+    model.ir_version = IR_VERSION
+    return model
+
+
+def opsets() -> list[onnx.OperatorSetIdProto]:
+    """Return the versions of the operators that our graphs are written in."""
+    return [helper.make_opsetid(*each) for each in OPSETS.items()]
+
+
+def columns_of(contract: ModelContract, *, keep_missing: bool = False) -> tuple[list[onnx.NodeProto], dict[str, Any]]:
+    """Return nodes that make ``COLUMNS`` (B, X), rows as ``contract`` scales them, of ``x``, and their constants.
+
+    They are those of ``ScoringGraph``, in the order in which ``with_scaling_apart`` looks for them.
+
+    Args:
+        contract: Of the model.
+        keep_missing: A missing value stays NaN instead of 0, and the runtime alone can scale.
+    """
+    scaler, window = contract.scaler, contract.window
+    constants = {
+        "row": np.array([0, window * len(contract.features)], np.int64),
         "median": np.tile(np.array(scaler.median, np.float32), window),
         "iqr": np.tile(np.array(scaler.iqr, np.float32), window),
         "low": np.float32(-scaler.limit).reshape(()),
         "high": np.float32(scaler.limit).reshape(()),
-        "zero": np.zeros((), np.float32),
     }
-
-
-def _scaling() -> list[onnx.NodeProto]:
-    """Return the nodes of ``ScoringGraph``, in the order in which ``with_scaling_apart`` looks for them."""
-    return [
+    nodes = [
+        helper.make_node("Reshape", ["x", "row"], ["x_row"]),
         helper.make_node("Sub", ["x_row", "median"], ["centred"]),
         helper.make_node("Div", ["centred", "iqr"], ["ratio"]),
-        helper.make_node("Clip", ["ratio", "low", "high"], ["clipped"]),
-        helper.make_node("IsNaN", ["clipped"], ["absent"]),
-        helper.make_node("Where", ["absent", "zero", "clipped"], ["z_row"]),
+        helper.make_node("Clip", ["ratio", "low", "high"], [COLUMNS if keep_missing else "clipped"]),
     ]
+    if not keep_missing:
+        constants["zero"] = np.zeros((), np.float32)
+        nodes += [
+            helper.make_node("IsNaN", ["clipped"], ["absent"]),
+            helper.make_node("Where", ["absent", "zero", "clipped"], [COLUMNS]),
+        ]
+    return nodes, constants
 
 
 def _encoding_constants(contract: ModelContract) -> dict[str, Any]:
@@ -126,7 +141,7 @@ def _encoding(places: Places) -> list[onnx.NodeProto]:
     def as_float(truth: str, result: str) -> onnx.NodeProto:
         return helper.make_node("Cast", [truth], [result], to=TensorProto.FLOAT)
 
-    nodes, parts = [helper.make_node("Reshape", ["z_row", "windows"], ["z"])], []
+    nodes, parts = [helper.make_node("Reshape", [COLUMNS, "windows"], ["z"])], []
     if places.number_N:
         nodes.append(chosen("z", "number", "numbers"))
         parts.append("numbers")

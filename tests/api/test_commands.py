@@ -5,12 +5,17 @@ import threading
 import time
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from api.cli import main
-from ml_core.spec import find, load_all
+from ml_core.data_processor.features import FeaturePlan
+from ml_core.data_processor.scaling_kernel import scale_rows
+from ml_core.spec import find, format_duration, load_all
 from ml_core.types import JobState
+from model_ops_manager.champion import load_serving, must_fit
 from model_ops_manager.jobs.store import JobStore
+from model_ops_manager.mlflow_agent import MlflowAgent
 from tests.api.model_lab import make_model
 
 
@@ -136,6 +141,47 @@ def test_models_are_listed_shown_and_promoted(settings, tickwise):
     assert json.loads(shown)["decision"]["reason"] == "a better night's sleep"
     assert missing == 2
     assert "no version 9 of demo" in why
+
+
+@pytest.mark.parametrize("alias", ["challenger", "champion"])
+def test_a_model_trained_elsewhere_is_registered_and_serves_where_asked_to(settings, tickwise, tmp_path, alias):
+    leaf = {"split_indices": [0], "split_conditions": [0.25], "left_children": [-1], "right_children": [-1]}
+    trees = [{**leaf, "default_left": [0], "tree_param": {}}]
+    learner = {
+        "gradient_booster": {"name": "gbtree", "model": {"trees": trees, "tree_info": [2]}},
+        "learner_model_param": {"base_score": "5E-1", "num_class": "3", "num_feature": "1"},
+        "objective": {"name": "multi:softprob"},
+    }
+    (tmp_path / "model.json").write_text(json.dumps({"learner": learner}))
+    spec = find(load_all(settings.pipelines), "demo")
+    (tmp_path / "signature.toml").write_text(
+        f"""
+        features = [{FeaturePlan.from_spec(spec).names[0]!r}]
+        label = "direction"
+        horizons = ["{format_duration(spec.label.horizons[0])}"]
+        outputs = "probabilities"
+        dead_zone = [1e-5]
+        inputs = "raw"
+        missing = "nan"
+        trained_to = 2026-11-01T00:00:00Z
+        """
+    )
+    words = ["--pipeline", settings.pipelines / "demo.toml", "--signature", tmp_path / "signature.toml", "--json"]
+
+    code, out, _ = tickwise("models", "import", tmp_path / "model.json", *words, "--alias", alias)
+
+    told, agent = json.loads(out), MlflowAgent(settings.tracking_uri, settings.home)
+    assert (code, told["version"], told["alias"]) == (0, 3, alias)
+    assert agent.champion("demo").version == (3 if alias == "champion" else 1)
+    assert agent.client().get_model_version("demo", "3").aliases == [alias]
+    plan = FeaturePlan.from_spec(spec)
+    serving = load_serving(agent, "demo", 3, must_fit(plan.hash, spec.features.window), scale_rows)
+    logits_3 = [0.5, 0.5, 0.75]
+    x_BTF = np.zeros((1, 1, len(plan.names)), np.float32)
+    np.testing.assert_allclose(serving.scorer.outputs(x_BTF), [logits_3], rtol=1e-6)
+    assert serving.scorer.contract.trained_to_ns == 1793491200 * 10**9
+    code, _, why = tickwise("reproduce", "models:/demo/3")
+    assert (code, "version 3 of demo was trained elsewhere" in why) == (2, True)
 
 
 def test_a_good_pipeline_file_is_fine(settings, tickwise):

@@ -1,3 +1,6 @@
+import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +14,14 @@ from ml_core.model.runtime import Scorer
 from tests.conformance.learning_lab import task_of
 from tests.conformance.model_suite import ROWS, TRAINED, ModelSuite, NetworkSuite
 
+SCORES_OF_A_FOLDER = """
+import json, pathlib, sys
+import numpy as np
+from ml_core.model.fitted import FittedModel
+scorer = FittedModel.load(pathlib.Path(sys.argv[1])).scorer()
+x = np.load(sys.argv[2], allow_pickle=False)
+print(json.dumps({"scores": scorer.scores(x).tobytes().hex(), "torch": "torch" in sys.modules}))
+"""
 EXAMPLES = Path(__file__).parents[2] / "docs" / "examples"
 
 
@@ -24,6 +35,14 @@ class TestMlpOnRows(NetworkSuite):
     @classmethod
     def spec(cls):
         return pipeline("mlp", 1)
+
+    def test_a_new_process_gives_the_same_scores_without_torch(self, model, tmp_path):
+        x_BTF = self.rows(33, model.contract.window, seed=4)
+        model.save(tmp_path / "model")
+        np.save(tmp_path / "x.npy", x_BTF, allow_pickle=False)
+        command = [sys.executable, "-c", SCORES_OF_A_FOLDER, str(tmp_path / "model"), str(tmp_path / "x.npy")]
+        done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
+        assert json.loads(done.stdout) == {"scores": model.scorer().scores(x_BTF).tobytes().hex(), "torch": False}
 
 
 class TestMlpOnWindows(NetworkSuite):

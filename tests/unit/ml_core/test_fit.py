@@ -3,6 +3,7 @@ import subprocess
 import sys
 from typing import Any
 
+import lightgbm
 import numpy as np
 import pandas as pd
 import pytest
@@ -10,8 +11,10 @@ import pytest
 from data_io.data_fetcher.sources import open_source
 from ml_core import fit as learning
 from ml_core import spec as pipelines
+from ml_core.data_processor.scaling import scale
 from ml_core.errors import NotEnoughDataError, SchemaMismatchError, SpecError, TrainingCancelledError, UnknownPartError
 from ml_core.fit import FittedModel, check, fit, losses, prior_losses
+from ml_core.sections import Costs
 from ml_core.spec import PipelineSpec
 
 FEATURES = ["return:1s", "queue_imbalance", "queue_imbalance_mean:1s"]
@@ -30,6 +33,10 @@ def pipeline(**parts: dict[str, Any]) -> PipelineSpec:
     )
 
 
+BOOSTING = {"kind": "boosting", "params": {"rounds": 30, "min_data_in_leaf": 20}}
+RETURNS = pipeline(label={"kind": "return", "horizons": ["1s", "2s"]}, model=BOOSTING)
+
+
 @pytest.fixture(scope="module")
 def frame() -> pd.DataFrame:
     return open_source("synthetic:symbols=2,ticks=6000,rate=20,seed=1").fetch()
@@ -38,6 +45,12 @@ def frame() -> pd.DataFrame:
 @pytest.fixture(scope="module")
 def fitted(frame) -> learning.Fit:
     return fit(frame, pipeline())
+
+
+@pytest.fixture(scope="module")
+def boosted(frame) -> learning.Fit:
+    """Trees of returns; what does not depend on the learner is tried on them, which need no export by torch."""
+    return fit(frame, RETURNS)
 
 
 def test_a_model_beats_the_prior_on_rows_it_was_not_trained_on(fitted):
@@ -92,12 +105,12 @@ def test_equal_arguments_give_equal_weights_and_another_seed_gives_others(frame,
     assert other.model.contract.seed == 1
 
 
-def test_ticks_of_partitions_give_the_model_of_the_file(frame, fitted):
+def test_ticks_of_partitions_give_the_model_of_the_file(frame, boosted):
     of_topic = pd.concat([frame[frame["symbol"] == name] for name in ("SYN01", "SYN00")], ignore_index=True)
-    again = fit(of_topic, pipeline()).model
-    assert again.contract == fitted.model.contract
-    assert again.contract.dataset_hash == fitted.processed.hash
-    for name, value in fitted.model.weights.items():
+    again = fit(of_topic, RETURNS).model
+    assert again.contract == boosted.model.contract
+    assert again.contract.dataset_hash == boosted.processed.hash
+    for name, value in boosted.model.weights.items():
         assert value.tobytes() == again.weights[name].tobytes(), name
 
 
@@ -147,8 +160,64 @@ def test_weights_that_do_not_fit_the_code_of_the_model_are_refused(frame, fitted
         fit(frame, pipeline(), start=stripped)
 
 
-def test_a_return_model_is_judged_by_squared_error_in_squared_log_returns(frame):
-    found = fit(frame, pipeline(label={"kind": "return", "horizons": ["1s", "2s"]}))
+def test_boosted_trees_are_fitted_saved_and_served_like_a_network(frame, boosted, tmp_path):
+    model, contract = boosted.model, boosted.model.contract
+    assert (contract.model_kind, contract.metrics) == ("boosting", boosted.metrics)
+    assert (contract.feature_hash, contract.scaler) == (boosted.processed.plan.hash, boosted.processed.scaler)
+    assert contract.dataset_hash == boosted.processed.hash
+    epochs = json.loads(json.dumps(model.report, allow_nan=False))["epochs"]
+    assert len(epochs) == boosted.metrics["epochs_run"] + 1
+
+    model.save(tmp_path)
+    x_IF = boosted.processed.dataset.x_MF[-300:]
+    served_IH = FittedModel.load(tmp_path).scorer().scores(x_IF[:, None])
+
+    assert served_IH.tobytes() == model.scorer().scores(x_IF[:, None]).tobytes()
+    for h in range(2):
+        trees = lightgbm.Booster(model_str=model.weights[f"trees.0.{h}"].tobytes().decode())
+        shift, unit = model.weights["shift"][h], model.weights["scale.0"][h]
+        expected_I = shift + unit * trees.predict(scale(x_IF, contract.scaler))
+        np.testing.assert_allclose(served_IH[:, h], expected_I, rtol=0, atol=1e-6 * unit)
+
+
+def test_a_symbol_gets_a_model_of_its_own_by_a_pipeline_of_its_own(frame):
+    label = {"kind": "return", "horizons": ["2s"]}
+    own = fit(frame, pipeline(label=label, model=BOOSTING, source={"symbols": ["SYN01"]}))
+    alone = fit(frame[frame["symbol"] == "SYN01"].reset_index(drop=True), pipeline(label=label, model=BOOSTING))
+
+    data = own.processed.dataset
+    assert {data.symbols[number] for number in data.symbol_N} == {"SYN01"}
+    assert own.model.weights.keys() == alone.model.weights.keys()
+    for name, value in own.model.weights.items():
+        assert value.tobytes() == alone.model.weights[name].tobytes(), name
+    with pytest.raises(SpecError, match=r"model.per_symbol: a model is of all symbols .* source.symbols"):
+        pipeline(model={**BOOSTING, "per_symbol": True})
+
+
+def test_quantiles_are_judged_by_their_loss_and_by_what_they_cover(frame):
+    quantiles = (0.1, 0.5, 0.9)
+    label = {"kind": "return", "horizons": ["1s", "2s"]}
+    found = fit(frame, pipeline(label=label, model={**BOOSTING, "quantiles": quantiles}))
+    data, holdout_I = found.processed.dataset, found.processed.holdout_I
+    y_IHQ = found.model.scorer().outputs(data.x_MF[data.idx_NT[holdout_I]]).reshape(-1, 2, 3)
+
+    lost, covered = [], []
+    for h in range(2):
+        for q, quantile in enumerate(quantiles):
+            miss_I = data.y_NH[holdout_I, h] - y_IHQ[:, h, q].astype(np.float64)
+            lost.append(np.where(miss_I > 0, quantile * miss_I, (quantile - 1) * miss_I).mean())
+            covered.append((miss_I <= 0).mean())
+
+    metrics = found.metrics
+    assert metrics["holdout_pinball"] == pytest.approx(np.mean(lost))
+    assert metrics["holdout_pinball_2s"] == pytest.approx(np.mean(lost[3:]))
+    assert [metrics[f"holdout_coverage_{quantile:g}_1s"] for quantile in quantiles] == pytest.approx(covered[:3])
+    assert metrics["holdout_coverage_0.9"] == pytest.approx((covered[2] + covered[5]) / 2)
+    assert [metrics[f"holdout_coverage_{quantile:g}"] for quantile in quantiles] == pytest.approx(quantiles, abs=0.1)
+
+
+def test_a_return_model_is_judged_by_squared_error_in_squared_log_returns(boosted):
+    found = boosted
     variance = np.mean([v for _, v in found.model.contract.prior])
     assert found.metrics["prior_squared_error"] == pytest.approx(variance, rel=0.6)
     assert found.metrics["holdout_squared_error"] < found.metrics["prior_squared_error"]
@@ -162,7 +231,7 @@ def test_a_return_model_is_judged_by_squared_error_in_squared_log_returns(frame)
 
 def test_progress_is_told_after_every_epoch_and_the_report_is_json_without_nan(frame):
     heard = []
-    found = fit(frame, pipeline(train={"epochs": 2}), progress=heard.append)
+    found = fit(frame, pipeline(model={**BOOSTING, "params": {"rounds": 2}}), progress=heard.append)
     assert [p.epoch for p in heard] == [0, 1, 2]
     report = json.loads(json.dumps(found.model.report, allow_nan=False))
     assert [epoch["epoch"] for epoch in report["epochs"]] == [0, 1, 2]
@@ -249,24 +318,24 @@ def test_fitting_needs_neither_kafka_nor_a_model_store():
 
 def test_a_triple_barrier_is_judged_as_classes_and_told_apart_by_its_barriers(frame):
     barrier = {"kind": "triple_barrier", "volatility_span": "30s"}
-    found = fit(frame, pipeline(label=barrier))
+    found = fit(frame, pipeline(label=barrier, model=BOOSTING))
     assert found.metrics["holdout_log_loss"] < found.metrics["prior_log_loss"]
     assert found.model.contract.barriers == (1.0, 1.0, 30 * 10**9)
     assert found.metrics["holdout_auc"] > 0.55
     with pytest.raises(SchemaMismatchError, match="cannot go on: barriers"):
-        fit(frame, pipeline(label={**barrier, "barriers": {"up": 2.0}}), start=found.model)
+        fit(frame, pipeline(label={**barrier, "barriers": {"up": 2.0}}, model=BOOSTING), start=found.model)
 
 
 def test_a_volatility_is_judged_by_what_came_and_has_no_edge(frame):
-    found = fit(frame, pipeline(label={"kind": "volatility"}))
+    found = fit(frame, pipeline(label={"kind": "volatility"}, model=BOOSTING))
     assert found.metrics["holdout_squared_error"] < 2 * found.metrics["prior_squared_error"]
     assert "holdout_ic" in found.metrics
     assert not {"holdout_auc", "holdout_net_edge_bps", "holdout_log_loss"} & found.metrics.keys()
 
 
-def test_costs_of_both_ways_are_taken_from_the_edge(frame, fitted):
-    dear = fit(frame, pipeline(costs={"fee_bps": 0.5, "half_spread": 0.25}))
-    assert dear.metrics["holdout_net_edge_bps"] == pytest.approx(fitted.metrics["holdout_net_edge_bps"] - 1.5)
+def test_costs_of_both_ways_are_taken_from_the_edge(frame, boosted):
+    dear = fit(frame, RETURNS.model_copy(update={"costs": Costs(fee_bps=0.5, half_spread=0.25)}))
+    assert dear.metrics["holdout_net_edge_bps"] == pytest.approx(boosted.metrics["holdout_net_edge_bps"] - 1.5)
 
 
 def test_augmentation_changes_what_is_learned_and_nothing_that_judges(frame, fitted):

@@ -22,13 +22,18 @@ LINE = Shown("ridge", RETURN / 4 + 1e-4 * RNG.normal(size=2000))
 ZERO = Shown("zero", np.zeros(2000))
 
 
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("card") / "made"
+    return card.write(folder, "Model card: demo", {"pipeline": "demo"}, [GOOD, LINE, ZERO], ROWS)
+
+
 def row_of(text: str, name: str) -> list[str]:
     [line] = [line for line in text.splitlines() if line.startswith(f"| {name} |")]
     return [cell.strip() for cell in line.strip("|").split("|")]
 
 
-def test_a_card_names_every_model_with_its_interval_and_its_difference_to_ridge(tmp_path: Path) -> None:
-    written = card.write(tmp_path / "card", "Model card: demo", {"pipeline": "demo"}, [GOOD, LINE, ZERO], ROWS)
+def test_a_card_names_every_model_with_its_interval_and_its_difference_to_ridge(written: Path) -> None:
     text = written.read_text(encoding="utf-8")
     good, line, zero = card.results([GOOD, LINE, ZERO], ROWS)
 
@@ -41,12 +46,12 @@ def test_a_card_names_every_model_with_its_interval_and_its_difference_to_ridge(
     assert "- pipeline: demo" in text
 
 
-def test_every_plot_that_a_card_names_is_a_picture_beside_it(tmp_path: Path) -> None:
-    text = card.write(tmp_path, "demo", {}, [GOOD, LINE, ZERO], ROWS).read_text(encoding="utf-8")
+def test_every_plot_that_a_card_names_is_a_picture_beside_it(written: Path) -> None:
+    text = written.read_text(encoding="utf-8")
     named = [line.rpartition("(")[2].rstrip(")") for line in text.splitlines() if line.startswith("![")]
 
     assert named == [f"card_{what}.png" for what in ("calibration", "reliability", "cumulative-ic", "cumulative-edge")]
-    assert all((tmp_path / name).read_bytes().startswith(b"\x89PNG") for name in named)
+    assert all((written.parent / name).read_bytes().startswith(b"\x89PNG") for name in named)
 
 
 def test_a_card_says_how_sure_a_model_is_and_what_its_width_holds() -> None:
@@ -68,16 +73,16 @@ def test_the_card_of_a_fitted_model_has_its_hold_out_figures_and_all_baselines(t
             "features": {"use": ["return:1s", "queue_imbalance_mean:1s", "relative_spread"]},
             "label": {"horizons": ["2s"], "kind": kind},
             "costs": {"fee_bps": 0.1, "half_spread": 0.2},
-            "model": {"kind": "mlp", "params": {"hidden": [8]}},
-            "train": {"epochs": 4, "min_rows": 500, "batch_size": 128, "learning_rate": 0.01},
+            "model": {"kind": "boosting", "params": {"rounds": 40}},
+            "train": {"min_rows": 500},
         }
     )
     fitted = fit(open_source("synthetic:symbols=2,ticks=6000,rate=20,seed=1").fetch(), spec)
     text = card.of_fit(fitted, spec, tmp_path).read_text(encoding="utf-8")
 
-    assert row_of(text, "mlp")[1].startswith(f"{fitted.metrics['holdout_ic']:.3f}")
-    assert row_of(text, "mlp")[4] == f"{fitted.metrics['holdout_auc']:.3f}"
-    assert (row_of(text, "mlp")[5] == "") == (kind == "direction")
+    assert row_of(text, "boosting")[1].startswith(f"{fitted.metrics['holdout_ic']:.3f}")
+    assert row_of(text, "boosting")[4] == f"{fitted.metrics['holdout_auc']:.3f}"
+    assert (row_of(text, "boosting")[5] == "") == (kind == "direction")
     rows_I = fitted.processed.holdout_I
     said_I = contenders.ridge()(fitted.processed)(rows_I)[:, 0]
     left = after_costs(said_I, fitted.processed.dataset.return_NH[rows_I, 0], np.full(len(rows_I), 0.6e-4))

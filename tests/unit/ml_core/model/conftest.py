@@ -1,7 +1,7 @@
 """Contracts and exported models that the tests of this folder share."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import onnx
@@ -57,11 +57,33 @@ def graph() -> Callable[[ModelContract, torch.nn.Module], ScoringGraph]:
     return make
 
 
+class Exported(NamedTuple):
+    graph: ScoringGraph
+    file: bytes
+    was_training: bool  # after the export, as before it
+
+
 @pytest.fixture(scope="session")
-def mlp_file(contract, graph) -> bytes:
+def of_rows(contract, graph) -> Exported:
+    """A graph that was exported while dropout was on; an export takes seconds, so tests share it."""
     torch.manual_seed(0)
     one = contract(horizons=2)
-    return export(graph(one, MLP(4, 6)), one)
+    net = graph(one, MLP(4, 6, dropout=0.5)).train()
+    file = export(net, one)
+    return Exported(net, file, net.training)
+
+
+@pytest.fixture(scope="session")
+def of_windows(contract) -> Exported:
+    one = contract(label_kind="return", horizons=2, window=3)
+    torch.manual_seed(4)
+    net = ScoringGraph(MLP(12, 2), one.scaler, shift_O=[0.5, -1.0], scale_O=[3.0, 0.25])
+    return Exported(net, export(net, one), net.training)
+
+
+@pytest.fixture(scope="session")
+def mlp_file(of_rows) -> bytes:
+    return of_rows.file
 
 
 @pytest.fixture(scope="session")

@@ -6,8 +6,6 @@ from torch import nn
 from ml_core import spec as pipelines
 from ml_core.errors import SpecError
 from ml_core.learners import network
-from ml_core.model.export import export
-from ml_core.model.graph import ScoringGraph, output_scale
 from ml_core.model.heads import Quantiles, pinball
 from ml_core.model.runtime import Scorer
 from tests.unit.ml_core.learners.test_boosting import held_out, spec_of, task
@@ -40,29 +38,26 @@ def test_the_loss_is_least_at_the_quantile():
     )
 
 
-def test_exported_quantiles_agree_with_torch_and_the_median_is_the_score(contract):
-    one = contract(label_kind="return", horizons=2, quantiles=QUANTILES)
-    shift_O, scale_O = output_scale("return", one.prior, QUANTILES)
-    torch.manual_seed(0)
-    graph = ScoringGraph(
-        Quantiles(nn.Sequential(nn.Flatten(), nn.Linear(4, 6)), QUANTILES), one.scaler, shift_O=shift_O, scale_O=scale_O
-    )
-    scorer = Scorer(export(graph, one))
-    x_BTF = np.random.default_rng(0).standard_normal((40, 1, 4)).astype(np.float32)
-    y_BO = scorer.outputs(x_BTF)
-    assert (np.diff(y_BO.reshape(40, 2, 3), axis=2) >= 0).all()
-    assert scorer.scores(x_BTF).tobytes() == np.ascontiguousarray(y_BO[:, 1::3]).tobytes()
-
-
-def test_a_network_learns_quantiles_that_cover_their_shares():
+@pytest.fixture(scope="module")
+def learned() -> Scorer:
+    """A network of quantiles; its export has agreed with torch, or it would have been refused."""
     model = {"kind": "linear", "quantiles": list(QUANTILES)}
     train = {"epochs": 40, "patience": 40, "batch_size": 100, "learning_rate": 0.01}
     label = {"kind": "return", "horizons": ["1s", "2s"]}
     spec = pipelines.parse({"name": "demo", "label": label, "model": model, "train": train})
-    given = task(spec)
-    learned = network.learn(given)
-    x_BTF, y_BH = held_out(given)
-    y_BHQ = Scorer(learned.onnx).outputs(x_BTF).reshape(-1, 2, 3)
+    return Scorer(network.learn(task(spec)).onnx)
+
+
+def test_served_quantiles_never_fall_and_the_median_is_the_score(learned):
+    x_BTF = np.random.default_rng(0).standard_normal((40, 1, 4)).astype(np.float32)
+    y_BO = learned.outputs(x_BTF)
+    assert (np.diff(y_BO.reshape(40, 2, 3), axis=2) >= 0).all()
+    assert learned.scores(x_BTF).tobytes() == np.ascontiguousarray(y_BO[:, 1::3]).tobytes()
+
+
+def test_a_network_learns_quantiles_that_cover_their_shares(learned):
+    x_BTF, y_BH = held_out(task(spec_of("return")))
+    y_BHQ = learned.outputs(x_BTF).reshape(-1, 2, 3)
     assert (y_BH[:, :, None] < y_BHQ).mean(axis=0) == pytest.approx(np.tile(QUANTILES, (2, 1)), abs=0.06)
     assert np.corrcoef(y_BHQ[:, 0, 1], y_BH[:, 0])[0, 1] > 0.5
 
