@@ -11,6 +11,7 @@ COMMANDS = {
     "feed": "publish live ticks of an exchange to a topic",
     "data": "keep ticks and bars of any source as data sets, look at them, write them out",
     "train": "train on a file, without Kafka",
+    "simulate": "run a pipeline over past ticks in virtual time, with retraining",
     "worker": "run the stream worker",
     "runner": "run the job runner",
     "serve": "run the HTTP server",

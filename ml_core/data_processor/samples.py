@@ -58,7 +58,7 @@ def make_samples(frame: pd.DataFrame, spec: PipelineSpec, plan: FeaturePlan) -> 
     rows, lag_N = _move(ticks, plan)
     # of rows that nothing else is wrong with: a first tick that is misdated is flagged as well, and fails no training
     check_known(rows.ts_ns_N[(rows.flags_N & ~np.uint8(RowFlag.NO_CALENDAR)) == 0], spec.source.calendar)
-    path = _price_path(ticks, lag_N, rows, spec)
+    path = price_path_of(ticks, lag_N, rows, spec)
     drops = cleaning.Drops(len(rows))
     cleaning.drop_flagged(drops, rows.flags_N)
     drops.add("same_ts", cleaning.shadowed(rows.symbol_N, rows.ts_ns_N, rows.flags_N))
@@ -74,7 +74,7 @@ def make_samples(frame: pd.DataFrame, spec: PipelineSpec, plan: FeaturePlan) -> 
         drops=drops,
     )
     drops.add("closed", ~is_open(after.end_ns_NH.max(axis=1), spec.source.calendar))
-    after = _of_kind(after, rows, path, spec, drops)
+    after = of_kind(after, rows, path, spec, drops)
     row_N = np.flatnonzero(drops.kept_N)
     row_N = row_N[canonical.order(rows.ts_ns_N[row_N], canonical.rank(rows.symbols)[rows.symbol_N[row_N]])]
     report = {
@@ -96,7 +96,7 @@ def _move(ticks: TickBatch, plan: FeaturePlan) -> Moved:
     return move(ticks, FeatureState(plan, SymbolTable(ticks.symbols)))
 
 
-def _price_path(ticks: TickBatch, lag_N: Int64, rows: RowBatch, spec: PipelineSpec) -> PricePath:
+def price_path_of(ticks: TickBatch, lag_N: Int64, rows: RowBatch, spec: PipelineSpec) -> PricePath:
     """Return the prices labels are read from: the rows' mids, or the trades that are neither late nor parked."""
     if spec.label.price == "mid":
         return price_path(rows.symbol_N, rows.ts_ns_N, rows.mid_N, (rows.flags_N & NO_POINT) == 0)
@@ -104,7 +104,7 @@ def _price_path(ticks: TickBatch, lag_N: Int64, rows: RowBatch, spec: PipelineSp
     return price_path(trades.symbol_N, trades.ts_ns_N, trades.price_N, np.ones(len(trades), np.bool_))
 
 
-def _of_kind(after: Labels, rows: RowBatch, path: PricePath, spec: PipelineSpec, drops: cleaning.Drops) -> Labels:
+def of_kind(after: Labels, rows: RowBatch, path: PricePath, spec: PipelineSpec, drops: cleaning.Drops) -> Labels:
     """Return what ``label.kind`` makes of the labels of M rows; those it can make nothing of are dropped."""
     asked = spec.label
     if asked.kind == "volatility":

@@ -1,0 +1,106 @@
+"""Outcomes count when nothing can change them any more, and their figures are those of all rows at once."""
+
+import numpy as np
+import pytest
+
+from ml_core.contract import ModelContract, Scaler
+from ml_core.evaluation import metrics
+from ml_core.spec import parse
+from ml_core.types import RowBatch, TickBatch
+from model_ops_manager import matured
+from model_ops_manager.matured import Outcomes
+
+S = 10**9
+SPEC = parse(
+    {
+        "name": "demo",
+        "source": {"lateness": "2s"},
+        "features": {"max_age": "3s"},
+        "label": {"kind": "return", "horizons": ["5s"], "delay": "1s"},
+        "costs": {"fee_bps": 0.5},
+    }
+)
+CONTRACT = ModelContract(
+    pipeline="demo", spec_hash="", model_kind="mlp", features=("a",), feature_hash="", window=1, label_kind="return",
+    label_price="mid", horizons_ns=(5 * S,), delay_ns=S, dead_zone=(), prior=((1e-4, 1.0),),
+    scaler=Scaler(median=(0.0,), iqr=(1.0,)), trained_from_ns=0, trained_to_ns=1, seed=0, code_version="0",
+)  # fmt: skip
+
+
+def rows_of(seconds, mid, symbol_N=None):
+    n = len(seconds)
+    ts_ns_N, none_N = (np.array(seconds) * S).astype(np.int64), np.zeros(n, np.int32)
+    symbol_N = none_N if symbol_N is None else np.array(symbol_N, np.int32)
+    mid_N, x_NF, flags_N = np.array(mid, np.float64), np.zeros((n, 1), np.float32), np.zeros(n, np.uint8)
+    return RowBatch(np.arange(n), none_N, symbol_N, ts_ns_N, mid_N, mid_N / 1e4, x_NF, flags_N, "AB")
+
+
+def run(rows, score_N, *, cut=1, clock_N=None):
+    """Figures where each row is scored as it comes, ``cut`` rows at a time."""
+    outcomes = Outcomes(SPEC)
+    outcomes.begin(1, CONTRACT)
+    no_ticks = TickBatch(*[np.zeros(0)] * 13, symbols="AB")
+    clock_N = np.maximum.accumulate(rows.ts_ns_N) if clock_N is None else clock_N
+    for start in range(0, len(rows), cut):
+        part = slice(start, start + cut)
+        outcomes.see(no_ticks, np.zeros(0, np.int64), rows.select(part), clock_N[part], 0)
+        score_NH = np.array(score_N, np.float32)[part, None]
+        outcomes.add(1, rows.select(part), clock_N[part], score_NH, score_NH)
+        outcomes.settle(int(clock_N[part][-1]))
+    outcomes.settle(int(clock_N[-1]), last=True)
+    return outcomes.figures(1)
+
+
+def test_the_outcome_is_the_move_from_delay_to_horizon_and_counts_a_lateness_later() -> None:
+    # second   0    1    6    8 | 9        the row of second 0: from 100 at 1 to 110 at 6; known for sure after 8
+    rows = rows_of([0.5, 1, 6, 8, 9], [90, 100, 110, 120, 130])
+    move = np.log(110 / 100)
+
+    found = run(rows, [0.3, 0, 0, 0, 0])
+
+    # the next row, of second 1, is due at 7 and would count behind 9
+    assert found["matured"] == 1
+    assert found["metrics"]["squared_error"] == pytest.approx((0.3 - move) ** 2)
+    assert found["metrics"]["prior_squared_error"] == pytest.approx((1e-4 - move) ** 2)
+    assert found["metrics"]["net_edge_bps"] == pytest.approx(1e4 * move - 1)
+
+
+def test_a_row_whose_price_is_too_old_has_matured_without_a_label() -> None:
+    found = run(rows_of([1, 2, 3, 30], [10, 10, 10, 10]), [0.1] * 4)
+
+    assert (found["matured"], found["unlabelled"]) == (0, 3)
+
+
+def test_what_comes_more_than_lateness_behind_the_clock_counts_for_nothing() -> None:
+    rows = rows_of([1, 2, 7, 4.9, 7.5, 20], [100, 100, 110, 999, 110, 110])
+
+    # the price of second 4.9 comes when the clock is at 7: an outcome at 5 may have been settled by then
+    without = rows_of([1, 2, 7, 7.5, 20], [100, 100, 110, 110, 110])
+    assert run(rows, [0.1] * 6) == run(without, [0.1] * 5)
+
+
+def test_figures_are_those_of_all_rows_at_once_wherever_they_are_cut(monkeypatch) -> None:
+    rng = np.random.default_rng(0)
+    n = 3000
+    seconds = np.sort(rng.uniform(1, 300, n))
+    rows = rows_of(seconds, 100 * np.exp(np.cumsum(rng.normal(0, 1e-4, n))), symbol_N=rng.integers(0, 2, n))
+    score_N = rng.normal(0, 1e-3, n).astype(np.float32)
+    whole = run(rows, score_N, cut=n)
+    monkeypatch.setattr(matured, "_HELD_POINTS", 100)  # settled again and again, with most of the path let go
+
+    assert run(rows, score_N, cut=7) == run(rows, score_N, cut=501) == whole
+    monkeypatch.setattr(matured, "STRETCH_ROWS", 400)
+    parts = run(rows, score_N, cut=7)
+    assert parts["metrics"]["squared_error"] == pytest.approx(whole["metrics"]["squared_error"], rel=1e-12)
+
+    # the same by hand
+    moves, scores = [], []
+    for i in range(n):
+        if rows.ts_ns_N[i] + 8 * S >= rows.ts_ns_N[-1]:
+            continue
+        path = np.flatnonzero(rows.symbol_N == rows.symbol_N[i])
+        at = [path[np.searchsorted(rows.ts_ns_N[path], rows.ts_ns_N[i] + k * S, side="right") - 1] for k in (1, 6)]
+        moves.append(np.log(rows.mid_N[at[1]] / rows.mid_N[at[0]]))
+        scores.append(score_N[i])
+    assert whole["matured"] == len(moves) > 2000
+    assert whole["metrics"]["ic"] == pytest.approx(metrics.information_coefficient(np.array(scores), np.array(moves)))
