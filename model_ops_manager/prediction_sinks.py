@@ -97,7 +97,11 @@ class ParquetSink:
         group, left = table.slice(0, rows).combine_chunks(), table.slice(rows)
         self._held, self._held_rows = [left] if left.num_rows else [], left.num_rows
         if self._writer is None:
-            self._writer = pq.ParquetWriter(self._part, group.schema, compression="zstd")
+            named = [each.name for each in group.schema if each.name == "symbol" or pa.types.is_dictionary(each.type)]
+            rising = dict.fromkeys(("offset", "ts"), "DELTA_BINARY_PACKED")
+            self._writer = pq.ParquetWriter(
+                self._part, group.schema, compression="zstd", use_dictionary=named, column_encoding=rising
+            )
         self._writer.write_table(group, row_group_size=rows)
 
 
