@@ -22,7 +22,7 @@ from ml_core.data_processor import cleaning, features
 from ml_core.data_processor.features import FeaturePlan, FeatureState
 from ml_core.data_processor.scaling_kernel import scale_rows
 from ml_core.data_processor.windows import Tail
-from ml_core.errors import InputError, ModelRefusedError, TickwiseError
+from ml_core.errors import InputError, ModelRefusedError, NotEnoughDataError, TickwiseError
 from ml_core.model.fitted import FittedModel
 from ml_core.model.runtime import Scorer
 from ml_core.spec import PipelineSpec
@@ -115,7 +115,7 @@ class Simulation:
     """The loop; give it ticks in the order in which they arrived, then ask for the report."""
 
     spec: PipelineSpec
-    trainer: Trainer
+    trainer: Trainer | None = None  # None: no trigger starts anything
     training_takes_ns: int = 0
     max_ticks: int = 2_000_000  # the newest ones, that one training reads at most
     sink: Sink | None = None
@@ -166,7 +166,16 @@ class Simulation:
             self._move(cut(kept, start, start + self._batch))
 
     def report(self) -> dict[str, Any]:
-        """Return what happened, JSON; nothing is added behind this."""
+        """Return what happened, JSON; nothing is added behind this.
+
+        Raises:
+            NotEnoughDataError: There was no tick whose time is sure, so no time passed. More ticks may help.
+        """
+        if not self._begun_ns:
+            raise NotEnoughDataError(
+                f"{self._ticks} ticks gave {self._rows} rows and none whose time is sure: all warm up, stand behind a "
+                "gap or outside of the calendar"
+            )
         self._outcomes.settle(self._clock.now_ns, last=True)
         waiting = None if self._job is None else self._job.version
         return {
@@ -204,14 +213,17 @@ class Simulation:
         self._triggers.observe(clock_N)
         self._outcomes.see(ticks, lag_N, rows, clock_N, before_ns)
         done = 0
-        for event_ns, happens in self._events():
+        for event_ns, trigger in self._events():
             first = int(np.searchsorted(clock_N, event_ns))  # the first row that is made when the clock is there
             if first > done:
                 chosen = slice(done, first)
                 self._score(rows.select(chosen), x_NTF[chosen], ready_N[chosen], clock_N[chosen])
                 done = first
-            place = int(np.searchsorted(ticks.offset_N, rows.offset_N[first]))
-            happens(event_ns, cut(ticks, 0, place))
+            if trigger is None:
+                self._end_job(event_ns)
+            elif self.trainer is not None:
+                place = int(np.searchsorted(ticks.offset_N, rows.offset_N[first]))
+                self._start_job(self.trainer, trigger, event_ns, cut(ticks, 0, place))
         if done < len(rows):
             chosen = slice(done, None)
             self._score(rows.select(chosen) if done else rows, x_NTF[chosen], ready_N[chosen], clock_N[chosen])
@@ -232,32 +244,24 @@ class Simulation:
                 "virtual time needs the ticks of all symbols in the order of time, not one symbol or file after another"
             )
 
-    def _events(self) -> Iterator[tuple[int, Callable[[int, TickBatch], None]]]:
-        """Yield what happens by the time of the clock, one after the other."""
+    def _events(self) -> Iterator[tuple[int, str | None]]:
+        """Yield what happens by the time of the clock, one after the other: triggers by name, None for a job's end."""
         while True:
-            trigger = self._triggers.next()
-            happens: Callable[[int, TickBatch], None]
-            if self._job is not None and (trigger is None or self._job.over_ns <= trigger[0]):
-                event_ns, happens = self._job.over_ns, self._end_job
-            elif trigger is not None:
-                event_ns, happens = trigger[0], self._starter(trigger[1])
-            else:
+            event: tuple[int, str | None] | None = None if self.trainer is None else self._triggers.next()
+            if self._job is not None and (event is None or self._job.over_ns <= event[0]):
+                event = self._job.over_ns, None
+            if event is None or event[0] > self._clock.now_ns:
                 return
-            if event_ns > self._clock.now_ns:
-                return
-            yield event_ns, happens
+            yield event
 
-    def _starter(self, trigger: str) -> Callable[[int, TickBatch], None]:
-        return lambda now_ns, ticks: self._start_job(trigger, now_ns, ticks)
-
-    def _start_job(self, trigger: str, now_ns: int, ticks: TickBatch) -> None:
+    def _start_job(self, trainer: Trainer, trigger: str, now_ns: int, ticks: TickBatch) -> None:
         """Train on the ticks that had come by ``now_ns``, the last of them ``ticks``."""
         over_ns = now_ns + self.training_takes_ns
         self._triggers.started(now_ns, over_ns)
         about: dict[str, Any] = {"trigger": trigger, "started_ns": now_ns, "over_ns": over_ns}
         self._job = _Job(over_ns, None)
         try:
-            trained = self.trainer(self._span(ticks, now_ns), self._champion)
+            trained = trainer(self._span(ticks, now_ns), self._champion)
             scorer = self._loaded(trained.model)
         except TickwiseError as error:
             self._failed.append({**about, "error_type": type(error).__name__, "error": str(error)})
@@ -272,7 +276,7 @@ class Simulation:
         said = "takes over" if trained.decision.promote else "does not take over"
         self.tell(f"{utc(now_ns)} {trigger}: version {number} {said}: {trained.decision.reason}")
 
-    def _end_job(self, now_ns: int, _ticks: TickBatch) -> None:
+    def _end_job(self, now_ns: int) -> None:
         if self._job is not None and self._job.version is not None:
             self._swap(self._job.version, now_ns)
         self._job = None
@@ -313,7 +317,7 @@ class Simulation:
 
     def _hold(self, ticks: TickBatch) -> None:
         """Keep ``ticks`` for trainings, and let go of those that none will read any more."""
-        if not self._triggers.any:
+        if self.trainer is None or not self._triggers.any:
             return
         self._held.append(ticks)
         oldest_ns = self._clock.now_ns - self.spec.train.span

@@ -17,8 +17,7 @@ from ml_core.model.fitted import FittedModel
 from ml_core.quantities import parse_duration
 from model_ops_manager.jobs.settings import RunnerSettings
 from model_ops_manager.prediction_sinks import ParquetSink
-from model_ops_manager.simulated_training import JobTrainer
-from model_ops_manager.simulation import GIVEN, Simulation, ticks_of, utc
+from model_ops_manager.simulation import GIVEN, Simulation, Trainer, ticks_of, utc
 
 PREDICTIONS, REPORT = "predictions.parquet", "simulation.json"
 MS_NS = 1_000_000
@@ -55,10 +54,13 @@ def simulate(
     if source is None:
         raise InputError(f"give --history, or write source.history into {pipeline}")
     settings = RunnerSettings.read()
+    if model is None and not spec.retrain.when:
+        raise InputError(f"nothing would score: give --model, or write retrain.when into {pipeline}")
+    trainer = _trainer(spec, seed, settings.job_threads) if spec.retrain.when else None
     sink = None if out is None else _sink(out, source, spec)
     simulation = Simulation(
         spec,
-        JobTrainer(spec, seed, settings.job_threads),
+        trainer,
         training_takes_ns=_duration_ns("--training-takes", training_takes),
         max_ticks=settings.max_ticks,
         sink=sink,
@@ -79,6 +81,15 @@ def simulate(
     if not as_json:
         _tell(report)
     say(json.dumps(report))
+
+
+def _trainer(spec: pipelines.PipelineSpec, seed: int, threads: int) -> Trainer:
+    # Imported here: a simulation without training does without torch.
+    from ml_core.fit import check
+    from model_ops_manager.simulated_training import JobTrainer
+
+    check(spec)
+    return JobTrainer(spec, seed, threads)
 
 
 def _sink(out: Path, source: str, spec: pipelines.PipelineSpec) -> ParquetSink:
@@ -106,6 +117,7 @@ def _keep(report: dict[str, Any], sink: ParquetSink | None, out: Path | None, pr
         sink.finish()
     else:
         sink.discard()
+        (out / PREDICTIONS).unlink(missing_ok=True)  # of a simulation before
     try:
         (out / REPORT).write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
     except OSError as error:

@@ -93,7 +93,7 @@ def measure(folder: Path, core: int) -> dict[str, Any]:
 def _simulated(folder: Path, spec: PipelineSpec, model: FittedModel, clock: Clock) -> dict[str, Any]:
     about: dict[str, Any] = {"topic_id": "day", "horizons_ns": spec.label.horizons, "model": spec.name, "version": 0}
     sink = ParquetSink(folder / "predictions.parquet", **about)
-    simulation = Simulation(spec, _no_training, sink=sink)
+    simulation = Simulation(spec, sink=sink)
     simulation.start_with(model)
     ticks = ticks_of(open_source(str(folder / DAY)), simulation.symbols)
     read = clock.timed("parse", lambda: next(ticks, None))
@@ -108,10 +108,6 @@ def _peak_rss_mb() -> int:
     """Return the most memory that was ever resident since this program began; getrusage would count its parent's."""
     found = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
     return 0 if found is None else round(int(found[1]) / 1024)
-
-
-def _no_training(*_: Any) -> Any:
-    raise AssertionError("the pipeline has no triggers")
 
 
 def main() -> None:

@@ -57,20 +57,13 @@ def test_a_simulation_is_told_in_words_and_in_json_and_kept_in_files(tickwise, t
     assert "schedule: version 1 takes over" in noted
     assert pq.read_table(out / "predictions.parquet").num_rows == report["rows"] - report["rows_without_model"] > 0
 
-    # the same span of time, named: only its ticks are read
-    code, told, _ = tickwise(
-        "--history", source, "--from", "2024-01-02T14:30:10", "--to", "2024-01-02T14:30:20", "--json"
-    )
+    # a span of it, before the first trigger: only its ticks are read, and nothing scores them
+    span = ("--from", "2024-01-02T14:30:10", "--to", "2024-01-02T14:30:20")
+    code, told, _ = tickwise("--history", source, *span, "--out", out, "--json")
     part = json.loads(told)
     assert (code, part["versions"]) == (0, [])
-    assert 0 < part["ticks"] < report["ticks"] / 3
-
-
-def test_a_simulation_without_predictions_leaves_a_report_alone(tickwise, tmp_path) -> None:
-    code, *_ = tickwise("--history", "synthetic:ticks=300", "--out", tmp_path / "out")
-
-    assert code == 0
-    assert [file.name for file in (tmp_path / "out").iterdir()] == ["simulation.json"]
+    assert 0 < part["ticks"] == part["rows_without_model"] < report["ticks"] / 3
+    assert [file.name for file in out.iterdir()] == ["simulation.json"]
 
 
 def test_what_is_wrong_is_told_and_no_file_begun_is_left(tickwise, tmp_path) -> None:
@@ -78,5 +71,8 @@ def test_what_is_wrong_is_told_and_no_file_begun_is_left(tickwise, tmp_path) -> 
 
     assert (code, "did you mean 'ticks'" in told) == (2, True)
     assert list((tmp_path / "out").iterdir()) == []
+    assert "none whose time is sure" in tickwise("--history", "synthetic:ticks=3")[2]
     assert tickwise()[0] == 2
     assert tickwise("--history", "synthetic", "--training-takes", "soon")[0] == 2
+    (tmp_path / "demo.toml").write_text('name = "demo"')
+    assert "nothing would score" in tickwise("--history", "synthetic")[2]

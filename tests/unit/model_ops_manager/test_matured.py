@@ -35,15 +35,17 @@ def rows_of(seconds, mid, symbol_N=None):
     return RowBatch(np.arange(n), none_N, symbol_N, ts_ns_N, mid_N, mid_N / 1e4, x_NF, flags_N, "AB")
 
 
-def run(rows, score_N, *, cut=1, clock_N=None):
-    """Figures where each row is scored as it comes, ``cut`` rows at a time."""
-    outcomes = Outcomes(SPEC)
+def run(rows, score_N, *, cut=1, spec=SPEC):
+    """Figures where each row is scored as it comes, made by a trade at its mid, ``cut`` rows at a time."""
+    outcomes = Outcomes(spec)
     outcomes.begin(1, CONTRACT)
-    no_ticks = TickBatch(*[np.zeros(0)] * 13, symbols="AB")
-    clock_N = np.maximum.accumulate(rows.ts_ns_N) if clock_N is None else clock_N
+    clock_N = np.maximum.accumulate(rows.ts_ns_N)
     for start in range(0, len(rows), cut):
         part = slice(start, start + cut)
-        outcomes.see(no_ticks, np.zeros(0, np.int64), rows.select(part), clock_N[part], 0)
+        some, before_ns = rows.select(part), int(clock_N[start - 1]) if start else 0
+        none_N, one_N = np.zeros(len(some), np.int64), np.ones(len(some))
+        trades = (some.offset_N, some.index_N, none_N, some.symbol_N, some.ts_ns_N, some.mid_N, *[one_N] * 7, "AB")
+        outcomes.see(TickBatch(*trades), none_N, some, clock_N[part], before_ns)
         score_NH = np.array(score_N, np.float32)[part, None]
         outcomes.add(1, rows.select(part), clock_N[part], score_NH, score_NH)
         outcomes.settle(int(clock_N[part][-1]))
@@ -77,6 +79,17 @@ def test_what_comes_more_than_lateness_behind_the_clock_counts_for_nothing() -> 
     # the price of second 4.9 comes when the clock is at 7: an outcome at 5 may have been settled by then
     without = rows_of([1, 2, 7, 7.5, 20], [100, 100, 110, 110, 110])
     assert run(rows, [0.1] * 6) == run(without, [0.1] * 5)
+
+
+def test_a_label_of_trade_prices_reads_trades_by_the_same_clock() -> None:
+    by_trades = parse(
+        {**SPEC.model_dump(mode="json"), "label": {**SPEC.label.model_dump(mode="json"), "price": "trade"}}
+    )
+    rows = rows_of([1, 2, 7, 4.9, 7.5, 20], [100, 100, 110, 999, 110, 110])
+    figures = run(rows, [0.1] * 6)
+
+    assert figures["matured"] > 0
+    assert all(run(rows, [0.1] * 6, cut=cut, spec=by_trades) == figures for cut in (1, 2, 6))
 
 
 def test_figures_are_those_of_all_rows_at_once_wherever_they_are_cut(monkeypatch) -> None:
