@@ -133,13 +133,16 @@ def _tell(report: dict[str, Any]) -> None:
     table([_row(each) for each in report["versions"]], _COLUMNS, empty="no model was made")
     for each in report["versions"]:
         if each["trigger"] != GIVEN:
-            verdict = "promoted" if each["promoted"] else "refused"
+            verdict = "promoted" if each["promoted"] else "not promoted"
             say(f"version {each['version']}, {verdict}: {each['reason']}")
+        if each["metrics"]:
+            metrics = ", ".join(f"{name} {value:.5g}" for name, value in each["metrics"].items())
+            say(f"version {each['version']}, on {each['matured']:,} rows with outcomes: {metrics}")
     for each in report["failed"]:
         say(f"{each['trigger']} at {utc(each['started_ns'])} failed: {each['error']}")
 
 
-_COLUMNS = ("version", "trigger", "at", "ticks", "trained on", "scored from", "to", "rows", "matured", "metrics")
+_COLUMNS = ("version", "trigger", "at", "ticks", "trained on", "scored from", "to", "rows", "matured")
 
 
 def _row(version: dict[str, Any]) -> dict[str, Any]:
@@ -155,5 +158,4 @@ def _row(version: dict[str, Any]) -> dict[str, Any]:
         "to": utc(served["to_ns"]) if served else None,
         "rows": version["scored"],
         "matured": version["matured"],
-        "metrics": ", ".join(f"{name} {value:.5g}" for name, value in version["metrics"].items()) or None,
     }

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from ml_core.contract import ModelContract, Scaler
+from ml_core.data_processor import labels
 from ml_core.evaluation import metrics
 from ml_core.spec import parse
 from ml_core.types import RowBatch, TickBatch
@@ -20,6 +21,8 @@ SPEC = parse(
         "costs": {"fee_bps": 0.5},
     }
 )
+# The price of second 4.9 comes when the clock is at 7; without it the row of 4.5 acts on its own price, at 5.5.
+LATE = [4, 4.5, 7, 4.9, 7.5, 20], [100, 100, 110, 999, 110, 110]
 CONTRACT = ModelContract(
     pipeline="demo", spec_hash="", model_kind="mlp", features=("a",), feature_hash="", window=1, label_kind="return",
     label_price="mid", horizons_ns=(5 * S,), delay_ns=S, dead_zone=(), prior=((1e-4, 1.0),),
@@ -74,10 +77,10 @@ def test_a_row_whose_price_is_too_old_has_matured_without_a_label() -> None:
 
 
 def test_what_comes_more_than_lateness_behind_the_clock_counts_for_nothing() -> None:
-    rows = rows_of([1, 2, 7, 4.9, 7.5, 20], [100, 100, 110, 999, 110, 110])
+    rows = rows_of(*LATE)
 
-    # the price of second 4.9 comes when the clock is at 7: an outcome at 5 may have been settled by then
-    without = rows_of([1, 2, 7, 7.5, 20], [100, 100, 110, 110, 110])
+    without = rows_of(*([each for i, each in enumerate(column) if i != 3] for column in LATE))
+
     assert run(rows, [0.1] * 6) == run(without, [0.1] * 5)
 
 
@@ -85,18 +88,34 @@ def test_a_label_of_trade_prices_reads_trades_by_the_same_clock() -> None:
     by_trades = parse(
         {**SPEC.model_dump(mode="json"), "label": {**SPEC.label.model_dump(mode="json"), "price": "trade"}}
     )
-    rows = rows_of([1, 2, 7, 4.9, 7.5, 20], [100, 100, 110, 999, 110, 110])
+    rows = rows_of(*LATE)
     figures = run(rows, [0.1] * 6)
 
     assert figures["matured"] > 0
     assert all(run(rows, [0.1] * 6, cut=cut, spec=by_trades) == figures for cut in (1, 2, 6))
 
 
+def test_a_path_that_was_cut_says_the_same_of_every_price_since() -> None:
+    rng = np.random.default_rng(1)
+    ts_ns_P, price_P = np.sort(rng.integers(0, 1000, 60)), rng.uniform(1, 2, 60)
+    whole = labels.price_path(np.arange(60, dtype=np.int32) % 3, ts_ns_P, price_P, np.ones(60, np.bool_))
+
+    short = matured._since(whole, 700)
+
+    when = np.arange(700, 1100)
+    assert len(short.ts_ns_P) < 30
+    for symbol in range(3):
+        said = [labels.price_at(*path.of(symbol), when, 10**6) for path in (whole, short)]
+        np.testing.assert_array_equal(*said)
+
+
 def test_figures_are_those_of_all_rows_at_once_wherever_they_are_cut(monkeypatch) -> None:
     rng = np.random.default_rng(0)
     n = 3000
     seconds = np.sort(rng.uniform(1, 300, n))
-    rows = rows_of(seconds, 100 * np.exp(np.cumsum(rng.normal(0, 1e-4, n))), symbol_N=rng.integers(0, 2, n))
+    rows = rows_of(
+        seconds, 100 * np.exp(np.cumsum(rng.normal(0, 1e-4, n))), symbol_N=rng.random(n) < 0.05
+    )  # one symbol is quiet
     score_N = rng.normal(0, 1e-3, n).astype(np.float32)
     whole = run(rows, score_N, cut=n)
     monkeypatch.setattr(matured, "_HELD_POINTS", 100)  # settled again and again, with most of the path let go
@@ -112,8 +131,12 @@ def test_figures_are_those_of_all_rows_at_once_wherever_they_are_cut(monkeypatch
         if rows.ts_ns_N[i] + 8 * S >= rows.ts_ns_N[-1]:
             continue
         path = np.flatnonzero(rows.symbol_N == rows.symbol_N[i])
-        at = [path[np.searchsorted(rows.ts_ns_N[path], rows.ts_ns_N[i] + k * S, side="right") - 1] for k in (1, 6)]
+        when = rows.ts_ns_N[i] + np.array([1, 6]) * S
+        at = path[np.searchsorted(rows.ts_ns_N[path], when, side="right") - 1]
+        if (when - rows.ts_ns_N[at] > 3 * S).any():
+            continue
         moves.append(np.log(rows.mid_N[at[1]] / rows.mid_N[at[0]]))
         scores.append(score_N[i])
     assert whole["matured"] == len(moves) > 2000
+    assert whole["unlabelled"] > 10
     assert whole["metrics"]["ic"] == pytest.approx(metrics.information_coefficient(np.array(scores), np.array(moves)))

@@ -176,6 +176,26 @@ def test_a_training_reads_the_span_before_its_trigger_and_no_more_ticks_than_a_j
         assert sum(map(len, simulation._held)) < most + 501 or most > len(frame)
 
 
+def test_a_night_without_ticks_trains_nothing_anew(frame, done) -> None:
+    # second   0 ... 40 | 140 ... 160, a job every 25: those at 75, 100 and 125 see the ticks that the one at 50 saw
+    begin_ns = frame["ts_ns"].iloc[0] // S * S
+    is_late = frame["ts_ns"] >= begin_ns + 40 * S
+    broken = frame.assign(ts_ns=frame["ts_ns"].where(~is_late, frame["ts_ns"] + 100 * S))
+    spec = parse({**SPEC.model_dump(mode="json"), "train": {"span": "1h"}})
+    asked = []
+
+    def trainer(ticks, _):
+        asked.append(len(ticks))
+        return Trained(done[2][1].model, Decision(False, "no", {}), len(ticks), 0, 0)
+
+    simulation = Simulation(spec, trainer)
+    simulation.add(frames.to_batch(broken[broken["ts_ns"] < begin_ns + 160 * S], simulation.symbols))
+
+    told = [version["ticks"] for version in simulation.report()["versions"]]
+    assert asked == sorted(set(told))
+    assert told == [asked[0], *[asked[1]] * 4, asked[2]]
+
+
 def test_symbols_one_after_the_other_are_refused(frame) -> None:
     simulation = Simulation(SPEC, JobTrainer(SPEC))
     apart = frame.sort_values("symbol", kind="stable")
