@@ -14,8 +14,9 @@ from ml_core.types import SymbolTable
 from model_ops_manager import simulated_training
 from model_ops_manager.batch_prediction import Replay
 from model_ops_manager.prediction_sinks import ParquetSink
+from model_ops_manager.promotion import Decision
 from model_ops_manager.simulated_training import JobTrainer
-from model_ops_manager.simulation import Simulation
+from model_ops_manager.simulation import Simulation, Trained
 
 S = 10**9
 TAKES_NS = 3 * S
