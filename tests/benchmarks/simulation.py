@@ -124,7 +124,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         prepare(Path(folder), asked.ticks, asked.symbols)
         command = [sys.executable, "-m", __spec__.name, "--measure", folder, "--core", str(asked.core)]
-        found = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)
+        # threads of BLAS would wait for one another on that core
+        one = {**os.environ, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
+        found = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, env=one).stdout)
     found = {"symbols": asked.symbols, **found}
     for name, value in found.items():
         sys.stdout.write(f"{name:<14} {value}\n")
