@@ -9,7 +9,7 @@ from ml_core.model.export import restated
 from ml_core.spec import PipelineSpec
 from ml_core.types import TickBatch
 from model_ops_manager.jobs.evidence import Champion, judge
-from model_ops_manager.simulation import Trained, Version
+from model_ops_manager.simulation import Candidate, Trained
 
 
 @dataclass(frozen=True)
@@ -20,7 +20,7 @@ class JobTrainer:
     seed: int = 0
     threads: int = 1
 
-    def __call__(self, ticks: TickBatch, champion: Version | None) -> Trained:
+    def __call__(self, ticks: TickBatch, champion: Candidate | None) -> Trained:
         """Return a model of ``ticks`` and whether it takes over from ``champion``; raises as ``fit``."""
         if not len(ticks):
             raise NotEnoughDataError("there are no ticks to train on")

@@ -34,11 +34,19 @@ from model_ops_manager.promotion import Decision
 from model_ops_manager.scoring import Unscored
 from model_ops_manager.triggers import VirtualClock, VirtualTriggers
 
-BATCH_TICKS = 65_536  # that are read at once; windows of T rows divide it
+BATCH_TICKS = 65_536  # that are moved over at once; fewer where windows make many rows of each
 _LEAST_BATCH = 1024
-# Of two sources that are read one after the other at least one lies behind the other's clock, all the way.
+# Share of rows that may come late for the clock; where symbols come one after the other all but those of the first do.
 _MOST_BEHIND = 0.05
 GIVEN = "given"  # what stands for the trigger of a model that is there from the start
+
+
+class Candidate(NamedTuple):
+    """A version that scores, or will; those that were refused or replaced leave memory."""
+
+    number: int
+    model: FittedModel
+    scorer: Scorer
 
 
 class Trained(NamedTuple):
@@ -54,7 +62,7 @@ class Trained(NamedTuple):
 class Trainer(Protocol):
     """Trains as a job does; `simulated_training.JobTrainer` outside of tests."""
 
-    def __call__(self, ticks: TickBatch, champion: "Version | None") -> Trained:
+    def __call__(self, ticks: TickBatch, champion: Candidate | None) -> Trained:
         """Return a model of ``ticks`` and whether it takes over from ``champion``.
 
         Raises:
@@ -75,14 +83,12 @@ class Sink(Protocol):
         ...
 
 
-@dataclass(eq=False)
-class Version:
-    """A model of the simulation: what it was made of, and from when to when it scored."""
+@dataclass
+class _Version:
+    """What a version was made of, and from when to when it scored."""
 
     number: int
-    model: FittedModel
-    scorer: Scorer
-    made: dict[str, Any]  # how it came about; JSON
+    made: dict[str, Any]  # JSON
     from_ns: int | None = None  # it scores ticks from this virtual time on
     to_ns: int | None = None  # and before this one
     rows: int = 0
@@ -107,7 +113,7 @@ class _Job:
     """A job under way; it is over at ``over_ns``."""
 
     over_ns: int
-    version: Version | None  # that takes over then
+    candidate: Candidate | None  # that takes over then
 
 
 @dataclass
@@ -132,10 +138,10 @@ class Simulation:
         self._batch = max(_LEAST_BATCH, BATCH_TICKS // spec.features.window)
         self._clock, self._triggers, self._outcomes = VirtualClock(), VirtualTriggers(spec), Outcomes(spec)
         self._held: deque[TickBatch] = deque()  # ticks that a training may still ask for
-        self._champion: Version | None = None
+        self._champion: Candidate | None = None
         self._job: _Job | None = None
-        self._last: tuple[tuple[bytes, Version | None], Trained] | None = None  # what was asked of the trainer, and got
-        self._versions: list[Version] = []
+        self._last: tuple[tuple[bytes, int | None], Trained] | None = None  # what the trainer was asked for, and gave
+        self._versions: dict[int, _Version] = {}
         self._failed: list[dict[str, Any]] = []
         self._ticks, self._rows, self._unserved, self._behind = 0, 0, 0, 0
         self._dropped: dict[str, int] = {}
@@ -148,10 +154,7 @@ class Simulation:
         Raises:
             ModelRefusedError: It does not fit the pipeline, or fails its probe. A retry will not help.
         """
-        version = Version(0, model, self._loaded(model), {"trigger": GIVEN})
-        self._versions.append(version)
-        self._outcomes.begin(0, model.contract)
-        self._swap(version, 0)
+        self._swap(self._candidate(0, model, self._loaded(model), {"trigger": GIVEN}), 0)
 
     def add(self, ticks: TickBatch) -> None:
         """Go on by ``ticks``, the next ones; their symbols are those of ``symbols``.
@@ -178,7 +181,7 @@ class Simulation:
                 "gap or outside of the calendar"
             )
         self._outcomes.settle(self._clock.now_ns, last=True)
-        waiting = None if self._job is None else self._job.version
+        waiting = None if self._job is None or self._job.candidate is None else self._job.candidate.number
         return {
             "pipeline": self.spec.name,
             "spec_hash": self.spec.hash,
@@ -188,11 +191,11 @@ class Simulation:
             "ticks_dropped": self._dropped,
             "rows": self._rows,
             "rows_without_model": self._unserved,
-            "versions": [self._told(version, is_late=version is waiting) for version in self._versions],
+            "versions": [self._told(each, is_late=each.number == waiting) for each in self._versions.values()],
             "failed": self._failed,
         }
 
-    def _told(self, version: Version, *, is_late: bool) -> dict[str, Any]:
+    def _told(self, version: _Version, *, is_late: bool) -> dict[str, Any]:
         served = None
         if version.from_ns is not None:
             served = {"from_ns": version.from_ns or self._begun_ns, "to_ns": version.to_ns or self._clock.now_ns}
@@ -268,34 +271,38 @@ class Simulation:
             self._failed.append({**about, "error_type": type(error).__name__, "error": str(error)})
             self.tell(f"{utc(now_ns)} {trigger}: training failed: {str(error).splitlines()[0]}")
             return
-        number = max((each.number for each in self._versions), default=0) + 1
-        version = Version(number, trained.model, scorer, {**about, **_about(trained, self._champion)})
-        self._versions.append(version)
-        self._outcomes.begin(number, trained.model.contract)
+        number = max(self._versions, default=0) + 1
+        candidate = self._candidate(number, trained.model, scorer, {**about, **_about(trained, self._champion)})
         if trained.decision.promote:
-            self._job.version = version
+            self._job.candidate = candidate
         said = "takes over" if trained.decision.promote else "does not take over"
         self.tell(f"{utc(now_ns)} {trigger}: version {number} {said}: {trained.decision.reason}")
 
+    def _candidate(self, number: int, model: FittedModel, scorer: Scorer, made: dict[str, Any]) -> Candidate:
+        self._versions[number] = _Version(number, made)
+        self._outcomes.begin(number, model.contract)
+        return Candidate(number, model, scorer)
+
     def _trained(self, trainer: Trainer, ticks: TickBatch) -> Trained:
         """Return what training gives: where no tick has come since the last job, as at night, the same again."""
-        asked = hashlib.sha256(ticks.offset_N.tobytes()).digest(), self._champion
+        rival = None if self._champion is None else self._champion.number
+        asked = hashlib.sha256(ticks.offset_N.tobytes()).digest(), rival
         if self._last is None or self._last[0] != asked:
             self._last = asked, trainer(ticks, self._champion)
         return self._last[1]
 
     def _end_job(self, now_ns: int) -> None:
-        if self._job is not None and self._job.version is not None:
-            self._swap(self._job.version, now_ns)
+        if self._job is not None and self._job.candidate is not None:
+            self._swap(self._job.candidate, now_ns)
         self._job = None
 
-    def _swap(self, version: Version, now_ns: int) -> None:
+    def _swap(self, candidate: Candidate, now_ns: int) -> None:
         if self._champion is not None:
-            self._champion.to_ns = now_ns
-        version.from_ns = now_ns
-        self._champion = version
+            self._versions[self._champion.number].to_ns = now_ns
+        self._versions[candidate.number].from_ns = now_ns
+        self._champion = candidate
         if self.sink is not None:
-            self.sink.serve(version.number)
+            self.sink.serve(candidate.number)
 
     def _loaded(self, model: FittedModel) -> Scorer:
         """Return the scorer of a model that has passed what a worker asks of it."""
@@ -306,11 +313,10 @@ class Simulation:
         return scorer
 
     def _score(self, rows: RowBatch, x_NTF: Float32, ready_N: Bool, clock_N: Int64) -> None:
-        version = self._champion
-        if version is None:
+        if self._champion is None:
             self._unserved += len(rows)
             return
-        keeping = _Kept(version.scorer)
+        version, keeping = self._versions[self._champion.number], _Kept(self._champion.scorer)
         [made] = scoring.score([Unscored(rows, x_NTF, ready_N)], keeping)
         if self.sink is not None:
             self.sink.write(0, made)
@@ -366,7 +372,7 @@ def _must_answer(contract: ModelContract, spec: PipelineSpec) -> None:
             raise ModelRefusedError(f"label: {word} of the model is {theirs!r}, the pipeline says {ours!r}")
 
 
-def _about(trained: Trained, champion: Version | None) -> dict[str, Any]:
+def _about(trained: Trained, champion: Candidate | None) -> dict[str, Any]:
     model, contract = trained.model, trained.model.contract
     return {
         "ticks": trained.ticks,

@@ -38,18 +38,25 @@ def frame():
     return open_source(MARKET).fetch()
 
 
-def run(frame, folder, *, spec=SPEC, cut=65_536, trainer=None, first=None):
-    """Report, predictions, and the versions of a simulation of ``frame``, read ``cut`` ticks at a time."""
+def run(frame, folder, *, cut=65_536, first=None):
+    """Report, predictions, and the models of a simulation of ``frame``, read ``cut`` ticks at a time."""
+    models = []
+
+    def trainer(ticks, champion):
+        trained = JobTrainer(SPEC)(ticks, champion)
+        models.append(trained.model)
+        return trained
+
     folder.mkdir(parents=True, exist_ok=True)
     sink = ParquetSink(folder / "p.parquet", topic_id="T", horizons_ns=[S // 2], model="demo", version=0)
-    simulation = Simulation(spec, trainer or JobTrainer(spec), training_takes_ns=TAKES_NS, sink=sink)
+    simulation = Simulation(SPEC, trainer, training_takes_ns=TAKES_NS, sink=sink)
     if first is not None:
         simulation.start_with(first)
     for start in range(0, len(frame), cut):
         simulation.add(frames.to_batch(frame.iloc[start : start + cut], simulation.symbols))
     report = simulation.report()
     sink.finish()
-    return report, pq.read_table(folder / "p.parquet").to_pandas(), simulation._versions
+    return report, pq.read_table(folder / "p.parquet").to_pandas(), models
 
 
 @pytest.fixture(scope="module")
@@ -108,25 +115,24 @@ def test_what_comes_after_a_trigger_changes_nothing_before(frame, done, tmp_path
 
 
 def test_scores_are_those_of_a_worker_with_the_same_model(frame, done) -> None:
-    _, made, versions, _ = done
+    report, made, models, _ = done
     whole = frames.to_batch(frame)
 
-    for version in versions:
-        if version.from_ns is None:
+    for version, model in zip(report["versions"], models, strict=True):
+        if version["served"] is None:
             continue
-        replay = Replay(SPEC, version.model.scorer())
+        replay = Replay(SPEC, model.scorer())
         replay.symbols = replay._state.symbols = SymbolTable(whole.symbols)
         expected = replay.predictions(whole)
-        mine = made[made["version"] == version.number]
+        mine = made[made["version"] == version["version"]]
         score_N = expected.score_NH[np.searchsorted(expected.offset_N, mine["offset"]), 0]
         is_ok_N = (mine["status"] == "ok").to_numpy()
         np.testing.assert_array_equal(mine["score"].to_numpy(np.float32)[is_ok_N], score_N[is_ok_N])
-        assert is_ok_N.sum() == version.scored > 1000
+        assert is_ok_N.sum() == version["scored"] > 1000
 
 
 def test_a_training_that_harms_is_refused_and_the_champion_stays(frame, done, tmp_path, monkeypatch) -> None:
-    _, _, versions, _ = done
-    good, fit = versions[1].model, simulated_training.fit
+    good, fit = done[2][1], simulated_training.fit
 
     def harmful(frame, spec, **how):
         """Learn from prices turned upside down, and be held against the true ones."""
@@ -187,7 +193,7 @@ def test_a_night_without_ticks_trains_nothing_anew(frame, done) -> None:
 
     def trainer(ticks, _):
         asked.append(len(ticks))
-        return Trained(done[2][1].model, Decision(False, "no", {}), len(ticks), 0, 0)
+        return Trained(done[2][1], Decision(False, "no", {}), len(ticks), 0, 0)
 
     simulation = Simulation(spec, trainer)
     simulation.add(frames.to_batch(broken[broken["ts_ns"] < begin_ns + 160 * S], simulation.symbols))
@@ -208,4 +214,4 @@ def test_symbols_one_after_the_other_are_refused(frame) -> None:
 def test_a_model_of_another_question_is_refused_at_the_start(done) -> None:
     other = parse({**SPEC.model_dump(mode="json"), "label": {"horizons": ["2s"]}})
     with pytest.raises(ModelRefusedError, match="horizons"):
-        Simulation(other, JobTrainer(other)).start_with(done[2][1].model)
+        Simulation(other, JobTrainer(other)).start_with(done[2][1])
