@@ -165,7 +165,8 @@ def test_a_job_that_fails_is_told_and_the_next_trigger_tries_again(frame, tmp_pa
 
 
 def test_a_training_reads_the_span_before_its_trigger_and_no_more_ticks_than_a_job(frame) -> None:
-    asked = []
+    asked, frame = [], frame.copy()
+    frame.loc[500, "ts_ns"] += 3600 * S  # a wrong stamp, from the future
 
     def trainer(ticks, _):
         asked.append(ticks)
