@@ -18,7 +18,7 @@ from data_io.topics.record_batch import seal
 from ml_core.errors import InputError, KafkaUnavailableError, SetupError
 
 ANSWER_S = 30.0
-ROW_GROUP = 65_536  # rows; the last one has fewer
+GROUP_ROWS = 131_072  # of a Parquet file
 PART = ".part"
 _AT_ONCE = 1000  # records that wait for Kafka's answer together
 
@@ -41,7 +41,8 @@ class ParquetSink:
         self._about = {"topic_id": topic_id, "horizons_ns": horizons_ns, "model": model, "version": version}
         self._encoders: dict[int, ArrowPredictionEncoder] = {}
         self._writer: pq.ParquetWriter | None = None
-        self._waiting: list[pa.Table] = []  # less than a row group
+        self._held: list[pa.Table] = []  # rows of the next row group
+        self._held_rows = 0
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             self._part.touch()
@@ -50,13 +51,19 @@ class ParquetSink:
 
     async def add(self, partition: int, made: PredictionBatch) -> None:
         """Append ``made``."""
-        await asyncio.to_thread(self._write, partition, made)
+        await asyncio.to_thread(self.write, partition, made)
 
     async def close(self) -> None:
         """Give the file its name."""
-        await asyncio.to_thread(self._finish)
+        await asyncio.to_thread(self.finish)
 
-    def _write(self, partition: int, made: PredictionBatch) -> None:
+    def serve(self, version: int) -> None:
+        """Take what is written from here on for predictions of ``version``."""
+        self._about["version"] = version
+        self._encoders.clear()
+
+    def write(self, partition: int, made: PredictionBatch) -> None:
+        """Append ``made``."""
         if partition not in self._encoders:
             self._encoders[partition] = ArrowPredictionEncoder(partition=partition, **self._about)  # type: ignore[arg-type]
         for batch in self._encoders[partition].record_batches(made):
@@ -64,21 +71,19 @@ class ParquetSink:
             records, _ = unpack(RawFetch(batch.data.tobytes(), 0, []))
             for value in records.value:
                 with pa.ipc.open_stream(pa.py_buffer(value)) as stream:
-                    self._waiting.append(stream.read_all())
-        while sum(map(len, self._waiting)) >= ROW_GROUP:
-            self._write_group()
+                    self._held.append(stream.read_all())
+                self._held_rows += self._held[-1].num_rows
+        while self._held_rows >= GROUP_ROWS:
+            self._write_group(GROUP_ROWS)
 
-    def _write_group(self) -> None:
-        table = pa.concat_tables(self._waiting)
-        if self._writer is None:
-            self._writer = pq.ParquetWriter(self._part, table.schema, compression="zstd")
-        group, rest = table[:ROW_GROUP].combine_chunks(), table[ROW_GROUP:]
-        self._writer.write_table(group, row_group_size=ROW_GROUP)
-        self._waiting = [rest] if len(rest) else []
+    def finish(self) -> None:
+        """Give the file its name.
 
-    def _finish(self) -> None:
-        if self._waiting:
-            self._write_group()
+        Raises:
+            InputError: There is no prediction.
+        """
+        if self._held_rows:
+            self._write_group(self._held_rows)
         if self._writer is None:
             self._part.unlink()
             raise InputError(f"no tick made a row, so {self._path} was not written")
@@ -86,6 +91,24 @@ class ParquetSink:
         with self._part.open("rb") as file:
             os.fsync(file.fileno())
         self._part.replace(self._path)
+
+    def discard(self) -> None:
+        """Leave no file."""
+        if self._writer is not None:
+            self._writer.close()
+        self._part.unlink(missing_ok=True)
+
+    def _write_group(self, rows: int) -> None:
+        table = pa.concat_tables(self._held)
+        group, left = table.slice(0, rows).combine_chunks(), table.slice(rows)
+        self._held, self._held_rows = [left] if left.num_rows else [], left.num_rows
+        if self._writer is None:
+            named = [each.name for each in group.schema if each.name == "symbol" or pa.types.is_dictionary(each.type)]
+            rising = dict.fromkeys(("offset", "ts"), "DELTA_BINARY_PACKED")
+            self._writer = pq.ParquetWriter(
+                self._part, group.schema, compression="zstd", use_dictionary=named, column_encoding=rising
+            )
+        self._writer.write_table(group, row_group_size=rows)
 
 
 class TopicSink:

@@ -4,8 +4,6 @@ import hashlib
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 
-import numpy as np
-
 from data_io.topics.predictions import Encoder
 from data_io.topics.rows import RowEncoder
 from ml_core.data_processor.bars import BarPlan, BarState
@@ -14,12 +12,11 @@ from ml_core.data_processor.features import FeaturePlan, FeatureState
 from ml_core.data_processor.silent_bars import SilentBars
 from ml_core.data_processor.windows import Tail
 from ml_core.spec import PipelineSpec
-from ml_core.types import RowBatch, RowFlag, SymbolTable
+from ml_core.types import RowBatch, SymbolTable
+from model_ops_manager.triggers import UNSURE
 
 # Pending (time, rows) marks a pipeline keeps while it waits for labels to mature; older ones are merged.
 MAX_MARKS = 4096
-# The time of such a row is not sure: its symbol has begun anew, or does not confirm it.
-_UNSURE = np.uint8(RowFlag.AHEAD | RowFlag.GAP | RowFlag.WARM_UP | RowFlag.LATE | RowFlag.NO_CALENDAR)
 
 
 class LabelledRows:
@@ -40,7 +37,7 @@ class LabelledRows:
         """Add ``rows``, and move the clock to the newest event time that is sure; nothing confirms a symbol's first."""
         known, self._known = min(self._known, len(rows.symbols)), len(rows.symbols)
         self._unmarked += len(rows)
-        is_sure_N = ((rows.flags_N & _UNSURE) == 0) & (rows.symbol_N < known)
+        is_sure_N = ((rows.flags_N & UNSURE) == 0) & (rows.symbol_N < known)
         if not is_sure_N.any():
             return
         clock_ns, count = int(rows.ts_ns_N[is_sure_N].max()), self._unmarked

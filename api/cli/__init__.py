@@ -12,6 +12,7 @@ COMMANDS = {
     "data": "keep ticks and bars of any source as data sets, look at them, write them out",
     "train": "train on a file, without Kafka",
     "tune": "search the space that a pipeline file declares",
+    "simulate": "run a pipeline over past ticks in virtual time, with retraining",
     "worker": "run the stream worker",
     "runner": "run the job runner",
     "serve": "run the HTTP server",

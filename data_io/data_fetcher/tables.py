@@ -182,4 +182,6 @@ def symbols_of(raw: pd.DataFrame, symbol: str | None) -> "pd.Categorical[Any]":
     if symbol is not None:
         return frames.category(np.zeros(len(raw), dtype=np.int8), [symbol])
     text = raw["symbol"].astype("str")
-    return pd.Categorical(text.where(raw["symbol"].notna() & (text != "")))
+    known_N = (raw["symbol"].notna() & (text != "")).to_numpy()
+    # where() makes a Python object of each text
+    return pd.Categorical(text if known_N.all() else text.where(known_N))

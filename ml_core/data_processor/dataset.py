@@ -214,7 +214,7 @@ def _dataset(samples: Samples, parts: Split, spec: PipelineSpec, dead_zone: tupl
         ts_ns_N=ts_ns_N,
         end_ns_NH=samples.end_ns_NH,
         return_NH=samples.return_NH,
-        y_NH=_targets(samples, spec.label.kind, dead_zone),
+        y_NH=targets(samples.return_NH, samples.target_NH, spec.label.kind, dead_zone),
         weight_N=weight_N,
         symbol_N=canonical.rank(rows.symbols)[symbol_N],
         symbols=tuple(sorted(rows.symbols)),
@@ -222,14 +222,15 @@ def _dataset(samples: Samples, parts: Split, spec: PipelineSpec, dead_zone: tupl
     )
 
 
-def _targets(samples: Samples, label_kind: str, dead_zone: tuple[float, ...]) -> npt.NDArray[Any]:
+def targets(return_NH: Float64, target_NH: Float64, label_kind: str, dead_zone: tuple[float, ...]) -> npt.NDArray[Any]:
+    """Return what a model is to tell, as `Dataset` has it, of what `labels.Labels` says."""
     if label_kind == "direction":
-        return labels.classes(samples.return_NH, dead_zone)
+        return labels.classes(return_NH, dead_zone)
     if label_kind == "triple_barrier":
-        return samples.target_NH.astype(np.int64)
+        return target_NH.astype(np.int64)
     if label_kind == "volatility":  # prices at rest are as volatile as the dead zone is wide, and never minus infinity
-        return np.log(np.hypot(samples.target_NH, dead_zone)).astype(np.float32)
-    return samples.return_NH.astype(np.float32)
+        return np.log(np.hypot(target_NH, dead_zone)).astype(np.float32)
+    return return_NH.astype(np.float32)
 
 
 def _costs(samples: Samples, parts: Split, spec: PipelineSpec) -> Float64:

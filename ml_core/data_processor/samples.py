@@ -60,7 +60,8 @@ def make_samples(frame: pd.DataFrame, spec: PipelineSpec, plan: FeaturePlan, mar
     rows, lag_N = _move(ticks, plan)
     # of rows that nothing else is wrong with: a first tick that is misdated is flagged as well, and fails no training
     check_known(rows.ts_ns_N[(rows.flags_N & ~np.uint8(RowFlag.NO_CALENDAR)) == 0], spec.source.calendar)
-    path = _price_path(ticks, lag_N, rows, spec)
+    every_mid = mids_plan(spec)
+    path = price_path_of(ticks, lag_N, rows if every_mid is None else _move(ticks, every_mid).rows, spec)
     drops = cleaning.Drops(len(rows))
     cleaning.drop_flagged(drops, rows.flags_N)
     drops.add("same_ts", cleaning.shadowed(rows.symbol_N, rows.ts_ns_N, rows.flags_N))
@@ -76,7 +77,7 @@ def make_samples(frame: pd.DataFrame, spec: PipelineSpec, plan: FeaturePlan, mar
         drops=drops,
     )
     drops.add("closed", ~is_open(after.end_ns_NH.max(axis=1), spec.source.calendar))
-    after = _of_kind(after, rows, path, spec, drops)
+    after = of_kind(after, rows, path, spec, drops)
     # rows without a window are dropped already
     start_ns_M = rows.ts_ns_N[np.maximum(idx_MT[:, 0], 0)] - preflight.look_back_ns(spec, plan)
     drops.add("gap_mark", crossed(marks, rows.symbols, rows.symbol_N, start_ns_M, after.end_ns_NH.max(axis=1)))
@@ -101,19 +102,30 @@ def _move(ticks: TickBatch, plan: FeaturePlan) -> Moved:
     return move(ticks, FeatureState(plan, SymbolTable(ticks.symbols)))
 
 
-def _price_path(ticks: TickBatch, lag_N: Int64, rows: RowBatch, spec: PipelineSpec) -> PricePath:
-    """Return the prices labels are read from: the mids at all ticks, or the trades that are neither late nor parked."""
+def mids_plan(spec: PipelineSpec) -> FeaturePlan | None:
+    """Return the plan whose rows have every mid; None where those of the pipeline have, or labels read trades."""
+    if spec.label.price != "mid" or "quote" in spec.features.rows_on:
+        return None
+    every = spec.features.model_copy(update={"rows_on": ("quote", "trade"), "use": ("is_trade",)})
+    return FeaturePlan.from_spec(spec.model_copy(update={"features": every}))
+
+
+def price_path_of(ticks: TickBatch, lag_N: Int64, rows: RowBatch, spec: PipelineSpec) -> PricePath:
+    """Return the prices labels are read from: the mids of rows, or the trades that are neither late nor parked.
+
+    Args:
+        ticks: In the order of arrival.
+        lag_N: What `features.move` says of them.
+        rows: Those of ``mids_plan``, or, where it is None, of the pipeline.
+        spec: The pipeline.
+    """
     if spec.label.price == "mid":
-        if "quote" not in spec.features.rows_on:  # between two rows the mid moves as well
-            every = {"rows_on": ("quote", "trade"), "use": ("is_trade",)}
-            spec = spec.model_copy(update={"features": spec.features.model_copy(update=every)})
-            rows = _move(ticks, FeaturePlan.from_spec(spec)).rows
         return price_path(rows.symbol_N, rows.ts_ns_N, rows.mid_N, (rows.flags_N & NO_POINT) == 0)
     trades = cleaning.select(ticks, (ticks.kind_N == TickKind.TRADE) & (lag_N == 0))
     return price_path(trades.symbol_N, trades.ts_ns_N, trades.price_N, np.ones(len(trades), np.bool_))
 
 
-def _of_kind(after: Labels, rows: RowBatch, path: PricePath, spec: PipelineSpec, drops: cleaning.Drops) -> Labels:
+def of_kind(after: Labels, rows: RowBatch, path: PricePath, spec: PipelineSpec, drops: cleaning.Drops) -> Labels:
     """Return what ``label.kind`` makes of the labels of M rows; those it can make nothing of are dropped."""
     asked = spec.label
     if asked.kind == "volatility":

@@ -9,6 +9,7 @@ import structlog
 
 from data_io.topics import label_counts
 from ml_core.errors import TickwiseError
+from model_ops_manager.triggers import times_full
 from streams.agents.retraining import Trigger
 
 log = structlog.get_logger()
@@ -34,7 +35,7 @@ class Totals:
         """
         counts = self._counts[count.pipeline, count.topic_id]
         counts[count.partition] = max(count.labelled, counts.get(count.partition, 0))
-        return sum(counts.values()) // every
+        return times_full(sum(counts.values()), every)
 
 
 def attach(app: faust.App, trigger: Trigger) -> Any:

@@ -14,6 +14,7 @@ from data_io.topics import dead_letters, job_requests
 from ml_core.errors import DependencyError, NotFoundError, TickwiseError
 from ml_core.spec import PipelineSpec
 from ml_core.types import SECOND_NS, JobKind, JobSpec, JobState
+from model_ops_manager import triggers
 from model_ops_manager.jobs.store import JobStore
 
 log = structlog.get_logger()
@@ -51,8 +52,12 @@ class Trigger:
         jobs = self.store.list(pipeline=pipeline, limit=1, kinds=[kind for kind in JobKind if kind.trains])
         if not jobs:
             return True
-        age_ns = self.clock_ns() - jobs[0].created_ns
-        return JobState(jobs[0].state).is_final and age_ns >= self.pipelines[pipeline].retrain.cooldown
+        return triggers.is_cool(
+            self.clock_ns(),
+            jobs[0].created_ns,
+            is_over=JobState(jobs[0].state).is_final,
+            cooldown_ns=self.pipelines[pipeline].retrain.cooldown,
+        )
 
     def start(self, pipeline: str, trigger: str, key: str) -> str | None:
         """Start a job of ``pipeline`` unless one is under way or was just started; return its id."""
@@ -70,7 +75,7 @@ async def run_schedule(trigger: Trigger, pipeline: str, every_ns: int) -> None:
     """Start a job of ``pipeline`` at every multiple of ``every_ns`` since the epoch, until cancelled."""
     while True:
         now_ns = trigger.clock_ns()
-        slot = now_ns // every_ns + 1
+        slot = triggers.next_slot(now_ns, every_ns)
         await asyncio.sleep((slot * every_ns - now_ns) / SECOND_NS)
         try:
             await asyncio.to_thread(trigger.start, pipeline, "schedule", f"schedule:{every_ns}:{slot}")

@@ -9,14 +9,13 @@ share of the epochs' time, validation apart, that is none of forward (with the l
 time of waiting for the disk.
 """
 
-import functools
 import json
 import os
 import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -34,6 +33,7 @@ from ml_core.spec import PipelineSpec, parse
 from ml_core.trainer import loop
 from ml_core.trainer.checkpoint import Checkpoints
 from ml_core.trainer.loop import Hooks
+from tests.benchmarks.clock import Clock
 
 FEATURES, EPOCHS, RUNS = 22, 6, 5
 SPEC: dict[str, Any] = {
@@ -41,42 +41,6 @@ SPEC: dict[str, Any] = {
     "model": {"kind": "mlp", "params": {"hidden": [64, 32]}},
     "train": {"batch_size": 1024, "epochs": EPOCHS, "patience": EPOCHS},
 }
-
-
-class Clock:
-    """Seconds by what they were spent on."""
-
-    def __init__(self, now: Callable[[], float]) -> None:
-        """Start at 0."""
-        self.spent: dict[str, float] = {}
-        self._now = now
-
-    def timed(self, name: str, call: Callable[..., Any]) -> Callable[..., Any]:
-        """Return ``call`` with its time added to ``name``."""
-
-        @functools.wraps(call)  # with its attributes: torch marks a step that its optimiser has wrapped already
-        def run(*args: Any, **kwargs: Any) -> Any:
-            begin = self._now()
-            try:
-                return call(*args, **kwargs)
-            finally:
-                self.spent[name] = self.spent.get(name, 0.0) + self._now() - begin
-
-        return run
-
-    def each(self, name: str, iterate: Callable[[Any], Iterator[Any]]) -> Callable[[Any], Iterator[Any]]:
-        """Return ``iterate`` with the time of every item added to ``name``."""
-
-        def run(self_: Any) -> Iterator[Any]:
-            step = self.timed(name, iterate(self_).__next__)
-            while True:
-                try:
-                    item = step()
-                except StopIteration:
-                    return
-                yield item
-
-        return run
 
 
 class FileStore:

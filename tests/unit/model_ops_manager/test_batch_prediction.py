@@ -71,7 +71,7 @@ async def test_predictions_in_parquet_equal_those_of_a_worker_wherever_the_ticks
 
 
 async def test_a_file_has_equal_bytes_wherever_the_ticks_are_cut(scorer, tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr(prediction_sinks, "ROW_GROUP", 1000)
+    monkeypatch.setattr(prediction_sinks, "GROUP_ROWS", 1000)
     files = []
     for chunk in (997, 6000):
         monkeypatch.setattr(batch_prediction, "CHUNK_TICKS", chunk)
