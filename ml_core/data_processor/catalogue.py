@@ -95,6 +95,21 @@ _FEATURES = (
         ("1s", "10s", "30s"),
         _TRADE,
     ),
+    Feature(
+        "trade_flow",
+        "EW sum of side over h / EW trades over 30 s; unlike signed_volume it fades while nobody trades",
+        "ratio",
+        "Hasbrouck 1991, Measuring the Information Content of Stock Trades",
+        ("1s",),
+        _TRADE,
+    ),
+    Feature(
+        "vwap_offset",
+        "(P - EW sum of price x size / EW sum of size) / EW mean of (ask - bid) over 30 s",
+        "spreads",
+        "Berkowitz, Logue, Noser 1988, The Total Cost of Transactions on the NYSE (volume-weighted mean price)",
+        ("10s",),
+    ),
     Feature("ofi", "EW sum of e_n / EW sum of |e_n|", "-1 to 1", _CKS, ("0.1s", "1s", "10s"), _QUOTE),
     Feature(
         "trade_intensity",
@@ -129,6 +144,6 @@ _FEATURES = (
 CATALOGUE: dict[str, Feature] = {feature.name: feature for feature in _FEATURES}
 
 DEFAULT_USE: tuple[str, ...] = tuple(
-    name for name in CATALOGUE if name not in ("depth_ratio", "trade_size", "is_trade")
+    name for name in CATALOGUE if name not in ("depth_ratio", "trade_flow", "trade_size", "vwap_offset", "is_trade")
 )
 """What a pipeline uses that names no features: 22 columns that look back 30 s."""

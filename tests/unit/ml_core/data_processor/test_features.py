@@ -31,6 +31,25 @@ def test_a_missing_side_follows_from_the_quote_then_from_the_last_change_of_pric
     assert np.sign(streak[1:]).tolist() == [1, -1, 1, 1]
 
 
+def test_trade_flow_fades_while_nobody_trades_and_is_measured_by_the_pace_of_trades() -> None:
+    # second   0        1          2
+    # trade    buy      sell       -
+    # EW sum   1        1/e - 1    (1/e - 1)/e, over 1 s; and trades over 30 s
+    pace = math.exp(-1 / 30)
+    ticks = [trade(0, 100, 4, 1), trade(1, 100, 9, -1), quote(2, 99, 101)]
+    expected = [1.0, (E - 1) / (pace + 1), (E - 1) * E / ((pace + 1) * pace)]
+    assert column(ticks, "trade_flow:1s") == expected
+
+
+def test_the_offset_from_the_volume_weighted_price_is_told_in_mean_spreads() -> None:
+    # second   0            1           2
+    # tick     quote 99/101 100.5 x 2   101 x 1
+    # VWAP     -            100.5       (100.5 x 2/e + 101) / (2/e + 1)
+    ticks = [quote(0, 99, 101), trade(1, 100.5, 2, 1), trade(2, 101, 1, 1)]
+    vwap = (100.5 * 2 * E + 101) / (2 * E + 1)
+    assert column(ticks, "vwap_offset:1s") == [NAN, -0.5 / 2, (100 - vwap) / 2]
+
+
 def test_order_flow_follows_the_paper_by_hand() -> None:
     # second  0             1                          2
     # quote   100x5 101x5   100.5x3 101x5              100.5x3 101x9
