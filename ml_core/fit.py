@@ -32,7 +32,18 @@ from ml_core.trainer.checkpoint import CheckpointStore
 from ml_core.trainer.loop import Hooks, Progress, TrainReport
 from ml_core.types import CLASS_LABELS, Float32, Float64, Int64
 
-__all__ = ["Cut", "Fit", "FittedModel", "Progress", "check", "fit", "losses", "prior_losses"]
+__all__ = [
+    "Cut",
+    "Fit",
+    "FittedModel",
+    "Progress",
+    "check",
+    "contract_of",
+    "fit",
+    "learner_of",
+    "losses",
+    "prior_losses",
+]
 
 _LEARNERS = {boosting.KIND: boosting}  # every other model is a network
 
@@ -63,7 +74,7 @@ def check(spec: PipelineSpec) -> None:
         ModelRefusedError: An own model cannot be exported, or would fail its probe. A retry will not help.
     """
     features, outputs = len(FeaturePlan.from_spec(spec).names), _outputs(spec)
-    _learner(spec).check(spec, features=features, outputs=outputs)
+    learner_of(spec).check(spec, features=features, outputs=outputs)
     if is_part(spec.model.kind):
         trial_export(spec, features=features)
 
@@ -108,9 +119,9 @@ def fit(
     processed = process(frame, spec, fixed=start.contract if start else None, cut=cut)
     _check_parts(processed)
     refuse_leaks(processed, spec, start.contract.scaler if start else None)
-    contract = _contract(spec, processed, seed)
+    contract = contract_of(spec, processed, seed=seed)
     hooks = Hooks(progress, cancelled)
-    learned = _learner(spec).learn(Task(spec, contract, processed, start, seed, threads, hooks, checkpoint))
+    learned = learner_of(spec).learn(Task(spec, contract, processed, start, seed, threads, hooks, checkpoint))
     scorer = Scorer(learned.onnx)
     figures = _figures(scorer, spec, processed, learned.report)
     model = FittedModel(scorer.contract, learned.onnx, learned.weights, _report(processed, learned))
@@ -134,21 +145,13 @@ def prior_losses(processed: Processed, indices_I: Int64, label_kind: str) -> Flo
     return measure.log_losses(y_IO, y_IH) if label_kind in CLASS_LABELS else measure.squared_errors(y_IO, y_IH)
 
 
-def _learner(spec: PipelineSpec) -> ModuleType:
+def learner_of(spec: PipelineSpec) -> ModuleType:
+    """Return the module of `ml_core.learners` that learns the model of ``spec``."""
     return _LEARNERS.get(spec.model.kind, network)
 
 
-def _outputs(spec: PipelineSpec) -> int:
-    return len(spec.label.horizons) * outputs_of(spec.label.kind, spec.model.quantiles)
-
-
-def _check_parts(processed: Processed) -> None:
-    for name in ("train", "validation", "holdout"):
-        if not len(getattr(processed, f"{name}_I")):
-            raise NotEnoughDataError(f"the {name} part has no rows; give more ticks, or larger shares in [train]")
-
-
-def _contract(spec: PipelineSpec, processed: Processed, seed: int) -> ModelContract:
+def contract_of(spec: PipelineSpec, processed: Processed, *, seed: int) -> ModelContract:
+    """Return what a model of ``spec`` that learns from ``processed`` promises."""
     dataset, seen_I = processed.dataset, np.concatenate([processed.train_I, processed.validation_I])
     return ModelContract(
         pipeline=spec.name,
@@ -173,6 +176,16 @@ def _contract(spec: PipelineSpec, processed: Processed, seed: int) -> ModelContr
         seed=seed,
         code_version=_code_version(),
     )
+
+
+def _outputs(spec: PipelineSpec) -> int:
+    return len(spec.label.horizons) * outputs_of(spec.label.kind, spec.model.quantiles)
+
+
+def _check_parts(processed: Processed) -> None:
+    for name in ("train", "validation", "holdout"):
+        if not len(getattr(processed, f"{name}_I")):
+            raise NotEnoughDataError(f"the {name} part has no rows; give more ticks, or larger shares in [train]")
 
 
 def _outputs_of(scorer: Scorer, processed: Processed, indices_I: Int64) -> Float32:

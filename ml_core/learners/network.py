@@ -59,13 +59,22 @@ def learn(task: Task) -> Learned:
     Raises:
         SchemaMismatchError, InputError, ModelRefusedError, TrainingCancelledError: As ``ml_core.fit.fit``.
     """
-    graph = _graph(task)
-    report = _train(graph, task)
-    factors = _calibrate(graph, task.spec, task.processed)
+    graph, report, factors = trained(task)
     file = export(graph, task.contract)
     weights = {name: value.detach().numpy().copy() for name, value in graph.state_dict().items()}
     weights |= {PREFIX + name: value for name, value in report.optimizer_state.items()}
     return Learned(file, weights, report, factors)
+
+
+def trained(task: Task) -> tuple[ScoringGraph, TrainReport, list[float]]:
+    """Return the graph that ``learn`` exports, how training went, and the factors of its calibration.
+
+    Raises:
+        SchemaMismatchError, InputError, TrainingCancelledError: As ``ml_core.fit.fit``.
+    """
+    graph = _graph(task)
+    report = _train(graph, task)
+    return graph, report, _calibrate(graph, task.spec, task.processed)
 
 
 class BehindScaling(nn.Module):
@@ -145,7 +154,7 @@ def _train(graph: ScoringGraph, task: Task) -> TrainReport:
     x_MF = dataset.x_MF if is_raw else scaled_rows(dataset.x_MF, task.contract.scaler)
     samples = Samples(x_MF, dataset.idx_NT, dataset.y_NH, dataset.weight_N)
     options: dict[str, Any] = {
-        "loss": _loss(task, model),
+        "loss": loss_of(task, model),
         "settings": _settings(spec, task.threads),
         "seed": task.seed,
         "hooks": task.hooks,
@@ -167,7 +176,8 @@ def _train(graph: ScoringGraph, task: Task) -> TrainReport:
         model.cpu()
 
 
-def _loss(task: Task, model: nn.Module) -> SampleLoss | OwnLoss:
+def loss_of(task: Task, model: nn.Module) -> SampleLoss | OwnLoss:
+    """Return what ``task`` makes small while it trains ``model``."""
     spec, prior = task.spec, task.processed.prior
     if task.contract.quantiles:
         return pinball(task.contract.quantiles, prior)
