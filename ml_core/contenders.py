@@ -9,6 +9,7 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
+from ml_core.data_processor.catalogue import mirrored
 from ml_core.data_processor.dataset import Processed
 from ml_core.data_processor.scaling import scale
 from ml_core.evaluation.baselines import choose_ridge, fit_ridge, prior_scores
@@ -47,27 +48,35 @@ def momentum(feature: str) -> Learner:
     return learn
 
 
-def ridge(strength: float | None = None) -> Learner:
+def ridge(strength: float | None = None, *, mirror: bool = False) -> Learner:
     """Return the learner of a straight line to the return.
 
     A strength that is given needs no validation rows, so they are learned from too; None takes the one that does best
-    on them.
+    on them. With ``mirror`` every row is learned from in both directions.
     """
 
     def learn(processed: Processed) -> Predict:
-        dataset = processed.dataset
+        dataset, sign_F = processed.dataset, mirrored(processed.plan.names)
 
         def part(chosen_I: Int64, horizon: int) -> tuple[Float32, Float64, Float32]:
             rows_IF = scale(last_rows(processed, chosen_I), processed.scaler)
             return rows_IF, dataset.return_NH[chosen_I, horizon], dataset.weight_N[chosen_I]
 
+        def known(chosen_I: Int64, horizon: int) -> tuple[Float32, Float64, Float32]:
+            rows_IF, return_I, weight_I = part(chosen_I, horizon)
+            if not mirror:
+                return rows_IF, return_I, weight_I
+            other_IF = scale(sign_F * last_rows(processed, chosen_I), processed.scaler)
+            returns_I = np.concatenate([return_I, -return_I])
+            return np.concatenate([rows_IF, other_IF]), returns_I, np.concatenate([weight_I, weight_I])
+
         lines = []
         for h in range(dataset.return_NH.shape[1]):
             if strength is None:
-                lines.append(choose_ridge(part(processed.train_I, h), part(processed.validation_I, h)))
+                lines.append(choose_ridge(known(processed.train_I, h), part(processed.validation_I, h)))
             else:
-                known_I = np.concatenate([processed.train_I, processed.validation_I])
-                lines.append(fit_ridge(*part(known_I, h), strength=strength))
+                seen_I = np.concatenate([processed.train_I, processed.validation_I])
+                lines.append(fit_ridge(*known(seen_I, h), strength=strength))
         return lambda chosen_I: np.stack([line.predict(part(chosen_I, 0)[0]) for line in lines], axis=1)
 
     return learn

@@ -89,8 +89,8 @@ def prequential(
 class OnlineNetwork:
     """A network that takes one gradient step for each batch of matured rows and some older ones.
 
-    The older ones are drawn from the last ``memory`` matured rows: a step on the newest alone follows noise. An anchor
-    holds the weights near those it came with.
+    The older ones are drawn from the last ``memory`` rows that it knows: a step on the newest alone follows noise. An
+    anchor holds the weights near those it came with.
     """
 
     def __init__(
@@ -101,6 +101,7 @@ class OnlineNetwork:
         learning_rate: float,
         strength: float = 0.0,
         memory: int = 0,
+        known_I: Int64 | None = None,
     ) -> None:
         """Go on from the weights of ``graph``, which is changed.
 
@@ -109,7 +110,8 @@ class OnlineNetwork:
             task: What ``graph`` is a model of; its seed is that of drawing older rows and of dropout.
             learning_rate: Of AdamW.
             strength: Of the anchor; 0: none.
-            memory: Matured rows to draw older ones from, as many as a batch has; 0: none are drawn.
+            memory: Rows to draw older ones from, as many as a batch has; 0: none are drawn.
+            known_I: Rows that ``graph`` has learned from, oldest first; None: it remembers none.
         """
         self._graph, self._dataset = graph, task.processed.dataset
         self._predict = predict_with(graph, task)
@@ -118,6 +120,8 @@ class OnlineNetwork:
         self._penalty = anchor(graph, strength) if strength else None
         self._limit, self._memory = task.spec.train.gradient_limit, memory
         self._known_M: Int64 = np.empty(0, np.int64)
+        if known_I is not None and memory:
+            self._known_M = known_I[-memory:]
         self._rng = np.random.default_rng(task.seed)
         self._seed, self._steps = task.seed, 0
 

@@ -16,8 +16,9 @@ from torch import Tensor, nn
 from ml_core.contract import Scaler
 from ml_core.data_loader.arrays import Augment, Batches, Samples
 from ml_core.data_loader.augment import asked_for
+from ml_core.data_processor.catalogue import CATALOGUE, mirrored
 from ml_core.data_processor.dataset import Processed
-from ml_core.errors import SchemaMismatchError
+from ml_core.errors import SchemaMismatchError, SpecError
 from ml_core.evaluation.calibration import stray_factors
 from ml_core.learners.port import Learned, Task
 from ml_core.learners.replay import StepBatches, reservoir
@@ -27,6 +28,7 @@ from ml_core.model.fitted import FittedModel
 from ml_core.model.graph import ScoringGraph, output_scale
 from ml_core.model.heads import pinball
 from ml_core.model.runtime import CHUNK_ROWS
+from ml_core.quantities import parse_augment
 from ml_core.spec import PipelineSpec
 from ml_core.trainer.checkpoint import Checkpoints
 from ml_core.trainer.device import choose_device
@@ -47,6 +49,9 @@ def check(spec: PipelineSpec, *, features: int, outputs: int) -> None:
     Raises:
         SpecError, UnknownPartError, InvalidSettingsError: As ``ml_core.fit.check``.
     """
+    own = [text for text in spec.features.use if text.partition(":")[0].strip() not in CATALOGUE]
+    if own and any(parse_augment(text)[0] == "mirror" for text in spec.train.augment):
+        raise SpecError(f"train.augment: nobody says what a mirror makes of the own feature {own[0]!r}")
     model = build(spec, features=features, outputs=outputs, seed=0)
     prior = [(1 / 3, 1 / 3, 1 / 3) if spec.label.kind in CLASS_LABELS else (0.0, 1.0)] * len(spec.label.horizons)
     choose(spec.train, model, label_kind=spec.label.kind, prior=prior, folder=spec.folder)
@@ -188,7 +193,8 @@ def _augment(task: Task) -> Augment | None:
     """Return the changes of training batches that the pipeline asks for, in the units of raw rows."""
     scaler = task.contract.scaler
     center_F, spread_F = (np.array(values, np.float32) for values in (scaler.median, scaler.iqr))
-    return asked_for(task.spec.train.augment, center_F=center_F, spread_F=spread_F)
+    sign_F = mirrored(task.contract.features)
+    return asked_for(task.spec.train.augment, center_F=center_F, spread_F=spread_F, sign_F=sign_F)
 
 
 def _go_on(

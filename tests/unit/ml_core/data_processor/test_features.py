@@ -3,6 +3,7 @@ import math
 import numpy as np
 import pytest
 
+from ml_core.data_processor.catalogue import mirrored
 from ml_core.data_processor.features import CATALOGUE, DEFAULT_USE, FeaturePlan, FeatureState, step
 from ml_core.data_processor.kernel_tables import TICK_DTYPES, Ticks
 from ml_core.types import RowFlag, SymbolTable, TickBatch, TickKind
@@ -188,6 +189,23 @@ def test_features_do_not_see_the_scale_of_prices_and_sizes() -> None:
     base = rows(ticks, list(CATALOGUE)).x_NF
     other = rows([scaled(tick, 1 / 1024, 4096.0) for tick in ticks], list(CATALOGUE)).x_NF
     np.testing.assert_allclose(other, base, rtol=1e-4, atol=1e-4)
+
+
+def test_a_mirrored_market_turns_the_sign_of_signed_features_and_leaves_the_others() -> None:
+    rng = np.random.default_rng(3)
+    ticks = []
+    for i in range(600):
+        mid = 10_000 + float(rng.integers(-9, 9))  # moves so small that logarithms are straight
+        ticks += [quote(i * 0.1, mid - 1, mid + 2, 4, 1 + i % 5), trade(i * 0.1, mid + i % 3, 2 + i % 4, 1 - i % 2)]
+
+    def mirrored_tick(tick: Tick) -> Tick:
+        price, bid, ask = (20_000 - value for value in (tick.price, tick.ask, tick.bid))
+        sizes = {"bid_size": tick.ask_size, "ask_size": tick.bid_size}
+        return tick._replace(price=price, bid=bid, ask=ask, side=-tick.side, **sizes)
+
+    there, back = (rows(each, list(CATALOGUE)).x_NF for each in (ticks, [mirrored_tick(tick) for tick in ticks]))
+    names = FeaturePlan.from_spec(pipeline(list(CATALOGUE))).names
+    np.testing.assert_allclose(back, mirrored(names) * there, rtol=2e-3, atol=2e-3)
 
 
 def test_the_catalogue_says_unit_and_source_of_every_feature() -> None:
