@@ -80,7 +80,7 @@ FEATURES: dict[str, Sequence[str]] = {
         "relative_spread", "spread_ratio:30s", "queue_imbalance", "queue_imbalance_mean:0.1s,1s,10s",
         "microprice_offset", "depth_ratio", "signed_volume:1s,10s,30s,120s", "ofi:0.1s,1s,10s,30s",
         "trade_intensity:1s,10s", "quote_intensity:1s,10s", "since_trade", "last_trade_offset", "trade_streak",
-        "trade_size", "is_trade", "trade_flow:0.3s,1s,3s,10s", "vwap_offset:3s,10s,30s",
+        "trade_size", "is_trade",
     ),
 }  # fmt: skip
 

@@ -1,4 +1,4 @@
-"""The dated page of the quality report, its plots and its JSON, for `docs/reports`."""
+"""The dated pages of the quality report, their plots and their JSON, for `docs/reports`."""
 
 import json
 import os
@@ -24,8 +24,8 @@ PACKAGES = ("numpy", "torch", "lightgbm", "river")
 _HOW = (
     "Every model predicts the log return of the mid over the horizon from feature rows, one after each tick. Features, "
     "models, parameters and the number of epochs are chosen by purged walk-forward inside the training part alone: "
-    "expanding folds, purged, on the two days with an embargo of one look-ahead, early stopping on the last rows of what "
-    "a fold learns from, 15 % of them, of the capture 35 %. A run "
+    "expanding folds, purged, on the two days with an embargo of one look-ahead; early stopping on the last 15 % of "
+    "what a fold learns from, of the capture on 35 %. A run "
     "opens the test part once, by the chosen trial of each family; how often runs have opened it stands with each "
     "cell, for whoever makes the next search knows how the last one ended. The best neural model is the neural family "
     "whose chosen trial had the highest mean of both coefficients inside the training part; it need not be the best on "
@@ -59,17 +59,63 @@ class Shows(NamedTuple):
 
 
 def write(folder: Path, about: Mapping[str, Any], cells: Mapping[str, Shows]) -> Path:
-    """Write page, plots and JSON into ``folder`` and return the page."""
+    """Write a page with plots for each cell, and return the page that sums up all cells of the day.
+
+    Args:
+        folder: Cells that an earlier run of the day has written there stay on the page.
+        about: Day, command, minutes, processes and points of this run.
+        cells: What it found.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     stem = f"quality_{about['day']}"
     opened = note(folder, {name: _opening(about["day"], each) for name, each in cells.items()})
-    lines = list(_lines(folder, stem, about, cells, opened))
+    figures = folder / f"{stem}.json"
+    data: dict[str, Any] = json.loads(figures.read_text(encoding="utf-8"))["cells"] if figures.exists() else {}
+    for name, each in cells.items():
+        data[name] = {"about": dict(about) | machine(), **_json(each)}
+        lines = [f"# {name}, {about['day']}", ""]
+        lines += [
+            *_cell(folder, f"{stem}_{name}", name, each),
+            *_openings(opened[name]),
+            *_spaces(name, about["points"]),
+        ]
+        _save(folder / f"{stem}_{name}.md", [*lines, _ran(data[name]["about"])])
+    data = {name: data[name] for name in CELLS if name in data}
+    _save(figures, [json.dumps({"cells": data}, indent=1, allow_nan=False)])
     page = folder / f"{stem}.md"
-    page.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    data = {name: _json(each) for name, each in cells.items()}
-    text = json.dumps({"about": about | machine(), "cells": data}, indent=1, allow_nan=False)
-    (folder / f"{stem}.json").write_text(text + "\n", encoding="utf-8")
+    _save(page, [f"# Quality on real ticks, {about['day']}", "", _HOW, "", _READ, "", *_summed_up(stem, data)])
     return page
+
+
+def _save(path: Path, lines: Sequence[str]) -> None:
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def _summed_up(stem: str, data: Mapping[str, Any]) -> Iterator[str]:
+    names = ("ridge", "gradient_boosting", "river_online", "momentum")
+    yield f"| cell | best neural model | its IC | {' | '.join(names)} | blocks of time | |"
+    yield "|" + " --- |" * (len(names) + 5)
+    for cell, each in data.items():
+        told_ = each["summary"]
+        ends = told_["best_neural_interval"]
+        said = {True: "target kept", False: "target **missed**", None: "smoke"}[told_.get("target_met")]
+        cells = (
+            f"[{cell}]({stem}_{cell}.md)",
+            told_["best_neural_model"],
+            _number(told_["best_neural"]) + (f" ({ends[0]:.3f} to {ends[1]:.3f})" if ends else ""),
+            *(_number(told_[name]) for name in names),
+            str(told_["blocks"]),
+            said,
+        )
+        yield f"| {' | '.join(cells)} |"
+    yield ""
+
+
+def _ran(about: Mapping[str, Any]) -> str:
+    return (
+        f"`{about['command']}`: {about['minutes']} minutes with {about['processes']} processes; {about['machine']}; "
+        f"{about['versions']}; commit {about['commit']}."
+    )
 
 
 def machine() -> dict[str, str]:
@@ -87,28 +133,8 @@ def _opening(day: str, shows: Shows) -> Opening:
     return Opening(day, _commit(), *(told_[name] for name in names))
 
 
-def _lines(
-    folder: Path,
-    stem: str,
-    about: Mapping[str, Any],
-    cells: Mapping[str, Shows],
-    opened: Mapping[str, Sequence[Opening]],
-) -> Iterator[str]:
-    yield from (f"# Quality on real ticks, {about['day']}", "", "```", about["command"], "```", "", _HOW, "", _READ, "")
-    for name, each in cells.items():
-        yield from _cell(folder, f"{stem}_{name}", name, each)
-        yield from _openings(name, opened[name])
-    yield from _spaces(about["points"])
-    told_ = machine()
-    yield (
-        f"{about['minutes']} minutes with {about['processes']} processes; {told_['machine']}; {told_['versions']}; "
-        f"commit {told_['commit']}."
-    )
-
-
 def _cell(folder: Path, stem: str, name: str, shows: Shows) -> Iterator[str]:
     found, best = shows.found, shows.found.best_neural
-    yield from (f"## {name}", "")
     yield f"{CELLS[name].said[0].upper()}{CELLS[name].said[1:]}. {len(shows.rows.ts_ns_N):,} test rows."
     yield ""
     if not name.startswith("ibm"):
@@ -118,7 +144,7 @@ def _cell(folder: Path, stem: str, name: str, shows: Shows) -> Iterator[str]:
     yield from table(shows.results)
     yield f"`{best}` is the best neural model: {found.chosen[best].trial.told}."
     yield from told(shows.models[0], shows.rows)
-    yield from (f"### {name}: how the models were chosen", "")
+    yield from ("## How the models were chosen", "")
     yield (
         f"{len(found.tried)} trials, {sum(each.seconds for each in found.tried):.0f} s of walk-forward, all inside the "
         "training part. Of each family the chosen one; coefficients of the pooled test rows of the folds."
@@ -136,6 +162,7 @@ def _cell(folder: Path, stem: str, name: str, shows: Shows) -> Iterator[str]:
     for caption, path in plots(folder, stem, shows.models[0], shows.models, shows.rows):
         yield from (f"![{caption}]({path.name})", "")
     if shows.parts:
+        yield from ("## Where it comes from", "")
         yield from profile.lines(shows.hours, [found.best_neural, "ridge"], shows.parts)
     yield from ("<details><summary>All trials</summary>", "")
     yield from ("| family | IC | Pearson | trial |", "| --- | --- | --- | --- |")
@@ -150,14 +177,14 @@ def _wildest_second(rows: Rows) -> float:
     return float(squares_S.max() / squares_S.sum())
 
 
-def _openings(cell: str, opened: Sequence[Opening]) -> Iterator[str]:
-    yield from (f"### {cell}: how often the test part was opened", "")
+def _openings(opened: Sequence[Opening]) -> Iterator[str]:
+    yield from ("## How often the test part was opened", "")
     yield "| day | commit | trials | best neural model | its IC | IC of ridge | |"
     yield "|" + " --- |" * 7
     for each in opened:
         trials = str(each.trials) if each.trials else ""
-        ridge = "" if each.ridge_ic is None else _number(each.ridge_ic)
-        cells = (each.day, each.commit, trials, each.best_neural, _number(each.ic), ridge, each.said)
+        figures = (_number(each.ic), _number(each.ridge_ic))
+        cells = (each.day, each.commit, trials, each.best_neural, *figures, each.said)
         yield f"| {' | '.join(cells)} |"
     yield ""
 
@@ -180,7 +207,8 @@ def _verdict(shows: Shows) -> str:
     )
 
 
-def _spaces(most: int | None) -> Iterator[str]:
+def _spaces(cell: str, most: int | None) -> Iterator[str]:
+    most = 1 if CELLS[cell].smoke else most
     yield from ("## What was searched", "")
     spaces = {"ridge": models.RIDGE, "gradient_boosting": models.BOOSTING, "river_online": models.RIVER}
     spaces |= {name: space for name, (_, _, space) in models.NEURAL.items()}
@@ -219,8 +247,8 @@ def _json(shows: Shows) -> dict[str, Any]:
     }
 
 
-def _number(value: float) -> str:
-    return f"{value:.3f}" if np.isfinite(value) else ""
+def _number(value: float | None) -> str:
+    return f"{value:.3f}" if value is not None and np.isfinite(value) else ""
 
 
 def _commit() -> str:

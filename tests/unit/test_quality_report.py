@@ -75,7 +75,7 @@ def test_the_trial_that_does_best_inside_is_opened_and_every_family_is_on_the_pa
         parts=profile.of_ridge("small", found.chosen["ridge"].trial, HERE),
     )
     written = page.write(tmp_path, about, {"small": shows})
-    text = written.read_text(encoding="utf-8")
+    text = (tmp_path / "quality_2026-01-02_small.md").read_text(encoding="utf-8")
 
     assert order == ["try_out"] * 3 + ["open_test"]
     assert set(found.chosen) == {
@@ -92,6 +92,7 @@ def test_the_trial_that_does_best_inside_is_opened_and_every_family_is_on_the_pa
     assert shows.summary["ridge"] > 0.1
     assert len(shows.seeds["mlp"]) == 2
     assert f"{len(found.tried)} trials" in text
+    assert "[small](quality_2026-01-02_small.md) | " + found.best_neural in written.read_text(encoding="utf-8")
     assert len(list(tmp_path.glob("*.png"))) == 4
     whole, without = (
         next(each for each in shows.parts if each.what.endswith(end)) for end in ("100% of the rows", "queues")

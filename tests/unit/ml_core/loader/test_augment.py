@@ -5,6 +5,7 @@ from hypothesis import strategies as st
 
 from ml_core.data_loader import augment
 from ml_core.errors import SpecError
+from ml_core.learners import network
 from ml_core.quantities import AUGMENTATIONS
 from ml_core.spec import parse
 from ml_core.types import Batch, Float32
@@ -141,3 +142,21 @@ def test_what_is_asked_for_is_done_in_its_order_and_nothing_by_default():
 def test_what_is_no_augmentation_is_refused_in_the_pipeline_file(asked, window, words):
     with pytest.raises(SpecError, match=words):
         parse({"name": "x", "train": {"augment": asked}, "features": {"window": window}})
+
+
+@pytest.mark.parametrize(
+    "parts", [{"label": {"kind": "volatility"}}, {"label": {"kind": "return"}, "model": {"quantiles": [0.1, 0.5, 0.9]}}]
+)
+def test_what_has_no_direction_is_not_mirrored(parts):
+    with pytest.raises(SpecError, match="turns rises into falls"):
+        parse({"name": "x", "train": {"augment": ["mirror 0.5"]}, **parts})
+
+
+def test_nobody_mirrors_an_own_feature():
+    asked = {
+        "name": "x",
+        "train": {"augment": ["mirror 0.5"]},
+        "features": {"use": ["return:1s", "my_features:VwapGap"]},
+    }
+    with pytest.raises(SpecError, match="own feature 'my_features:VwapGap'"):
+        network.check(parse(asked), features=2, outputs=3)
