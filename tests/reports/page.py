@@ -63,12 +63,12 @@ def write(folder: Path, about: Mapping[str, Any], cells: Mapping[str, Shows]) ->
 
     Args:
         folder: Cells that an earlier run of the day has written there stay on the page.
-        about: Day, command, minutes, processes and points of this run.
+        about: Day, command, minutes, processes and points of this run, and what is said of it.
         cells: What it found.
     """
     folder.mkdir(parents=True, exist_ok=True)
     stem = f"quality_{about['day']}"
-    opened = note(folder, {name: _opening(about["day"], each) for name, each in cells.items()})
+    opened = note(folder, {name: _opening(about, each) for name, each in cells.items()})
     figures = folder / f"{stem}.json"
     data: dict[str, Any] = json.loads(figures.read_text(encoding="utf-8"))["cells"] if figures.exists() else {}
     for name, each in cells.items():
@@ -127,10 +127,9 @@ def machine() -> dict[str, str]:
     }
 
 
-def _opening(day: str, shows: Shows) -> Opening:
-    told_ = shows.summary
+def _opening(about: Mapping[str, Any], shows: Shows) -> Opening:
     names = ("trials", "best_neural_model", "best_neural", "ridge")
-    return Opening(day, _commit(), *(told_[name] for name in names))
+    return Opening(about["day"], _commit(), *(shows.summary[name] for name in names), about["said"])
 
 
 def _cell(folder: Path, stem: str, name: str, shows: Shows) -> Iterator[str]:

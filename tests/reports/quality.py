@@ -1,9 +1,9 @@
 """How good models are on real ticks: `make report`.
 
 usage: python -m tests.reports.quality [--cells ibm-10s,...] [--data FOLDER] [--out FOLDER] [--processes 2]
-       [--points N]
+       [--points N] [--said TEXT]
 
-Writes a page with plots and all figures as JSON into the folder; the last line on stdout is JSON.
+Writes pages with plots and all figures as JSON into the folder; the last line on stdout is JSON.
 """
 
 import argparse
@@ -39,6 +39,7 @@ def main() -> int:
     parser.add_argument("--out", type=Path, default=ROOT / "docs" / "reports")
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--points", type=int, help="try so many points of each space, and one seed; default: all")
+    parser.add_argument("--said", default="", help="what sets this run apart, for the list of openings")
     given = parser.parse_args()
     cells = given.cells.split(",")
     unknown = [name for name in cells if name not in CELLS]
@@ -71,6 +72,7 @@ def main() -> int:
         "minutes": round((time.perf_counter() - began) / 60, 1),
         "processes": given.processes,
         "points": given.points,
+        "said": given.said,
     }
     say(f"{page.write(given.out, about, shown)}")
     told = {name: each.summary for name, each in shown.items()}

@@ -69,7 +69,14 @@ def test_the_trial_that_does_best_inside_is_opened_and_every_family_is_on_the_pa
 
     found = search.search(["small"], HERE, watched, lambda _: None)["small"]
     shows = on_test("small", found, HERE)
-    about = {"command": "make report", "day": "2026-01-02", "minutes": 1, "processes": 1, "points": None}
+    about = {
+        "command": "make report",
+        "day": "2026-01-02",
+        "minutes": 1,
+        "processes": 1,
+        "points": None,
+        "said": "a look",
+    }
     shows = shows._replace(
         hours=profile.by_hour(shows.models[:2], shows.rows),
         parts=profile.of_ridge("small", found.chosen["ridge"].trial, HERE),
