@@ -1,3 +1,5 @@
+from copy import deepcopy
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -116,6 +118,19 @@ def test_a_network_that_learns_as_it_goes_gives_the_same_scores_twice_and_stands
     assert online(processed, spec, learning_rate=0.0) == pytest.approx(frozen_I, abs=1e-9)
     assert np.abs(moved_I - frozen_I).max() > 1e-6
     assert information_coefficient(moved_I, data.return_NH[order_I, 0]) > 0.1
+
+
+def test_rows_that_a_network_came_with_are_mixed_in_from_its_first_step(processed, spec) -> None:
+    task, first_B = contenders.task(processed, spec), processed.holdout_I[:64]
+    graph = network.trained(task)[0]
+
+    def after_a_step(known_I: np.ndarray | None) -> bytes:
+        model = OnlineNetwork(deepcopy(graph), task, learning_rate=1e-3, memory=500, known_I=known_I)
+        model.learn(first_B)
+        return model.scores(first_B).tobytes()
+
+    assert len({after_a_step(known_I) for known_I in (None, processed.train_I, processed.train_I[:500])}) == 3
+    assert after_a_step(processed.train_I) == after_a_step(processed.train_I[-500:])
 
 
 def test_a_model_of_one_row_at_a_time_hears_outcomes_oldest_first() -> None:

@@ -139,6 +139,20 @@ def test_momentum_goes_on_and_zero_stays(samples) -> None:
     assert not contenders.zero(processed)(rows_I).any()
 
 
+def test_a_ridge_that_learns_in_a_mirror_learns_no_drift(samples) -> None:
+    processed = prepare(samples, pipeline(), PLAN, folds(times(samples), count=1)[0])
+    data, rows_I = processed.dataset, processed.holdout_I
+    drifting = processed._replace(dataset=data._replace(return_NH=data.return_NH + 1e-3))
+
+    def mean(mirror: bool) -> float:
+        return float(contenders.ridge(0.1, mirror=mirror)(drifting)(rows_I).mean())
+
+    assert mean(mirror=False) == pytest.approx(1e-3, rel=0.1)
+    assert abs(mean(mirror=True)) < 1e-4
+    plain, mirrored = (contenders.ridge(0.1, mirror=each)(processed)(rows_I)[:, 0] for each in (False, True))
+    assert np.corrcoef(plain, mirrored)[0, 1] > 0.9
+
+
 def test_a_fold_without_rows_says_which_part_has_none(samples) -> None:
     first_ns = int(times(samples).min())
     with pytest.raises(NotEnoughDataError, match="no rows to learn from"):
