@@ -113,7 +113,7 @@ def _summed_up(stem: str, data: Mapping[str, Any]) -> Iterator[str]:
 
 def _ran(about: Mapping[str, Any]) -> str:
     return (
-        f"`{about['command']}`: {about['minutes']} minutes with {about['processes']} processes; {about['machine']}; "
+        f"`{about['command']}`: {about['minutes']} minutes, processes: {about['processes']}; {about['machine']}; "
         f"{about['versions']}; commit {about['commit']}."
     )
 
