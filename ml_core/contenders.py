@@ -1,7 +1,7 @@
 """Models that can be evaluated side by side: each learns from the same processed rows and then scores any of them.
 
-Boosting and online models of other libraries are learners like these, made where those libraries may be imported.
-Shapes: N samples, I numbers of samples, T rows of a window, F features, H horizons, O outputs.
+Online models of other libraries are learners like these, made where those libraries may be imported.
+Shapes: N samples, I numbers of samples, F features, H horizons.
 """
 
 from collections.abc import Callable
@@ -9,20 +9,18 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
-from ml_core.data_loader.arrays import Batches, Samples
+from ml_core.data_processor.catalogue import mirrored
 from ml_core.data_processor.dataset import Processed
 from ml_core.data_processor.encoding import encode
 from ml_core.evaluation.baselines import choose_ridge, fit_ridge, prior_scores
-from ml_core.evaluation.calibration import stray_factors
-from ml_core.model.build import build
-from ml_core.model.graph import ScoringGraph, output_scale
-from ml_core.model.runtime import CHUNK_ROWS, direction_scores
+from ml_core.fit import contract_of, learner_of
+from ml_core.learners import network
+from ml_core.learners.port import Task
+from ml_core.model.graph import ScoringGraph
+from ml_core.model.runtime import CHUNK_ROWS, Scorer, scores_of
 from ml_core.spec import PipelineSpec
-from ml_core.trainer.loop import Hooks, Settings, TrainReport, train
-from ml_core.trainer.losses import SampleLoss, cross_entropy, squared_error
+from ml_core.trainer.loop import NO_HOOKS, Hooks
 from ml_core.types import Float32, Float64, Int64
-
-EVALUATION_BATCH = 8192  # no gradients are held, so larger than a training batch
 
 Predict = Callable[[Int64], Float64]  # numbers of samples (I,) -> scores (I, H)
 Learner = Callable[[Processed], Predict]
@@ -31,8 +29,7 @@ Learner = Callable[[Processed], Predict]
 
 def prior(processed: Processed) -> Predict:
     """Learn the prior: every row gets the same score."""
-    kind = "direction" if processed.dead_zone else "return"
-    return lambda chosen_I: prior_scores(processed.prior, kind, len(chosen_I))
+    return lambda chosen_I: prior_scores(processed.prior, len(chosen_I))
 
 
 def zero(processed: Processed) -> Predict:
@@ -51,101 +48,74 @@ def momentum(feature: str) -> Learner:
     return learn
 
 
-def ridge(strength: float | None = None) -> Learner:
+def ridge(strength: float | None = None, *, mirror: bool = False) -> Learner:
     """Return the learner of a straight line to the return.
 
     A strength that is given needs no validation rows, so they are learned from too; None takes the one that does best
-    on them.
+    on them. With ``mirror`` every row is learned from in both directions.
     """
 
     def learn(processed: Processed) -> Predict:
         dataset, places = processed.dataset, processed.encoding.places(processed.plan.names)
+        sign_F = mirrored(processed.plan.names)
 
         def part(chosen_I: Int64, horizon: int) -> tuple[Float32, Float64, Float32]:
             rows_IX = encode(last_rows(processed, chosen_I), processed.scaler, places)
             return rows_IX, dataset.return_NH[chosen_I, horizon], dataset.weight_N[chosen_I]
 
+        def known(chosen_I: Int64, horizon: int) -> tuple[Float32, Float64, Float32]:
+            rows_IX, return_I, weight_I = part(chosen_I, horizon)
+            if not mirror:
+                return rows_IX, return_I, weight_I
+            other_IX = encode(sign_F * last_rows(processed, chosen_I), processed.scaler, places)
+            returns_I = np.concatenate([return_I, -return_I])
+            return np.concatenate([rows_IX, other_IX]), returns_I, np.concatenate([weight_I, weight_I])
+
         lines = []
         for h in range(dataset.return_NH.shape[1]):
             if strength is None:
-                lines.append(choose_ridge(part(processed.train_I, h), part(processed.validation_I, h)))
+                lines.append(choose_ridge(known(processed.train_I, h), part(processed.validation_I, h)))
             else:
-                known_I = np.concatenate([processed.train_I, processed.validation_I])
-                lines.append(fit_ridge(*part(known_I, h), strength=strength))
+                seen_I = np.concatenate([processed.train_I, processed.validation_I])
+                lines.append(fit_ridge(*known(seen_I, h), strength=strength))
         return lambda chosen_I: np.stack([line.predict(part(chosen_I, 0)[0]) for line in lines], axis=1)
 
     return learn
 
 
-def network(spec: PipelineSpec, *, seed: int = 0, threads: int = 1, hooks: Hooks | None = None) -> Learner:
-    """Return the learner of the network that ``spec`` asks for; its scores are those of `fit` before the export."""
+def model(spec: PipelineSpec, *, seed: int = 0, threads: int = 1, hooks: Hooks = NO_HOOKS) -> Learner:
+    """Return the learner of the model that ``spec`` asks for; it scores as what `fit` gives."""
 
     def learn(processed: Processed) -> Predict:
-        graph, _ = learn_network(processed, spec, seed=seed, threads=threads, hooks=hooks)
-        return predict_with(graph, processed, spec.label.kind)
+        asked, dataset = task(processed, spec, seed=seed, threads=threads, hooks=hooks), processed.dataset
+        module = learner_of(spec)
+        if module is network:  # the graph that is exported; the export itself takes longer than many trainings
+            return predict_with(network.trained(asked)[0], asked)
+        scorer = Scorer(module.learn(asked).onnx)
+        return lambda chosen_I: scorer.scores(dataset.x_MF[dataset.idx_NT[chosen_I]]).astype(np.float64)
 
     return learn
 
 
-def learn_network(
-    processed: Processed, spec: PipelineSpec, *, seed: int = 0, threads: int = 1, hooks: Hooks | None = None
-) -> tuple[ScoringGraph, TrainReport]:
-    """Return the trained and calibrated graph, and how training went."""
-    shift_O, scale_O = output_scale(spec.label.kind, processed.prior)
-    places = processed.encoding.places(processed.plan.names)
-    model = build(spec, features=places.width, outputs=len(shift_O), seed=seed)
-    graph = ScoringGraph(model, processed.scaler, shift_O=shift_O, scale_O=scale_O, places=places)
-    dataset = processed.dataset
-    stored = Samples(dataset.x_MF, dataset.idx_NT, dataset.y_NH, dataset.weight_N)
-    settings = Settings(
-        epochs=spec.train.epochs,
-        patience=spec.train.patience,
-        learning_rate=spec.train.learning_rate,
-        weight_decay=spec.train.weight_decay,
-        threads=threads,
-    )
-    report = train(
-        graph,
-        Batches(stored, processed.train_I, batch_size=spec.train.batch_size, seed=seed),
-        Batches(stored, processed.validation_I, batch_size=EVALUATION_BATCH, shuffle=False),
-        loss=loss_of(processed, spec.label.kind),
-        settings=settings,
-        seed=seed,
-        hooks=hooks or Hooks(),
-    )
-    if spec.label.kind == "direction":
-        chosen_I = processed.validation_I
-        said_IO = outputs(graph, processed, chosen_I)
-        given = (graph.shift.double().numpy(), dataset.y_NH[chosen_I], dataset.weight_N[chosen_I])
-        graph.scale.mul_(torch.from_numpy(np.repeat(stray_factors(said_IO, *given), 3).astype(np.float32)))
-    return graph, report
+def task(processed: Processed, spec: PipelineSpec, *, seed: int = 0, threads: int = 1, hooks: Hooks = NO_HOOKS) -> Task:
+    """Return what a learner of `ml_core.learners` is given to learn ``spec`` from scratch."""
+    return Task(spec, contract_of(spec, processed, seed=seed), processed, None, seed, threads, hooks)
 
 
-def loss_of(processed: Processed, label_kind: str) -> SampleLoss:
-    """Return the loss that a network of this label learns by."""
-    return cross_entropy if label_kind == "direction" else squared_error([v for _, v in processed.prior])
-
-
-def predict_with(graph: ScoringGraph, processed: Processed, label_kind: str) -> Predict:
-    """Return what scores rows with ``graph``."""
+def predict_with(graph: ScoringGraph, task: Task) -> Predict:
+    """Return what scores rows with ``graph``, a network of ``task``."""
+    dataset, kind, quantiles = task.processed.dataset, task.contract.label_kind, task.contract.quantiles
 
     def predict(chosen_I: Int64) -> Float64:
-        y_IO = outputs(graph, processed, chosen_I)
-        return np.asarray(direction_scores(y_IO) if label_kind == "direction" else y_IO, dtype=np.float64)
+        graph.eval()
+        with torch.no_grad():
+            parts = [
+                graph(torch.from_numpy(dataset.x_MF[dataset.idx_NT[chosen_I[start : start + CHUNK_ROWS]]])).numpy()
+                for start in range(0, len(chosen_I), CHUNK_ROWS)
+            ]
+        return scores_of(np.concatenate(parts), kind, quantiles).astype(np.float64)
 
     return predict
-
-
-def outputs(graph: ScoringGraph, processed: Processed, chosen_I: Int64) -> Float32:
-    """Return the outputs (I, O) of ``graph`` in inference mode."""
-    dataset = processed.dataset
-    graph.eval()
-    with torch.no_grad():
-        parts = [
-            graph(torch.from_numpy(dataset.x_MF[dataset.idx_NT[chosen_I[start : start + CHUNK_ROWS]]])).numpy()
-            for start in range(0, len(chosen_I), CHUNK_ROWS)
-        ]
-    return np.concatenate(parts)
 
 
 def last_rows(processed: Processed, chosen_I: Int64) -> Float32:

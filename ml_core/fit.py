@@ -40,7 +40,9 @@ __all__ = [
     "FittedModel",
     "Progress",
     "check",
+    "contract_of",
     "fit",
+    "learner_of",
     "losses",
     "prepare",
     "prior_losses",
@@ -78,7 +80,7 @@ def check(spec: PipelineSpec) -> None:
         ModelRefusedError: An own model cannot be exported, or would fail its probe. A retry will not help.
     """
     features, outputs = len(FeaturePlan.from_spec(spec).names), _outputs(spec)
-    _learner(spec).check(spec, features=features, outputs=outputs)
+    learner_of(spec).check(spec, features=features, outputs=outputs)
     if is_part(spec.model.kind):
         trial_export(spec, features=features)
 
@@ -126,7 +128,7 @@ def fit(  # noqa: PLR0913  # all but the first two have a default
         ours, theirs = spec.model.kind, start.contract.model_kind
         raise SchemaMismatchError(f"cannot go on: model_kind of the model is {theirs!r}, the pipeline says {ours!r}")
     processed = prepare(frame, spec, start=start, cut=cut, marks=marks)
-    contract = _contract(spec, processed, seed)
+    contract = contract_of(spec, processed, seed=seed)
     if start is not None:  # its rows are known to the weights that go on
         first_ns, last_ns = start.contract.trained_from_ns, start.contract.trained_to_ns
         contract = contract.model_copy(
@@ -136,7 +138,7 @@ def fit(  # noqa: PLR0913  # all but the first two have a default
             }
         )
     hooks = Hooks(progress, cancelled)
-    learned = _learner(spec).learn(Task(spec, contract, processed, start, seed, threads, hooks, checkpoint))
+    learned = learner_of(spec).learn(Task(spec, contract, processed, start, seed, threads, hooks, checkpoint))
     scorer = Scorer(learned.onnx)
     figures = _figures(scorer, spec, processed, learned.report)
     model = FittedModel(scorer.contract, learned.onnx, learned.weights, _report(processed, learned))
@@ -185,8 +187,10 @@ def try_out(
     Raises:
         SpecError, UnknownPartError, InvalidSettingsError, InputError, TrainingCancelledError: As ``fit``.
     """
-    task = Task(spec, _contract(spec, processed, seed), processed, None, seed, threads, Hooks(progress, cancelled))
-    report: TrainReport = _learner(spec).try_out(task)
+    task = Task(
+        spec, contract_of(spec, processed, seed=seed), processed, None, seed, threads, Hooks(progress, cancelled)
+    )
+    report: TrainReport = learner_of(spec).try_out(task)
     return report
 
 
@@ -207,18 +211,9 @@ def prior_losses(processed: Processed, indices_I: Int64, label_kind: str) -> Flo
     return measure.log_losses(y_IO, y_IH) if label_kind in CLASS_LABELS else measure.squared_errors(y_IO, y_IH)
 
 
-def _learner(spec: PipelineSpec) -> ModuleType:
+def learner_of(spec: PipelineSpec) -> ModuleType:
+    """Return the module of `ml_core.learners` that learns the model of ``spec``."""
     return _LEARNERS.get(spec.model.kind, network)
-
-
-def _outputs(spec: PipelineSpec) -> int:
-    return len(spec.label.horizons) * outputs_of(spec.label.kind, spec.model.quantiles)
-
-
-def _check_parts(processed: Processed) -> None:
-    for name in ("train", "validation", "holdout"):
-        if not len(getattr(processed, f"{name}_I")):
-            raise NotEnoughDataError(f"the {name} part has no rows; give more ticks, or larger shares in [train]")
 
 
 def _is_mapped(spec: PipelineSpec, processed: Processed) -> bool:
@@ -234,7 +229,8 @@ def _mapped(processed: Processed) -> Processed:
     return processed._replace(dataset=on, rows=None)
 
 
-def _contract(spec: PipelineSpec, processed: Processed, seed: int) -> ModelContract:
+def contract_of(spec: PipelineSpec, processed: Processed, *, seed: int) -> ModelContract:
+    """Return what a model of ``spec`` that learns from ``processed`` promises."""
     dataset, seen_I = processed.dataset, np.concatenate([processed.train_I, processed.validation_I])
     return ModelContract(
         pipeline=spec.name,
@@ -260,6 +256,16 @@ def _contract(spec: PipelineSpec, processed: Processed, seed: int) -> ModelContr
         seed=seed,
         code_version=code_version(),
     )
+
+
+def _outputs(spec: PipelineSpec) -> int:
+    return len(spec.label.horizons) * outputs_of(spec.label.kind, spec.model.quantiles)
+
+
+def _check_parts(processed: Processed) -> None:
+    for name in ("train", "validation", "holdout"):
+        if not len(getattr(processed, f"{name}_I")):
+            raise NotEnoughDataError(f"the {name} part has no rows; give more ticks, or larger shares in [train]")
 
 
 def _outputs_of(scorer: Scorer, processed: Processed, indices_I: Int64) -> Float32:

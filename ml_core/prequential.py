@@ -16,13 +16,14 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from ml_core.contenders import loss_of, predict_with
-from ml_core.data_processor.dataset import Processed
+from ml_core.contenders import predict_with
 from ml_core.errors import InputError
+from ml_core.learners.network import loss_of
+from ml_core.learners.port import Task
 from ml_core.model.graph import ScoringGraph
-from ml_core.spec import PipelineSpec
 from ml_core.trainer.incremental import anchor
-from ml_core.trainer.losses import weighted_mean
+from ml_core.trainer.loop import clip_gradients
+from ml_core.trainer.losses import TensorBatch, per_batch, weighted_mean
 from ml_core.types import Float32, Float64, Int64
 
 
@@ -88,41 +89,41 @@ def prequential(
 class OnlineNetwork:
     """A network that takes one gradient step for each batch of matured rows and some older ones.
 
-    The older ones are drawn from the last ``memory`` matured rows: a step on the newest alone follows noise. An anchor
-    holds the weights near those it came with.
+    The older ones are drawn from the last ``memory`` rows that it knows: a step on the newest alone follows noise. An
+    anchor holds the weights near those it came with.
     """
 
     def __init__(
         self,
         graph: ScoringGraph,
-        processed: Processed,
-        spec: PipelineSpec,
+        task: Task,
         *,
         learning_rate: float,
         strength: float = 0.0,
         memory: int = 0,
-        seed: int = 0,
+        known_I: Int64 | None = None,
     ) -> None:
         """Go on from the weights of ``graph``, which is changed.
 
         Args:
             graph: Trained, or as it was built.
-            processed: The rows, their scaler already in ``graph``.
-            spec: The pipeline.
+            task: What ``graph`` is a model of; its seed is that of drawing older rows and of dropout.
             learning_rate: Of AdamW.
             strength: Of the anchor; 0: none.
-            memory: Matured rows to draw older ones from, as many as a batch has; 0: none are drawn.
-            seed: Of those draws and of dropout.
+            memory: Rows to draw older ones from, as many as a batch has; 0: none are drawn.
+            known_I: Rows that ``graph`` has learned from, oldest first; None: it remembers none.
         """
-        self._graph, self._processed = graph, processed
-        self._predict = predict_with(graph, processed, spec.label.kind)
-        self._loss = loss_of(processed, spec.label.kind)
+        self._graph, self._dataset = graph, task.processed.dataset
+        self._predict = predict_with(graph, task)
+        self._loss = per_batch(loss_of(task, graph), graph)
         self._optimizer = torch.optim.AdamW(graph.parameters(), lr=learning_rate, weight_decay=0.0)
         self._penalty = anchor(graph, strength) if strength else None
-        self._limit, self._memory = 1.0, memory
+        self._limit, self._memory = task.spec.train.gradient_limit, memory
         self._known_M: Int64 = np.empty(0, np.int64)
-        self._rng = np.random.default_rng(seed)
-        self._seed, self._steps = seed, 0
+        if known_I is not None and memory:
+            self._known_M = known_I[-memory:]
+        self._rng = np.random.default_rng(task.seed)
+        self._seed, self._steps = task.seed, 0
 
     def scores(self, chosen_B: Int64) -> Float64:
         """Return the scores (B, H)."""
@@ -137,18 +138,18 @@ class OnlineNetwork:
         rows_B = chosen_B
         if self._memory and len(self._known_M):
             rows_B = np.concatenate([chosen_B, self._rng.choice(self._known_M, size=len(chosen_B))])
-        dataset = self._processed.dataset
+        dataset = self._dataset
+        columns = (dataset.x_MF[dataset.idx_NT[rows_B]], dataset.y_NH[rows_B], dataset.weight_N[rows_B])
+        batch = TensorBatch(*map(torch.from_numpy, columns))
         self._graph.train()
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self._seed + self._steps)
-            y_BO = self._graph(torch.from_numpy(dataset.x_MF[dataset.idx_NT[rows_B]]))
-            loss_B = self._loss(y_BO, torch.from_numpy(dataset.y_NH[rows_B]))
-            loss = weighted_mean(loss_B, torch.from_numpy(dataset.weight_N[rows_B]))
+            loss = weighted_mean(self._loss(batch), batch.weight_B)
             if self._penalty is not None:
                 loss = loss + self._penalty()
             self._optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it so
-        if not torch.isfinite(torch.nn.utils.clip_grad_norm_(self._graph.parameters(), self._limit)):
+        if not np.isfinite(clip_gradients(list(self._graph.parameters()), self._limit)):
             raise InputError(f"step {self._steps} of the online network: the gradient is not finite")
         self._optimizer.step()
         self._steps += 1

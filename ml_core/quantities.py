@@ -18,6 +18,7 @@ AUGMENTATIONS = {
     "magnitude_warp": (0.0, 1.0),
     "time_warp": (0.0, 2.0),
     "mixup": (0.01, 10.0),
+    "mirror": (0.0, 1.0),
 }
 OF_WINDOWS = ("window_slicing", "magnitude_warp", "time_warp")  # augmentations that a row alone has no use for
 

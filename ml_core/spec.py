@@ -90,6 +90,11 @@ class PipelineSpec(Section):
         for text in self.train.augment:
             if self.features.window == 1 and parse_augment(text)[0] in OF_WINDOWS:
                 raise ValueError(f"train.augment: {text!r} changes windows, and features.window is 1")
+            is_sided = self.label.kind != "volatility" and not self.model.quantiles
+            if parse_augment(text)[0] == "mirror" and not is_sided:
+                raise ValueError(
+                    f"train.augment: {text!r} turns rises into falls; a volatility or a quantile is neither"
+                )
         return self
 
     @model_validator(mode="after")

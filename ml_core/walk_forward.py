@@ -1,9 +1,9 @@
 """Walk-forward evaluation: learn on what was known by a time, score what came after it, move on.
 
-    expanding   |-- train --|-val-|x| test |                     x: no label of a row to learn from ends later
-                |----- train ------|-val-|x| test |                 than the embargo before the test
-    rolling     |-- train --|-val-|x| test |
-                       |-- train --|-val-|x| test |
+    expanding   |-- train --|x|-val-|x| test |                 x: the embargo behind each cut; no label of a row
+                |----- train ------|x|-val-|x| test |             before a cut ends past it
+    rolling     |-- train --|x|-val-|x| test |
+                       |-- train --|x|-val-|x| test |
 
 Scaler, dead zone, prior and weights are fitted anew in each fold. Shapes: N samples, I numbers of samples, H horizons.
 """
@@ -16,13 +16,10 @@ import numpy as np
 import pandas as pd
 
 from ml_core.contenders import Learner, Predict
-from ml_core.data_processor import dataset as sets
-from ml_core.data_processor.dataset import Processed
-from ml_core.data_processor.encoding import fit_encoding
+from ml_core.data_processor.dataset import Processed, fitted
 from ml_core.data_processor.features import FeaturePlan
 from ml_core.data_processor.samples import Samples, make_samples
-from ml_core.data_processor.scaling import fit_scaler
-from ml_core.data_processor.splits import Cut, Split
+from ml_core.data_processor.splits import Cut, split
 from ml_core.errors import InputError, NotEnoughDataError
 from ml_core.evaluation import metrics as measure
 from ml_core.spec import PipelineSpec
@@ -30,7 +27,7 @@ from ml_core.types import Float64, Int64
 
 
 class Fold(NamedTuple):
-    """Event times: learn from ``[from_ns, test_ns)`` less the embargo, test on ``[test_ns, to_ns)``."""
+    """Event times: learn from ``[from_ns, test_ns)``, test on ``[test_ns, to_ns)``; no test row in the embargo."""
 
     from_ns: int
     test_ns: int
@@ -70,7 +67,7 @@ def folds(
         count: Of folds.
         first: Share of the samples before the first test part.
         scheme: ``expanding`` learns from all before a test part, ``rolling`` from the newest ``first`` of the samples.
-        embargo_ns: Between the last label to learn from and a test part.
+        embargo_ns: Behind the cuts of each fold; its rows are in no part.
 
     Raises:
         InputError: Too few samples for so many folds, or a share that leaves none. A retry will not help.
@@ -97,29 +94,16 @@ def prepare(samples: Samples, spec: PipelineSpec, plan: FeaturePlan, fold: Fold)
     Validation rows are the last ``train.validation`` of those before the test part.
 
     Raises:
-        NotEnoughDataError: A part has no rows. More ticks, or fewer folds, may help.
+        NotEnoughDataError: As `fitted`, or nothing lies before the test part. More ticks, or fewer folds, may help.
     """
-    ts_ns_N, end_N = samples.rows.ts_ns_N[samples.row_N], samples.end_ns_NH.max(axis=1)
-    before_N = (ts_ns_N >= fold.from_ns) & (ts_ns_N < fold.test_ns)
-    if not before_N.any():
+    ts_ns_N = samples.rows.ts_ns_N[samples.row_N]
+    ordered_I = np.sort(ts_ns_N[(ts_ns_N >= fold.from_ns) & (ts_ns_N < fold.test_ns)])
+    if not len(ordered_I):
         raise NotEnoughDataError(f"no rows to learn from before {fold.test_ns}")
-    known_N = before_N & (end_N < fold.test_ns - fold.embargo_ns)
-    ordered_I = np.sort(ts_ns_N[before_N])
     cut_ns = int(ordered_I[min(len(ordered_I) - 1, round(len(ordered_I) * (1 - spec.train.validation)))])
-    train_N, validation_N = known_N & (end_N < cut_ns), known_N & (ts_ns_N >= cut_ns)
-    embargoed = int((before_N & ~known_N & (end_N < fold.test_ns)).sum())
-    parts = Split(
-        np.flatnonzero(train_N),
-        np.flatnonzero(validation_N),
-        np.flatnonzero((ts_ns_N >= fold.test_ns) & (ts_ns_N < fold.to_ns)),
-        Cut(cut_ns, fold.test_ns, fold.to_ns),
-        int(before_N.sum() - train_N.sum() - validation_N.sum()) - embargoed,
-        embargoed,
-    )
-    for name in ("train", "validation", "holdout"):
-        if not len(getattr(parts, f"{name}_I")):
-            raise NotEnoughDataError(f"the {name} part of the fold that tests from {fold.test_ns} on has no rows")
-    return _fitted(samples, spec, plan, parts)
+    parts = split(ts_ns_N, samples.end_ns_NH, Cut(cut_ns, fold.test_ns, fold.to_ns, fold.embargo_ns))
+    parts = parts._replace(train_I=parts.train_I[ts_ns_N[parts.train_I] >= fold.from_ns])
+    return fitted(samples, spec, plan, parts)
 
 
 def walk_forward(
@@ -130,7 +114,7 @@ def walk_forward(
     Args:
         frame: Ticks in arrival order; see `ml_core.frames`.
         spec: The pipeline.
-        learner: Such as ``contenders.network(spec)`` or ``contenders.ridge()``.
+        learner: Such as ``contenders.model(spec)`` or ``contenders.ridge()``.
         count: Of folds.
         how: As `folds`.
 
@@ -177,18 +161,6 @@ def scores(processed: Processed, predict: Predict) -> Scores:
         np.asarray(predict(chosen_I), dtype=np.float64),
         dataset.return_NH[chosen_I],
     )
-
-
-def _fitted(samples: Samples, spec: PipelineSpec, plan: FeaturePlan, parts: Split) -> Processed:
-    """Return the samples with everything fitted on the training part, by the steps of `process` behind its own cut."""
-    dead_zone = sets._dead_zone(samples, parts, spec, None)  # noqa: SLF001  # one way to fit, whoever makes the cut
-    dataset = sets._dataset(samples, parts, spec, dead_zone)  # noqa: SLF001
-    shares = sets._prior(dataset.y_NH[parts.train_I], spec.label.kind)  # noqa: SLF001
-    x_IF = dataset.x_MF[dataset.idx_NT[parts.train_I, -1]]
-    scaler, encoding = fit_scaler(x_IF), fit_encoding(x_IF, plan.names, spec.features)
-    report = samples.report | sets._report_split(parts)  # noqa: SLF001
-    of_parts = parts.train_I, parts.validation_I, parts.holdout_I
-    return Processed(dataset, *of_parts, scaler, dead_zone, shares, plan, report, encoding=encoding)
 
 
 def _mean(measured: Callable[[Float64, Float64], float], found: Scores) -> float:

@@ -233,7 +233,7 @@ def _over_time(axes: Any, what: str) -> None:
     axes.axhline(0, color="gray", linewidth=0.8)
     axes.set_xlabel("hours since the first row")
     axes.set_ylabel(what)
-    axes.legend(fontsize=8, ncols=2)
+    axes.legend(fontsize=8, ncols=2, loc="upper left")  # to look for the best place takes long
 
 
 def _saved(figure: Any, folder: Path, stem: str, what: str, caption: str) -> tuple[str, Path]:

@@ -132,6 +132,23 @@ def mixup(alpha: float) -> Augment:
     return change
 
 
+def mirror(sign_F: Float32, share: float) -> Augment:
+    """Return a change that mirrors samples: what rose falls, and bids are asks. The model learns no drift from them.
+
+    Args:
+        sign_F: What the mirror multiplies each feature by, 1 or -1.
+        share: Of samples; half leaves none of the drift.
+    """
+
+    def change(batch: Batch, rng: np.random.Generator) -> Batch:
+        is_mirrored_B1 = rng.random((len(batch.weight_B), 1)) < share
+        last = 2 if batch.y_BH.dtype.kind == "i" else 0  # class 0 is a fall, 2 a rise
+        y_BH = np.where(is_mirrored_B1, last - batch.y_BH, batch.y_BH)
+        return batch._replace(x_BTF=np.where(is_mirrored_B1[:, :, None], sign_F, 1) * batch.x_BTF, y_BH=y_BH)
+
+    return change
+
+
 def chain(*changes: Augment) -> Augment:
     """Return a change that applies ``changes`` one after the other."""
 
@@ -143,13 +160,14 @@ def chain(*changes: Augment) -> Augment:
     return change
 
 
-def asked_for(texts: Sequence[str], *, center_F: Float32, spread_F: Float32) -> Augment | None:
+def asked_for(texts: Sequence[str], *, center_F: Float32, spread_F: Float32, sign_F: Float32) -> Augment | None:
     """Return the changes of ``train.augment`` in their order; None where there are none.
 
     Args:
         texts: Such as ``jitter 0.05``.
         center_F: Median of each feature, in the units of the rows that are to be changed.
         spread_F: Its interquartile range.
+        sign_F: What mirroring the market multiplies it by.
     """
     makers: dict[str, Callable[[float], Augment]] = {
         "jitter": lambda strength: jitter(spread_F, strength),
@@ -158,6 +176,7 @@ def asked_for(texts: Sequence[str], *, center_F: Float32, spread_F: Float32) -> 
         "time_warp": time_warp,
         "window_slicing": window_slicing,
         "mixup": mixup,
+        "mirror": lambda share: mirror(sign_F, share),
     }
     changes = [makers[name](strength) for name, strength in map(parse_augment, texts)]
     return chain(*changes) if changes else None

@@ -5,9 +5,12 @@ trade price where no quote is known. sigma is the volatility of log P per root s
 with ``exp(-dt / tau)``, tau being the duration in the feature's name.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ml_core.types import SECOND_NS
+import numpy as np
+
+from ml_core.types import SECOND_NS, Float32
 
 SIGMA_NS = 30 * SECOND_NS
 """Time constant of the volatility that other features are measured in."""
@@ -95,6 +98,21 @@ _FEATURES = (
         ("1s", "10s", "30s"),
         _TRADE,
     ),
+    Feature(
+        "trade_flow",
+        "EW sum of side over h / EW trades over 30 s; unlike signed_volume it fades while nobody trades",
+        "ratio",
+        "Hasbrouck 1991, Measuring the Information Content of Stock Trades",
+        ("1s",),
+        _TRADE,
+    ),
+    Feature(
+        "vwap_offset",
+        "(P - EW sum of price x size / EW sum of size) / EW mean of (ask - bid) over 30 s",
+        "spreads",
+        "Berkowitz, Logue, Noser 1988, The Total Cost of Transactions on the NYSE (volume-weighted mean price)",
+        ("10s",),
+    ),
     Feature("ofi", "EW sum of e_n / EW sum of |e_n|", "-1 to 1", _CKS, ("0.1s", "1s", "10s"), _QUOTE),
     Feature(
         "trade_intensity",
@@ -126,9 +144,26 @@ _FEATURES = (
     Feature("is_trade", "1 at a trade, 0 at a quote", "0 or 1", _COMMON, (), _EITHER),
 )
 
+SIGNED = frozenset(
+    {
+        "return", "mid_offset", "queue_imbalance", "queue_imbalance_mean", "microprice_offset", "signed_volume",
+        "trade_flow", "vwap_offset", "ofi", "last_trade_offset", "trade_streak",
+    }
+)  # fmt: skip
+"""Features that change sign, and nothing else, where the market is mirrored: falls for rises, bids for asks."""
+
 CATALOGUE: dict[str, Feature] = {feature.name: feature for feature in _FEATURES}
 
 DEFAULT_USE: tuple[str, ...] = tuple(
-    name for name in CATALOGUE if name not in ("depth_ratio", "trade_size", "is_trade")
+    name for name in CATALOGUE if name not in ("depth_ratio", "trade_flow", "trade_size", "vwap_offset", "is_trade")
 )
 """What a pipeline uses that names no features: 22 columns that look back 30 s."""
+
+
+def mirrored(names: Sequence[str]) -> Float32:
+    """Return what mirroring the market multiplies each column by (F,): -1 where it is signed, else 1.
+
+    >>> mirrored(["return:1s", "ewma_vol:30s"]).tolist()
+    [-1.0, 1.0]
+    """
+    return np.array([-1.0 if name.partition(":")[0] in SIGNED else 1.0 for name in names], np.float32)

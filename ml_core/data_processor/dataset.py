@@ -22,7 +22,7 @@ from ml_core.errors import NotEnoughDataError, SchemaMismatchError
 from ml_core.spec import PipelineSpec, format_duration
 from ml_core.types import CLASS_LABELS, Float32, Float64, Int32, Int64, RowBatch
 
-__all__ = ["Dataset", "Processed", "process", "rows_of"]
+__all__ = ["Dataset", "Processed", "fitted", "process", "rows_of"]
 
 CLASSES = ("down", "flat", "up")
 
@@ -94,7 +94,19 @@ def process(
     preflight.check_missing(report["missing"], spec.features.max_missing)
     ts_ns_N = samples.rows.ts_ns_N[samples.row_N]
     parts = split(ts_ns_N, samples.end_ns_NH, cut or _cut(ts_ns_N, spec, fixed))
-    report |= _report_split(parts)
+    return fitted(samples, spec, plan, parts, fixed=fixed)
+
+
+def fitted(
+    samples: Samples, spec: PipelineSpec, plan: FeaturePlan, parts: Split, *, fixed: ModelContract | None = None
+) -> Processed:
+    """Return ``samples``, parted, with everything that is fitted on the training part.
+
+    Raises:
+        NotEnoughDataError: A part has no rows, or too few labels to train on are independent or ever change.
+    """
+    report = samples.report | _report_split(parts)
+    samples = samples._replace(report=report)
     for name in ("train", "validation", "holdout"):
         if not report[f"{name}_rows"]:
             raise _not_enough(f"the {name} part has no rows", report)

@@ -63,7 +63,7 @@ class Program(NamedTuple):
     width_G: Int64  # of a bucket, ns
     watch_W: UInt32
     ring_2H: UInt32  # first float slot, int slot
-    op_5F: UInt32  # operation; a, b, c: numbers of what was noted; column
+    op_6F: UInt32  # operation; a, b, c, d: numbers of what was noted; column
     factor_F: Float64
     rows_on_2: Bool  # by TickKind
     gap_ns: int

@@ -39,10 +39,10 @@ FIXED_INTS = NUMBERS + 2 * SEQ_INTS
 # What happens to a grid when its next bucket begins.
 (VOLATILITY, RING) = range(2)
 # What one tick adds to sums.
-(TRADE_COUNT, QUOTE_COUNT, VOLUME, SIGNED_VOLUME, OFI, ABS_OFI) = range(6)
-IMPULSES = 6
-# What turns state into a feature; a, b, c are what was noted of it.
-(VALUE, DISTANCE, PER_VOL, SHARE, EXCESS, DIFFERENCE, LOG_RATIO, LOG_RATE, LOG_MS) = range(9)
+(TRADE_COUNT, QUOTE_COUNT, VOLUME, SIGNED_VOLUME, OFI, ABS_OFI, TRADE_SIDE, TURNOVER) = range(8)
+IMPULSES = 8
+# What turns state into a feature; a, b, c, d are what was noted of it.
+(VALUE, DISTANCE, PER_VOL, SHARE, EXCESS, DIFFERENCE, LOG_RATIO, LOG_RATE, LOG_MS, FROM_MEAN) = range(10)
 # Rows noted before their features are written, each feature in one loop without branches; they fit the L1 cache.
 ROWS_AT_ONCE = 64
 
@@ -87,7 +87,7 @@ def _run(  # noqa: PLR0913, PLR0917 - see `run`
     width_G: Int64,
     watch_W: UInt32,
     ring_2H: UInt32,
-    op_5F: UInt32,
+    op_6F: UInt32,
     factor_F: Float64,
     rows_on_2: Bool,
     gap_ns: int,
@@ -142,7 +142,7 @@ def _run(  # noqa: PLR0913, PLR0917 - see `run`
                 flags_N[count] = _flags(f, j, lag_N[i], max_age_ns, edge_E)
                 _watch(f, j, watch_W, ring_2H, seen_WB, count - begin)
                 count += 1
-        _write(seen_WB, op_5F, factor_F, x_NF[begin:count])
+        _write(seen_WB, op_6F, factor_F, x_NF[begin:count])
     return count
 
 
@@ -305,6 +305,7 @@ def _take_trade(f: Float64, j: Int64, price: float, size: float, side: int, impu
         j[RUN] = j[RUN] + 1 if side == j[SIDE] else 1
         j[SIDE] = side
         f[STREAK] = side * np.log(1.0 + j[RUN])
+        impulse_I[TRADE_SIDE] = side
     f[TRADE] = price
     if np.isnan(f[BID]) and price != f[REF]:
         f[REF] = price
@@ -313,6 +314,7 @@ def _take_trade(f: Float64, j: Int64, price: float, size: float, side: int, impu
         f[SIZE] = size
         impulse_I[VOLUME] = size
         impulse_I[SIGNED_VOLUME] = side * size
+        impulse_I[TURNOVER] = price * size
 
 
 @njit(**_INLINED)
@@ -416,13 +418,18 @@ def _watch(f: Float64, j: Int64, watch_W: UInt32, ring_2H: UInt32, seen_WB: Floa
 
 @njit(**_INLINED)
 def _write(  # noqa: PLR0912 - a switch over operations
-    seen_WB: Float64, op_5F: UInt32, factor_F: Float64, x_BF: Float32
+    seen_WB: Float64, op_6F: UInt32, factor_F: Float64, x_BF: Float32
 ) -> None:
     """Write the features of some rows, a feature at a time; whatever is not a finite float32 becomes NaN."""
     value_B, rows = seen_WB[len(seen_WB) - 1], len(x_BF)
     for k in range(len(factor_F)):
-        op, factor, column = op_5F[0, k], factor_F[k], op_5F[4, k]
-        a_B, b_B, c_B = seen_WB[op_5F[1, k]], seen_WB[op_5F[2, k]], seen_WB[op_5F[3, k]]
+        op, factor, column = op_6F[0, k], factor_F[k], op_6F[5, k]
+        a_B, b_B, c_B, d_B = (
+            seen_WB[op_6F[1, k]],
+            seen_WB[op_6F[2, k]],
+            seen_WB[op_6F[3, k]],
+            seen_WB[op_6F[4, k]],
+        )
         if op == VALUE:
             for i in range(rows):
                 value_B[i] = a_B[i]
@@ -450,6 +457,9 @@ def _write(  # noqa: PLR0912 - a switch over operations
         elif op == LOG_MS:
             for i in range(rows):
                 value_B[i] = np.log(1.0 + _from(a_B[i], 0.0) / MS_NS)
+        elif op == FROM_MEAN:
+            for i in range(rows):
+                value_B[i] = (a_B[i] - b_B[i] / _above(c_B[i], TINY)) / _above(d_B[i], 0.0)
         for i in range(rows):
             x_BF[i, column] = value_B[i] if abs(value_B[i]) <= _MAX_FLOAT32 else np.nan
 

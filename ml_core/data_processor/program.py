@@ -80,9 +80,9 @@ class _Builder:
         ]
         return vols + [(k.RING, span // k.BUCKETS, base, slot) for span, (base, slot) in self.rings.items()]
 
-    def op(self, op: int, a: _Noted, b: _Noted | None = None, c: _Noted | None = None, *, factor: float = 1.0) -> None:
-        """Add the operation of the next column."""
-        of = (a, a if b is None else b, a if c is None else c)
+    def op(self, op: int, a: _Noted, *others: _Noted, factor: float = 1.0) -> None:
+        """Add the operation of the next column, of one to four things noted: a, b, c, d."""
+        of = (a, *others, *[a] * (3 - len(others)))
         self.ops.append((op, of, self.columns, factor))
         self.columns += 1
 
@@ -118,6 +118,11 @@ def _return(build: _Builder, span_ns: int) -> None:
 
 def _mid_offset(build: _Builder, span_ns: int) -> None:
     build.op(k.DISTANCE, k.LOG_REF, build.mean(k.LOG_REF, span_ns), build.sigma(), factor=_root_s(span_ns))
+
+
+def _vwap_offset(build: _Builder, span_ns: int) -> None:
+    turnover, volume = build.sum(k.TURNOVER, span_ns), build.sum(k.VOLUME, span_ns)
+    build.op(k.FROM_MEAN, k.REF, turnover, volume, build.mean(k.SPREAD, SIGMA_NS))
 
 
 def _vol_ratio(build: _Builder, span_ns: int) -> None:
@@ -157,9 +162,13 @@ _RECIPES: dict[str, Recipe] = {
     "spread_ratio": _excess(k.SPREAD),
     "queue_imbalance": _value(k.QUEUE),
     "queue_imbalance_mean": lambda build, span_ns: build.op(k.VALUE, build.mean(k.QUEUE, span_ns)),
-    "microprice_offset": lambda build, _: build.op(k.PER_VOL, k.MICRO, c=build.sigma()),
+    "microprice_offset": lambda build, _: build.op(k.PER_VOL, k.MICRO, k.MICRO, build.sigma()),
     "depth_ratio": _excess(k.DEPTH),
     "signed_volume": _share(k.SIGNED_VOLUME, k.VOLUME),
+    "trade_flow": lambda build, span_ns: build.op(
+        k.SHARE, build.sum(k.TRADE_SIDE, span_ns), build.sum(k.TRADE_COUNT, SIGMA_NS)
+    ),
+    "vwap_offset": _vwap_offset,
     "ofi": _share(k.OFI, k.ABS_OFI),
     "trade_intensity": _rate(k.TRADE_COUNT),
     "quote_intensity": _rate(k.QUOTE_COUNT),
@@ -202,7 +211,7 @@ def compile_program(
         width_G=np.array([width for _, width, _, _ in grids], dtype=np.int64),
         watch_W=np.array(watched, dtype=np.uint32),
         ring_2H=_table(list(builder.rings.values()), 2),
-        op_5F=_table([(op, *map(noted.index, of), column) for op, of, column, _ in builder.ops], 5),
+        op_6F=_table([(op, *map(noted.index, of), column) for op, of, column, _ in builder.ops], 6),
         factor_F=np.array([factor for *_, factor in builder.ops], dtype=np.float64),
         rows_on_2=np.array([kind.name.lower() in rows_on for kind in TickKind]),
         gap_ns=gap_ns,

@@ -13,6 +13,7 @@ from ml_core.evaluation.metrics import squared_errors
 from ml_core.types import Float32, Float64
 
 STRENGTHS = (0.0001, 0.001, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0)
+CLASSES = 3  # down, flat, up
 LIMIT = 4.0  # of scaled features: one wild value would tilt a straight line
 
 
@@ -63,13 +64,17 @@ def choose_ridge(
     return min(fitted, key=lambda line: _error(line.predict(z_VF), y_V, weight_V))
 
 
-def prior_scores(prior: Sequence[Sequence[float]], label_kind: str, rows: int) -> Float64:
-    """Return what always answering the prior scores (N, H): the mean return, or the share of up less that of down.
+def prior_scores(prior: Sequence[Sequence[float]], rows: int) -> Float64:
+    """Return what always answering the prior scores (N, H): the mean number, or the share of up less that of down.
 
-    >>> prior_scores([(0.25, 0.25, 0.5)], "direction", 1).tolist()
+    Args:
+        prior: A horizon's class shares (down, flat, up), or its mean and variance.
+        rows: N.
+
+    >>> prior_scores([(0.25, 0.25, 0.5)], 1).tolist()
     [[0.25]]
     """
-    scores = [shares[2] - shares[0] if label_kind == "direction" else shares[0] for shares in prior]
+    scores = [values[2] - values[0] if len(values) == CLASSES else values[0] for values in prior]
     return np.tile(np.array(scores), (rows, 1))
 
 

@@ -17,6 +17,7 @@ from ml_core.contract import Places, Scaler
 from ml_core.data_loader import on_disk
 from ml_core.data_loader.arrays import Augment, Batches, Samples
 from ml_core.data_loader.augment import asked_for
+from ml_core.data_processor.catalogue import CATALOGUE, mirrored
 from ml_core.data_processor.dataset import Processed
 from ml_core.errors import SchemaMismatchError, SpecError
 from ml_core.evaluation.calibration import stray_factors
@@ -29,6 +30,7 @@ from ml_core.model.graph import ScoringGraph, graph_of
 from ml_core.model.heads import pinball
 from ml_core.model.runtime import CHUNK_ROWS
 from ml_core.parts import files_of
+from ml_core.quantities import parse_augment
 from ml_core.spec import PipelineSpec
 from ml_core.trainer.checkpoint import Checkpoints
 from ml_core.trainer.device import choose_device
@@ -50,6 +52,9 @@ def check(spec: PipelineSpec, *, features: int, outputs: int) -> None:
     Raises:
         SpecError, UnknownPartError, InvalidSettingsError: As ``ml_core.fit.check``.
     """
+    own = [text for text in spec.features.use if text.partition(":")[0].strip() not in CATALOGUE]
+    if own and any(parse_augment(text)[0] == "mirror" for text in spec.train.augment):
+        raise SpecError(f"train.augment: nobody says what a mirror makes of the own feature {own[0]!r}")
     model = build(spec, features=features, outputs=outputs, seed=0)
     prior = [(1 / 3, 1 / 3, 1 / 3) if spec.label.kind in CLASS_LABELS else (0.0, 1.0)] * len(spec.label.horizons)
     loss = choose(spec.train, model, label_kind=spec.label.kind, prior=prior, folder=spec.folder)
@@ -64,9 +69,7 @@ def learn(task: Task) -> Learned:
     Raises:
         SchemaMismatchError, InputError, ModelRefusedError, TrainingCancelledError: As ``ml_core.fit.fit``.
     """
-    graph = _graph(task)
-    report = _train(graph, task)
-    factors = _calibrate(graph, task.spec, task.processed)
+    graph, report, factors = trained(task)
     file = export(graph, task.contract)
     weights = {name: value.detach().numpy().copy() for name, value in graph.state_dict().items()}
     weights |= {PREFIX + name: value for name, value in report.optimizer_state.items()}
@@ -95,6 +98,17 @@ def _try_loss(loss: OwnLoss, spec: PipelineSpec, model: nn.Module, features: int
         raise SpecError(f"{said} returns shape {shape} for {TRIAL_ROWS} samples, it must return ({TRIAL_ROWS},)")
     if all(parameter.grad is None for parameter in model.parameters()):
         raise SpecError(f"{said} does not depend on what the model answers")
+
+
+def trained(task: Task) -> tuple[ScoringGraph, TrainReport, list[float]]:
+    """Return the graph that ``learn`` exports, how training went, and the factors of its calibration.
+
+    Raises:
+        SchemaMismatchError, InputError, TrainingCancelledError: As ``ml_core.fit.fit``.
+    """
+    graph = _graph(task)
+    report = _train(graph, task)
+    return graph, report, _calibrate(graph, task.spec, task.processed)
 
 
 class BehindScaling(nn.Module):
@@ -174,7 +188,7 @@ def _train(graph: ScoringGraph, task: Task) -> TrainReport:
     x_MF = dataset.x_MF if is_raw else scaled_rows(dataset.x_MF, task.contract.scaler, task.contract.places)
     samples = Samples(x_MF, dataset.idx_NT, dataset.y_NH, dataset.weight_N)
     options: dict[str, Any] = {
-        "loss": _loss(task, model),
+        "loss": loss_of(task, model),
         "settings": _settings(spec, task.threads),
         "seed": task.seed,
         "hooks": task.hooks,
@@ -196,7 +210,8 @@ def _train(graph: ScoringGraph, task: Task) -> TrainReport:
         model.cpu()
 
 
-def _loss(task: Task, model: nn.Module) -> SampleLoss | OwnLoss:
+def loss_of(task: Task, model: nn.Module) -> SampleLoss | OwnLoss:
+    """Return what ``task`` makes small while it trains ``model``."""
     spec, prior = task.spec, task.processed.prior
     if task.contract.quantiles:
         return pinball(task.contract.quantiles, prior)
@@ -207,7 +222,8 @@ def _augment(task: Task) -> Augment | None:
     """Return the changes of training batches that the pipeline asks for, in the units of raw rows."""
     scaler = task.contract.scaler
     center_F, spread_F = (np.array(values, np.float32) for values in (scaler.median, scaler.iqr))
-    return asked_for(task.spec.train.augment, center_F=center_F, spread_F=spread_F)
+    sign_F = mirrored(task.contract.features)
+    return asked_for(task.spec.train.augment, center_F=center_F, spread_F=spread_F, sign_F=sign_F)
 
 
 def _go_on(

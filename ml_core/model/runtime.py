@@ -3,7 +3,7 @@
 Shapes: B rows of a batch, T rows of a window, F features, O outputs, H horizons.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import onnxruntime as ort
@@ -95,10 +95,7 @@ class Scorer:
 
     def scores_of(self, y_BO: Float32) -> Float32:
         """Return the scores (B, H) of what ``outputs`` returned."""
-        if self.contract.label_kind in CLASS_LABELS:
-            return direction_scores(y_BO)
-        quantiles = self.contract.quantiles
-        return y_BO[:, quantiles.index(MEDIAN) :: len(quantiles)] if quantiles else y_BO
+        return scores_of(y_BO, self.contract.label_kind, self.contract.quantiles)
 
     def probe(self) -> None:
         """Score difficult rows in batches of many sizes, every row in several places, and compare the bits.
@@ -163,6 +160,13 @@ class Scorer:
                 f"shape: the graph returns {outputs[0].shape}, the contract says (batch, {self.contract.outputs})"
             )
         self._input = inputs[0].name
+
+
+def scores_of(y_BO: Float32, label_kind: str, quantiles: Sequence[float] = ()) -> Float32:
+    """Return the scores (B, H) of the outputs of a model: P(up) - P(down), the number that is told, or its median."""
+    if label_kind in CLASS_LABELS:
+        return direction_scores(y_BO)
+    return y_BO[:, quantiles.index(MEDIAN) :: len(quantiles)] if quantiles else y_BO
 
 
 def direction_scores(y_BO: Float32) -> Float32:

@@ -13,6 +13,7 @@ import pandas as pd
 from data_io.data_fetcher.binance_capture import BinanceCapture
 from data_io.data_fetcher.lean_ticks import LeanTicks
 from ml_core import spec as pipelines
+from ml_core.data_processor.catalogue import DEFAULT_USE
 from ml_core.data_processor.dataset import Processed
 from ml_core.data_processor.features import FeaturePlan
 from ml_core.data_processor.samples import Samples, make_samples
@@ -31,22 +32,38 @@ class Cell(NamedTuple):
     name: str
     source: str
     horizon: str
-    folds: int  # of the walk-forward inside the training part
-    first: float  # share of the training part before the first fold
     said: str
+    smoke: bool = True  # too little to rank models: the first point of each space is tried
 
     @property
     def calendar(self) -> str:
         return "XNYS" if self.source == LEAN else "24x7"
 
+    @property
+    def folds(self) -> int:
+        """Of the walk-forward inside the training part."""
+        return 4 if self.source == LEAN else 2
+
+    @property
+    def first(self) -> float:
+        """Share of the training part before the first fold."""
+        return 0.4 if self.source == LEAN else 0.5
+
+    @property
+    def validation(self) -> float:
+        """Share of the rows before a fold; that of the capture must be longer than a label."""
+        return 0.15 if self.source == LEAN else 0.35
+
 
 CELLS = {
     cell.name: cell
     for cell in (
-        Cell("ibm-10s", LEAN, "10s", 4, 0.4, "learned on 7 October 2013, tested on the 8th, 9:30 to 16:00 New York"),
-        Cell("ibm-60s", LEAN, "60s", 4, 0.4, "the same days, a minute ahead"),
-        Cell("binance-1s", CAPTURE, "1s", 2, 0.5, "the first 70 % of 346 s, then the rest: a smoke figure"),
-        Cell("binance-10s", CAPTURE, "10s", 2, 0.5, "the first 70 % of 346 s, then the rest: a smoke figure"),
+        Cell(
+            "ibm-10s", LEAN, "10s", "learned on 7 October 2013, tested on the 8th, 9:30 to 16:00 New York", smoke=False
+        ),
+        Cell("ibm-60s", LEAN, "60s", "the same days, a minute ahead"),
+        Cell("binance-1s", CAPTURE, "1s", "the first 70 % of 346 s, then the rest: a smoke figure"),
+        Cell("binance-10s", CAPTURE, "10s", "the first 70 % of 346 s, then the rest: a smoke figure"),
     )
 }
 
@@ -56,7 +73,8 @@ FEATURES: dict[str, Sequence[str]] = {
         "queue_imbalance", "queue_imbalance_mean:1s", "microprice_offset", "trade_intensity:10s",
         "quote_intensity:10s", "since_trade",
     ),
-    "default": (),
+    "default": DEFAULT_USE,
+    "flow": (*DEFAULT_USE, "trade_flow", "vwap_offset"),
     "wide": (
         "return:0.1s,0.5s,1s,5s,10s,30s,60s", "ewma_vol:10s,30s,120s", "vol_ratio:5s", "mid_offset:1s,10s,60s",
         "relative_spread", "spread_ratio:30s", "queue_imbalance", "queue_imbalance_mean:0.1s,1s,10s",
@@ -115,10 +133,11 @@ def material(name: str, features: str, window: int, data: Path) -> Material:
     ts_ns_N = samples.rows.ts_ns_N[samples.row_N]
     cut_ns = _cut(cell, ts_ns_N)
     look_ahead_ns = spec.label.delay + max(spec.label.horizons)
-    inside = folds(ts_ns_N[ts_ns_N < cut_ns], count=cell.folds, first=cell.first, embargo_ns=look_ahead_ns)
+    embargo_ns = 0 if cell.source == CAPTURE else look_ahead_ns  # the capture is too short for one
+    inside = folds(ts_ns_N[ts_ns_N < cut_ns], count=cell.folds, first=cell.first, embargo_ns=embargo_ns)
     # a fold inside never reaches the test: labels of its last rows end before the cut
     inside[-1] = inside[-1]._replace(to_ns=min(inside[-1].to_ns, cut_ns - look_ahead_ns))
-    return Material(samples, plan, inside, Fold(int(ts_ns_N.min()), cut_ns, int(ts_ns_N.max()) + 1, look_ahead_ns))
+    return Material(samples, plan, inside, Fold(int(ts_ns_N.min()), cut_ns, int(ts_ns_N.max()) + 1, embargo_ns))
 
 
 def _cut(cell: Cell, ts_ns_N: np.ndarray) -> int:

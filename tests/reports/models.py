@@ -15,6 +15,7 @@ from ml_core.contenders import Learner, Predict, last_rows
 from ml_core.data_processor.dataset import Processed
 from ml_core.data_processor.scaling import scale
 from ml_core.evaluation.baselines import LIMIT
+from ml_core.learners import network
 from ml_core.prequential import OnlineNetwork, RowByRow, prequential
 from ml_core.spec import PipelineSpec
 from tests.reports.cells import CELLS, pipeline
@@ -37,33 +38,45 @@ class Trial(NamedTuple):
         return ", ".join([*parts, f"features {self.features}"] + ([f"window {self.window}"] if self.window > 1 else []))
 
 
+MIRROR = ("mirror 0.5",)
 NEURAL: dict[str, tuple[str, int, Space]] = {  # name on the page: kind of [model], rows of a window, space
-    "linear_network": ("mlp", 1, {"hidden": ((),), "learning_rate": (3e-3, 1e-2), "weight_decay": (0.5,)}),
+    "linear_network": (
+        "linear",
+        1,
+        {"augment": (MIRROR, ()), "learning_rate": (1e-2,), "weight_decay": (0.5,)},
+    ),
     "mlp": (
         "mlp",
         1,
         {
-            "hidden": ((128,), (32,), (64, 64)),
-            "dropout": (0.5, 0.3),
-            "learning_rate": (1e-3, 3e-3),
+            "hidden": ((128,),),
+            "augment": ((*MIRROR, "jitter 0.3"), MIRROR, ()),
+            "dropout": (0.5,),
+            "learning_rate": (3e-3, 1e-3),
             "weight_decay": (0.9,),
         },
     ),
-    "lstm": ("lstm", 8, {"width": (24,), "learning_rate": (1e-3, 3e-3), "weight_decay": (0.5,)}),
+    "lstm": (
+        "lstm",
+        8,
+        {"width": (24,), "augment": (MIRROR,), "learning_rate": (3e-3,), "weight_decay": (0.5,)},
+    ),
 }
-TRAINING = ("learning_rate", "weight_decay")  # of a space; the rest are parameters of the model
-ONLINE: Space = {"step": (1e-4, 1e-3), "batch": (64, 256), "memory": (20_000,)}
+TRAINING = ("augment", "learning_rate", "weight_decay")  # of a space; the rest are parameters of the model
+ONLINE: Space = {"step": (1e-4, 3e-4, 1e-3), "batch": (256,), "memory": (50_000,)}
 BOOSTING: Space = {
     "num_leaves": (8, 4),
-    "min_data_in_leaf": (2000, 300),
+    "min_data_in_leaf": (2000,),
     "learning_rate": (0.03,),
-    "lambda_l2": (100.0, 1.0),
+    "lambda_l2": (1.0,),
+    "feature_fraction": (0.6,),
+    "bagging_fraction": (0.7,),
+    "rounds": (400,),
 }
-RIVER: Space = {"step": (1e-2, 3e-3, 1e-3, 3e-2)}
-RIDGE: Space = {"strength": (0.001, 0.01, 0.03, 0.1, 0.3, 1.0)}
+RIVER: Space = {"step": (1e-3, 3e-4, 1e-4)}
+RIDGE: Space = {"strength": (0.03, 0.1, 0.3), "mirror": (False, True)}
 FIXED = ("momentum", "zero", "prior")
 IN_RETURNS = ("ridge", "gradient_boosting", "river_online", "online_mlp", "zero", "prior", *NEURAL)
-ROUNDS, PATIENCE = 400, 30  # of boosting
 EPOCHS, WAIT, BATCH = 12, 3, 1024  # of networks: training too long costs more than any choice of size
 
 
@@ -76,15 +89,27 @@ def points(space: Space, most: int | None = None) -> Iterator[tuple[tuple[str, A
 def spec_of(cell: str, trial: Trial) -> PipelineSpec:
     """The pipeline file of a trial."""
     params = dict(trial.params)
-    kind = NEURAL["mlp" if trial.family == "online_mlp" else trial.family][0] if is_neural(trial.family) else "mlp"
-    model = {name: value for name, value in params.items() if name not in (*TRAINING, *ONLINE)}
-    train = {name: params[name] for name in TRAINING if name in params and is_neural(trial.family)}
+    train: dict[str, Any] = {}
+    model: dict[str, Any] = {}
+    if is_neural(trial.family):
+        kind = NEURAL["mlp" if trial.family == "online_mlp" else trial.family][0]
+        train = {name: params[name] for name in TRAINING}
+        model = {"kind": kind, "params": {k: v for k, v in params.items() if k not in (*TRAINING, *ONLINE)}}
+    elif trial.family == "gradient_boosting":
+        model = {"kind": "boosting", "params": params}
     return pipeline(
         CELLS[cell],
         trial.features,
         features={"window": trial.window},
-        model={"kind": kind, "params": model if is_neural(trial.family) else {}},
-        train={"weights": "none", "epochs": EPOCHS, "patience": WAIT, "batch_size": BATCH, **train},
+        model=model,
+        train={
+            "weights": "none",
+            "validation": CELLS[cell].validation,
+            "epochs": EPOCHS,
+            "patience": WAIT,
+            "batch_size": BATCH,
+            **train,
+        },
     )
 
 
@@ -95,11 +120,10 @@ def is_neural(family: str) -> bool:
 def learner(cell: str, trial: Trial) -> Learner:
     """The learner of a trial."""
     params, spec = dict(trial.params), spec_of(cell, trial)
-    if trial.family in NEURAL:
-        return contenders.network(spec, seed=trial.seed)
+    if trial.family in NEURAL or trial.family == "gradient_boosting":
+        return contenders.model(spec, seed=trial.seed)
     made: dict[str, Callable[[], Learner]] = {
-        "ridge": lambda: contenders.ridge(params["strength"]),
-        "gradient_boosting": lambda: boosting(params, trial.seed),
+        "ridge": lambda: contenders.ridge(params["strength"], mirror=params["mirror"]),
         "river_online": lambda: river(params["step"]),
         "online_mlp": lambda: online(spec, params, trial.seed),
         "momentum": lambda: contenders.momentum(past_return(trial.features)),
@@ -114,38 +138,19 @@ def past_return(features: str) -> str:
     return "return:10s" if features == "wide" else "return:5s"
 
 
-def boosting(params: Mapping[str, Any], seed: int) -> Learner:
-    """LightGBM on scaled rows, stopped by the validation rows."""
-    import lightgbm
-
-    def learn(processed: Processed) -> Predict:
-        data, scale_ = processed.dataset, float(np.sqrt(processed.prior[0][1])) or 1.0
-
-        def part(chosen_I: np.ndarray) -> Any:
-            return lightgbm.Dataset(
-                scaled(processed, chosen_I), data.return_NH[chosen_I, 0] / scale_, weight=data.weight_N[chosen_I]
-            )
-
-        given = {
-            "objective": "l2", "num_threads": 1, "verbosity": -1, "seed": seed, "deterministic": True,
-            "force_row_wise": True, "feature_fraction": 0.6, "bagging_fraction": 0.7, "bagging_freq": 1, **params,
-        }  # fmt: skip
-        stop = lightgbm.early_stopping(PATIENCE, verbose=False)
-        valid = part(processed.validation_I)
-        trees = lightgbm.train(given, part(processed.train_I), ROUNDS, valid_sets=[valid], callbacks=[stop])
-        return lambda chosen_I: (trees.predict(scaled(processed, chosen_I), num_threads=1) * scale_)[:, None]
-
-    return learn
-
-
 def online(spec: PipelineSpec, params: Mapping[str, Any], seed: int) -> Learner:
-    """An MLP that is trained as any other and then goes on learning from what matures among the rows it scores."""
+    """An MLP that is trained as any other and then goes on learning: its validation rows first, which it has not
+    learned from, and then what matures among the rows it scores.
+    """
 
     def learn(processed: Processed) -> Predict:
         def predict(chosen_I: np.ndarray) -> np.ndarray:
-            graph, _ = contenders.learn_network(processed, spec, seed=seed)
-            how = {"learning_rate": params["step"], "memory": params["memory"]}
-            model = OnlineNetwork(graph, processed, spec, **how, seed=seed)
+            task = contenders.task(processed, spec, seed=seed)
+            how = {"learning_rate": params["step"], "memory": params["memory"], "known_I": processed.train_I}
+            model = OnlineNetwork(network.trained(task)[0], task, **how)
+            later_I = processed.validation_I
+            for start in range(0, len(later_I), params["batch"]):
+                model.learn(later_I[start : start + params["batch"]])
             return as_asked(model, processed, chosen_I, params["batch"])
 
         return predict

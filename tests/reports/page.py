@@ -1,10 +1,10 @@
-"""The dated page of the quality report, its plots and its JSON, for `docs/reports`."""
+"""The dated pages of the quality report, their plots and their JSON, for `docs/reports`."""
 
 import json
 import os
 import platform
 import subprocess
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,20 +12,26 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ml_core.evaluation.compare import Rows, as_json
+from ml_core.types import SECOND_NS
 from model_ops_manager.card import Result, Shown, plots, table, told
-from tests.reports import models
+from tests.reports import models, profile
 from tests.reports.cells import CELLS, FEATURES
+from tests.reports.openings import Opening, note
+from tests.reports.profile import Part
 from tests.reports.search import SEEDED, SEEDS, Found, Tried
 
 PACKAGES = ("numpy", "torch", "lightgbm", "river")
 _HOW = (
     "Every model predicts the log return of the mid over the horizon from feature rows, one after each tick. Features, "
     "models, parameters and the number of epochs are chosen by purged walk-forward inside the training part alone: "
-    "expanding folds, an embargo of one look-ahead, early stopping on the last 15 % of what a fold learns from. The "
-    "test part is opened once, by the chosen trial of each family. The best neural model is the neural family whose "
-    "chosen trial had the highest mean of both coefficients inside the training part; it need not be the best on the "
-    "test part. Models that learn online are scored at each row with what they learned from outcomes that had matured "
-    "by then, also on the test part; all others stand still there."
+    "expanding folds, on the two days with an embargo of one look-ahead, early stopping on the last 15 % of what a "
+    "fold learns from, of the capture on 35 %. A run opens the test part once, by the chosen trial of each family; how "
+    "often runs have opened it stands with each cell, for whoever makes the next search knows how the last one ended. "
+    "The best neural model is the neural family whose chosen trial had the highest mean of both coefficients inside "
+    "the training part; it need not be the best on the test part. Models that learn online are scored at each row with "
+    "what they learned from outcomes that had matured by then, also on the test part; all others stand still there. A "
+    "model that learns in a mirror sees half of its rows with falls for rises and bids for asks, so that the drift of "
+    "a day teaches it nothing."
 )
 _READ = (
     "IC is Spearman's rank correlation of predictions and returns. Intervals hold 95 % of 2,000 draws of whole blocks "
@@ -34,8 +40,8 @@ _READ = (
     "of the label. Spearman and Pearson are both shown because one wild second may hold half of the variance."
 )
 SMOKE = (
-    "A smoke figure: the capture has 346 s, so that the test part is {blocks} blocks of time, and one second of it may "
-    "hold half of the variance. It cannot rank models."
+    "A smoke figure: the test part has {stretches} stretches of time as long as a label, and one second of its rows "
+    "holds {share:.0%} of the squared returns. It cannot rank models, so the first point of each space is tried."
 )
 
 
@@ -48,19 +54,68 @@ class Shows(NamedTuple):
     rows: Rows
     seeds: dict[str, list[float]]  # family -> IC of each seed
     summary: dict[str, Any]
+    hours: Sequence[Part] = ()  # the best neural model and ridge in each hour of the test part
+    parts: Sequence[Part] = ()  # of ridge inside the training part, with less to go by
 
 
 def write(folder: Path, about: Mapping[str, Any], cells: Mapping[str, Shows]) -> Path:
-    """Write page, plots and JSON into ``folder`` and return the page."""
+    """Write a page with plots for each cell, and return the page that sums up all cells of the day.
+
+    Args:
+        folder: Cells that an earlier run of the day has written there stay on the page.
+        about: Day, command, minutes, processes and points of this run, and what is said of it.
+        cells: What it found.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     stem = f"quality_{about['day']}"
-    lines = list(_lines(folder, stem, about, cells))
+    opened = note(folder, {name: _opening(about, each) for name, each in cells.items()})
+    figures = folder / f"{stem}.json"
+    data: dict[str, Any] = json.loads(figures.read_text(encoding="utf-8"))["cells"] if figures.exists() else {}
+    for name, each in cells.items():
+        data[name] = {"about": dict(about) | machine(), **_json(each)}
+        lines = [f"# {name}, {about['day']}", ""]
+        lines += [
+            *_cell(folder, f"{stem}_{name}", name, each),
+            *_openings(opened[name]),
+            *_spaces(name, about["points"]),
+        ]
+        _save(folder / f"{stem}_{name}.md", [*lines, _ran(data[name]["about"])])
+    data = {name: data[name] for name in CELLS if name in data}
+    _save(figures, [json.dumps({"cells": data}, indent=1, allow_nan=False)])
     page = folder / f"{stem}.md"
-    page.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    data = {name: _json(each) for name, each in cells.items()}
-    text = json.dumps({"about": about | machine(), "cells": data}, indent=1, allow_nan=False)
-    (folder / f"{stem}.json").write_text(text + "\n", encoding="utf-8")
+    _save(page, [f"# Quality on real ticks, {about['day']}", "", _HOW, "", _READ, "", *_summed_up(stem, data)])
     return page
+
+
+def _save(path: Path, lines: Sequence[str]) -> None:
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def _summed_up(stem: str, data: Mapping[str, Any]) -> Iterator[str]:
+    names = ("ridge", "gradient_boosting", "river_online", "momentum")
+    yield f"| cell | best neural model | its IC | {' | '.join(names)} | blocks of time | |"
+    yield "|" + " --- |" * (len(names) + 5)
+    for cell, each in data.items():
+        told_ = each["summary"]
+        ends = told_["best_neural_interval"]
+        said = {True: "target kept", False: "target **missed**", None: "smoke"}[told_.get("target_met")]
+        cells = (
+            f"[{cell}]({stem}_{cell}.md)",
+            told_["best_neural_model"],
+            _number(told_["best_neural"]) + (f" ({ends[0]:.3f} to {ends[1]:.3f})" if ends else ""),
+            *(_number(told_[name]) for name in names),
+            str(told_["blocks"]),
+            said,
+        )
+        yield f"| {' | '.join(cells)} |"
+    yield ""
+
+
+def _ran(about: Mapping[str, Any]) -> str:
+    return (
+        f"`{about['command']}`: {about['minutes']} minutes, processes: {about['processes']}; {about['machine']}; "
+        f"{about['versions']}; commit {about['commit']}."
+    )
 
 
 def machine() -> dict[str, str]:
@@ -72,31 +127,24 @@ def machine() -> dict[str, str]:
     }
 
 
-def _lines(folder: Path, stem: str, about: Mapping[str, Any], cells: Mapping[str, Shows]) -> Iterator[str]:
-    yield from (f"# Quality on real ticks, {about['day']}", "", "```", about["command"], "```", "", _HOW, "", _READ, "")
-    for name, each in cells.items():
-        yield from _cell(folder, f"{stem}_{name}", name, each)
-    yield from _spaces(about["points"])
-    told_ = machine()
-    yield (
-        f"{about['minutes']} minutes with {about['processes']} processes; {told_['machine']}; {told_['versions']}; "
-        f"commit {told_['commit']}."
-    )
+def _opening(about: Mapping[str, Any], shows: Shows) -> Opening:
+    names = ("trials", "best_neural_model", "best_neural", "ridge")
+    return Opening(about["day"], _commit(), *(shows.summary[name] for name in names), about["said"])
 
 
 def _cell(folder: Path, stem: str, name: str, shows: Shows) -> Iterator[str]:
     found, best = shows.found, shows.found.best_neural
-    yield from (f"## {name}", "")
     yield f"{CELLS[name].said[0].upper()}{CELLS[name].said[1:]}. {len(shows.rows.ts_ns_N):,} test rows."
     yield ""
-    if not name.startswith("ibm"):
-        yield from (SMOKE.format(blocks=shows.summary["blocks"]), "")
+    if CELLS[name].smoke:
+        stretches = len(np.unique(shows.rows.ts_ns_N // shows.rows.look_ahead_ns))
+        yield from (SMOKE.format(stretches=stretches, share=_wildest_second(shows.rows)), "")
     if "target_met" in shows.summary:
         yield from (_verdict(shows), "")
     yield from table(shows.results)
     yield f"`{best}` is the best neural model: {found.chosen[best].trial.told}."
     yield from told(shows.models[0], shows.rows)
-    yield from (f"### {name}: how the models were chosen", "")
+    yield from ("## How the models were chosen", "")
     yield (
         f"{len(found.tried)} trials, {sum(each.seconds for each in found.tried):.0f} s of walk-forward, all inside the "
         "training part. Of each family the chosen one; coefficients of the pooled test rows of the folds."
@@ -106,18 +154,39 @@ def _cell(folder: Path, stem: str, name: str, shows: Shows) -> Iterator[str]:
     yield "| --- | --- | --- | --- | --- | --- | --- |"
     for family, each in found.chosen.items():
         count = sum(other.trial.family == family for other in found.tried)
-        seeds = " ".join(f"{ic:.3f}" for ic in shows.seeds.get(family, []))
+        seeds = " ".join(_number(ic) or "-" for ic in shows.seeds.get(family, []))
         folds = " ".join(_number(ic) for ic in each.fold_ics)
         cells = (family, str(count), _number(each.ic), _number(each.pearson), folds, each.trial.told, seeds)
         yield f"| {' | '.join(cells)} |"
     yield ""
     for caption, path in plots(folder, stem, shows.models[0], shows.models, shows.rows):
         yield from (f"![{caption}]({path.name})", "")
+    if shows.parts:
+        yield from ("## Where it comes from", "")
+        yield from profile.lines(shows.hours, [found.best_neural, "ridge"], shows.parts)
     yield from ("<details><summary>All trials</summary>", "")
     yield from ("| family | IC | Pearson | trial |", "| --- | --- | --- | --- |")
     for tried in sorted(found.tried, key=lambda each: (each.trial.family, -each.merit)):
         yield f"| {tried.trial.family} | {_number(tried.ic)} | {_number(tried.pearson)} | {tried.trial.told} |"
     yield from ("", "</details>", "")
+
+
+def _wildest_second(rows: Rows) -> float:
+    _, second_N = np.unique(rows.ts_ns_N // SECOND_NS, return_inverse=True)
+    squares_S = np.bincount(second_N, weights=rows.return_N**2)
+    return float(squares_S.max() / squares_S.sum())
+
+
+def _openings(opened: Sequence[Opening]) -> Iterator[str]:
+    yield from ("## How often the test part was opened", "")
+    yield "| day | commit | trials | best neural model | its IC | IC of ridge | |"
+    yield "|" + " --- |" * 7
+    for each in opened:
+        trials = str(each.trials) if each.trials else ""
+        figures = (_number(each.ic), _number(each.ridge_ic))
+        cells = (each.day, each.commit, trials, each.best_neural, *figures, each.said)
+        yield f"| {' | '.join(cells)} |"
+    yield ""
 
 
 def _verdict(shows: Shows) -> str:
@@ -138,7 +207,8 @@ def _verdict(shows: Shows) -> str:
     )
 
 
-def _spaces(most: int | None) -> Iterator[str]:
+def _spaces(cell: str, most: int | None) -> Iterator[str]:
+    most = 1 if CELLS[cell].smoke else most
     yield from ("## What was searched", "")
     spaces = {"ridge": models.RIDGE, "gradient_boosting": models.BOOSTING, "river_online": models.RIVER}
     spaces |= {name: space for name, (_, _, space) in models.NEURAL.items()}
@@ -152,8 +222,7 @@ def _spaces(most: int | None) -> Iterator[str]:
     yield ""
     yield (
         f"Sets of features: {', '.join(FEATURES)}, chosen by ridge. Networks: at most {models.EPOCHS} epochs, "
-        f"patience {models.WAIT}, batches of {models.BATCH}. Boosting: at most {models.ROUNDS} trees, patience "
-        f"{models.PATIENCE}. "
+        f"patience {models.WAIT}, batches of {models.BATCH}. "
         + (
             f"{', '.join(SEEDED)} were run on the test part with {len(SEEDS)} seeds; the first is the one that counts."
             if most is None
@@ -171,13 +240,15 @@ def _json(shows: Shows) -> dict[str, Any]:
     return {
         "summary": shows.summary,
         "results": as_json(shows.results),
-        "seeds": shows.seeds,
+        "seeds": as_json(shows.seeds),
+        "hours": as_json(list(shows.hours)),
+        "parts": as_json(list(shows.parts)),
         "trials": [trial(each) for each in shows.found.tried],
     }
 
 
-def _number(value: float) -> str:
-    return f"{value:.3f}" if np.isfinite(value) else ""
+def _number(value: float | None) -> str:
+    return f"{value:.3f}" if value is not None and np.isfinite(value) else ""
 
 
 def _commit() -> str:

@@ -8,23 +8,24 @@ import pytest
 
 from data_io.data_fetcher.sources import open_source
 from ml_core.types import SECOND_NS
-from tests.reports import cells, models, page, search
+from tests.reports import cells, models, page, profile, search
 from tests.reports.cells import Cell, material
 from tests.reports.models import Trial
+from tests.reports.openings import Opening, note
 from tests.reports.quality import on_test
 from tests.reports.search import Opened, Tried
 
 HERE = Path()
-SMALL = Cell("small", "synthetic", "2s", 2, 0.5, "made up")
+SMALL = Cell("small", "synthetic", "2s", "made up", smoke=False)
 SPACES = {
-    "RIDGE": {"strength": (0.01, 0.1)},
+    "RIDGE": {"strength": (0.01, 0.1), "mirror": (False,)},
     "RIVER": {"step": (0.001,)},
     "ONLINE": {"step": (1e-4,), "batch": (64,), "memory": (0,)},
-    "BOOSTING": {"num_leaves": (4,), "min_data_in_leaf": (50,), "learning_rate": (0.1,)},
+    "BOOSTING": {"num_leaves": (4,), "min_data_in_leaf": (50,), "learning_rate": (0.1,), "rounds": (20,)},
 }
 NETWORKS = {
-    "mlp": ("mlp", 1, {"hidden": ((8,),), "learning_rate": (1e-3, 1e-2), "weight_decay": (0.1,)}),
-    "lstm": ("lstm", 4, {"width": (4,), "learning_rate": (1e-2,), "weight_decay": (0.1,)}),
+    "mlp": ("mlp", 1, {"hidden": ((8,),), "augment": ((),), "learning_rate": (1e-3, 1e-2), "weight_decay": (0.1,)}),
+    "lstm": ("lstm", 4, {"width": (4,), "augment": ((),), "learning_rate": (1e-2,), "weight_decay": (0.1,)}),
 }
 
 
@@ -37,7 +38,6 @@ def small(monkeypatch) -> Cell:
         monkeypatch.setattr(models, name, space)
     monkeypatch.setattr(models, "NEURAL", NETWORKS)
     monkeypatch.setattr(models, "EPOCHS", 1)
-    monkeypatch.setattr(models, "ROUNDS", 20)
     monkeypatch.setattr(search, "SEEDS", (0, 1))
     material.cache_clear()
     yield SMALL
@@ -56,8 +56,8 @@ def test_nothing_that_is_tried_knows_the_test_part(small: Cell) -> None:
         used_I = np.concatenate([processed.train_I, processed.validation_I, processed.holdout_I])
         assert end_N[used_I].max() < given.final.test_ns
     last = given.prepared(models.spec_of("small", Trial("ridge")), given.final)
-    assert end_N[np.concatenate([last.train_I, last.validation_I])].max() < given.final.test_ns - 2 * SECOND_NS
-    assert ts_N[last.holdout_I].min() >= given.final.test_ns
+    assert end_N[np.concatenate([last.train_I, last.validation_I])].max() < given.final.test_ns
+    assert ts_N[last.holdout_I].min() >= given.final.test_ns + 2 * SECOND_NS
 
 
 def test_the_trial_that_does_best_inside_is_opened_and_every_family_is_on_the_page(small: Cell, tmp_path) -> None:
@@ -69,9 +69,20 @@ def test_the_trial_that_does_best_inside_is_opened_and_every_family_is_on_the_pa
 
     found = search.search(["small"], HERE, watched, lambda _: None)["small"]
     shows = on_test("small", found, HERE)
-    about = {"command": "make report", "day": "2026-01-02", "minutes": 1, "processes": 1, "points": None}
+    about = {
+        "command": "make report",
+        "day": "2026-01-02",
+        "minutes": 1,
+        "processes": 1,
+        "points": None,
+        "said": "a look",
+    }
+    shows = shows._replace(
+        hours=profile.by_hour(shows.models[:2], shows.rows),
+        parts=profile.of_ridge("small", found.chosen["ridge"].trial, HERE),
+    )
     written = page.write(tmp_path, about, {"small": shows})
-    text = written.read_text(encoding="utf-8")
+    text = (tmp_path / "quality_2026-01-02_small.md").read_text(encoding="utf-8")
 
     assert order == ["try_out"] * 3 + ["open_test"]
     assert set(found.chosen) == {
@@ -88,7 +99,14 @@ def test_the_trial_that_does_best_inside_is_opened_and_every_family_is_on_the_pa
     assert shows.summary["ridge"] > 0.1
     assert len(shows.seeds["mlp"]) == 2
     assert f"{len(found.tried)} trials" in text
+    assert "[small](quality_2026-01-02_small.md) | " + found.best_neural in written.read_text(encoding="utf-8")
     assert len(list(tmp_path.glob("*.png"))) == 4
+    whole, without = (
+        next(each for each in shows.parts if each.what.endswith(end)) for end in ("100% of the rows", "queues")
+    )
+    assert whole.ics[0] == pytest.approx(found.chosen["ridge"].ic, abs=1e-9)
+    assert without.ics[0] != whole.ics[0]
+    assert sum(each.rows for each in shows.hours) == len(shows.rows.ts_ns_N)
     # windows of 4 rows begin later: all models are measured on the rows that all have scored
     assert {len(model.score_N) for model in shows.models} == {len(shows.rows.ts_ns_N)}
 
@@ -115,18 +133,19 @@ def test_a_trial_without_a_figure_is_never_chosen_over_one_that_has() -> None:
 
 def test_an_online_model_hears_of_a_test_row_only_when_it_has_matured(small: Cell, monkeypatch) -> None:
     heard: list[tuple[int, int]] = []
-    params = {"hidden": (8,), "learning_rate": 1e-3, "step": 1e-4, "batch": 16, "memory": 0}
+    training = {"hidden": (8,), "augment": (), "learning_rate": 1e-3, "weight_decay": 0.1}
+    params = {**training, "step": 1e-4, "batch": 16, "memory": 0}
     trial = Trial("online_mlp", tuple(params.items()))
 
     class Watching(models.OnlineNetwork):
         newest_ns = 0
 
         def scores(self, chosen_B):
-            Watching.newest_ns = int(self._processed.dataset.ts_ns_N[chosen_B].max())
+            Watching.newest_ns = int(self._dataset.ts_ns_N[chosen_B].max())
             return super().scores(chosen_B)
 
         def learn(self, chosen_B):
-            ends = self._processed.dataset.end_ns_NH[chosen_B].max()
+            ends = self._dataset.end_ns_NH[chosen_B].max()
             heard.append((int(ends), Watching.newest_ns))
             super().learn(chosen_B)
 
@@ -136,3 +155,10 @@ def test_an_online_model_hears_of_a_test_row_only_when_it_has_matured(small: Cel
     assert len(heard) > 10
     assert all(newest_ns < end_ns for end_ns, newest_ns in heard)  # and what is scored next comes at or after it
     assert np.isfinite(opened.score_I).all()
+
+
+def test_every_opening_of_a_test_part_is_kept_and_told(tmp_path) -> None:
+    first, second = (Opening("2026-01-02", "abc", 3, "mlp", ic, None) for ic in (0.1, 0.2))
+
+    assert note(tmp_path, {"a": first}) == {"a": [first]}
+    assert note(tmp_path, {"a": second, "b": first}) == {"a": [first, second], "b": [first]}

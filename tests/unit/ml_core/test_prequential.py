@@ -1,3 +1,5 @@
+from copy import deepcopy
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -9,6 +11,7 @@ from ml_core import spec as pipelines
 from ml_core.data_processor.dataset import Processed, process
 from ml_core.errors import InputError
 from ml_core.evaluation.metrics import information_coefficient
+from ml_core.learners import network
 from ml_core.prequential import OnlineNetwork, RowByRow, prequential
 from ml_core.spec import PipelineSpec
 
@@ -94,8 +97,8 @@ def processed(spec) -> Processed:
 
 
 def online(processed: Processed, spec: PipelineSpec, **how: float) -> np.ndarray:
-    graph, _ = contenders.learn_network(processed, spec)
-    model = OnlineNetwork(graph, processed, spec, **how)
+    task = contenders.task(processed, spec)
+    model = OnlineNetwork(network.trained(task)[0], task, **how)
     data = processed.dataset
     order_I, score_IH = prequential(model, processed.holdout_I, data.ts_ns_N, data.end_ns_NH[:, -1], batch=64)
     assert sorted(order_I.tolist()) == processed.holdout_I.tolist()
@@ -111,10 +114,23 @@ def test_a_network_that_learns_as_it_goes_gives_the_same_scores_twice_and_stands
     order_I = rows_I[np.argsort(data.ts_ns_N[rows_I], kind="stable")]
 
     assert moved_I.tobytes() == online(processed, spec, **how).tobytes()
-    frozen_I = contenders.network(spec)(processed)(order_I)[:, 0]
+    frozen_I = contenders.model(spec)(processed)(order_I)[:, 0]
     assert online(processed, spec, learning_rate=0.0) == pytest.approx(frozen_I, abs=1e-9)
     assert np.abs(moved_I - frozen_I).max() > 1e-6
     assert information_coefficient(moved_I, data.return_NH[order_I, 0]) > 0.1
+
+
+def test_rows_that_a_network_came_with_are_mixed_in_from_its_first_step(processed, spec) -> None:
+    task, first_B = contenders.task(processed, spec), processed.holdout_I[:64]
+    graph = network.trained(task)[0]
+
+    def after_a_step(known_I: np.ndarray | None) -> bytes:
+        model = OnlineNetwork(deepcopy(graph), task, learning_rate=1e-3, memory=500, known_I=known_I)
+        model.learn(first_B)
+        return model.scores(first_B).tobytes()
+
+    assert len({after_a_step(known_I) for known_I in (None, processed.train_I, processed.train_I[:500])}) == 3
+    assert after_a_step(processed.train_I) == after_a_step(processed.train_I[-500:])
 
 
 def test_a_model_of_one_row_at_a_time_hears_outcomes_oldest_first() -> None:

@@ -55,14 +55,14 @@ def test_no_label_to_learn_from_reaches_into_the_test_or_its_embargo(samples, sc
         data = parts.dataset
         learned_I = np.concatenate([parts.train_I, parts.validation_I])
 
-        assert data.end_ns_NH[learned_I].max() < fold.test_ns - 5 * SECOND_NS
-        assert data.end_ns_NH[parts.train_I].max() < data.ts_ns_N[parts.validation_I].min()
+        assert data.end_ns_NH[learned_I].max() < fold.test_ns
+        assert data.end_ns_NH[parts.train_I].max() < data.ts_ns_N[parts.validation_I].min() - 5 * SECOND_NS
         assert data.ts_ns_N[learned_I].min() >= fold.from_ns
-        tested_N = (data.ts_ns_N >= fold.test_ns) & (data.ts_ns_N < fold.to_ns)
+        tested_N = (data.ts_ns_N >= fold.test_ns + 5 * SECOND_NS) & (data.ts_ns_N < fold.to_ns)
         assert parts.holdout_I.tolist() == np.flatnonzero(tested_N).tolist()
-        before = int(((data.ts_ns_N >= fold.from_ns) & (data.ts_ns_N < fold.test_ns)).sum())
+        within = int(((data.ts_ns_N >= fold.from_ns) & (data.ts_ns_N < fold.to_ns)).sum())
         left_out = parts.report["purged"] + parts.report["embargoed"]
-        assert left_out == before - len(learned_I) > parts.report["embargoed"] > 0
+        assert left_out == within - len(learned_I) - len(parts.holdout_I) > parts.report["embargoed"] > 0
 
 
 def test_folds_follow_one_another_and_test_every_later_row_once() -> None:
@@ -95,7 +95,7 @@ def test_a_fold_is_what_the_product_makes_of_the_same_cuts(frame, samples, kind)
 def test_a_network_here_scores_as_the_fitted_one_that_is_served(frame, kind) -> None:
     spec = pipeline(kind)
     served = fit(frame, spec)
-    rows = scores(served.processed, contenders.network(spec)(served.processed))
+    rows = scores(served.processed, contenders.model(spec)(served.processed))
 
     assert information_coefficient(rows.score_IH[:, 0], rows.return_IH[:, 0]) == pytest.approx(
         served.metrics["holdout_ic"], abs=1e-4
@@ -139,11 +139,25 @@ def test_momentum_goes_on_and_zero_stays(samples) -> None:
     assert not contenders.zero(processed)(rows_I).any()
 
 
+def test_a_ridge_that_learns_in_a_mirror_learns_no_drift(samples) -> None:
+    processed = prepare(samples, pipeline(), PLAN, folds(times(samples), count=1)[0])
+    data, rows_I = processed.dataset, processed.holdout_I
+    drifting = processed._replace(dataset=data._replace(return_NH=data.return_NH + 1e-3))
+
+    def mean(mirror: bool) -> float:
+        return float(contenders.ridge(0.1, mirror=mirror)(drifting)(rows_I).mean())
+
+    assert mean(mirror=False) == pytest.approx(1e-3, rel=0.1)
+    assert abs(mean(mirror=True)) < 1e-4
+    plain, mirrored = (contenders.ridge(0.1, mirror=each)(processed)(rows_I)[:, 0] for each in (False, True))
+    assert np.corrcoef(plain, mirrored)[0, 1] > 0.9
+
+
 def test_a_fold_without_rows_says_which_part_has_none(samples) -> None:
     first_ns = int(times(samples).min())
     with pytest.raises(NotEnoughDataError, match="no rows to learn from"):
         prepare(samples, pipeline(), PLAN, Fold(first_ns, first_ns, first_ns + SECOND_NS))
-    with pytest.raises(NotEnoughDataError, match="the train part of the fold"):
+    with pytest.raises(NotEnoughDataError, match="the validation part has no rows"):
         prepare(
             samples, pipeline(), PLAN, Fold(first_ns, first_ns + 3 * SECOND_NS, first_ns + 9 * SECOND_NS, SECOND_NS)
         )

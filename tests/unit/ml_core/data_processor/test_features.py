@@ -3,6 +3,7 @@ import math
 import numpy as np
 import pytest
 
+from ml_core.data_processor.catalogue import mirrored
 from ml_core.data_processor.features import CATALOGUE, DEFAULT_USE, FeaturePlan, FeatureState, step
 from ml_core.data_processor.kernel_tables import TICK_DTYPES, Ticks
 from ml_core.types import RowFlag, SymbolTable, TickBatch, TickKind
@@ -29,6 +30,25 @@ def test_a_missing_side_follows_from_the_quote_then_from_the_last_change_of_pric
     ticks = [quote(0, 99, 101), *[trade(0, price, 1, 0) for price in (100.5, 99.5, 100, 100)]]
     streak = rows(ticks, ["trade_streak"]).x_NF[:, 0]
     assert np.sign(streak[1:]).tolist() == [1, -1, 1, 1]
+
+
+def test_trade_flow_fades_while_nobody_trades_and_is_measured_by_the_pace_of_trades() -> None:
+    # second   0        1          2
+    # trade    buy      sell       -
+    # EW sum   1        1/e - 1    (1/e - 1)/e, over 1 s; and trades over 30 s
+    pace = math.exp(-1 / 30)
+    ticks = [trade(0, 100, 4, 1), trade(1, 100, 9, -1), quote(2, 99, 101)]
+    expected = [1.0, (E - 1) / (pace + 1), (E - 1) * E / ((pace + 1) * pace)]
+    assert column(ticks, "trade_flow:1s") == expected
+
+
+def test_the_offset_from_the_volume_weighted_price_is_told_in_mean_spreads() -> None:
+    # second   0            1           2
+    # tick     quote 99/101 100.5 x 2   101 x 1
+    # VWAP     -            100.5       (100.5 x 2/e + 101) / (2/e + 1)
+    ticks = [quote(0, 99, 101), trade(1, 100.5, 2, 1), trade(2, 101, 1, 1)]
+    vwap = (100.5 * 2 * E + 101) / (2 * E + 1)
+    assert column(ticks, "vwap_offset:1s") == [NAN, -0.5 / 2, (100 - vwap) / 2]
 
 
 def test_order_flow_follows_the_paper_by_hand() -> None:
@@ -169,6 +189,23 @@ def test_features_do_not_see_the_scale_of_prices_and_sizes() -> None:
     base = rows(ticks, list(CATALOGUE)).x_NF
     other = rows([scaled(tick, 1 / 1024, 4096.0) for tick in ticks], list(CATALOGUE)).x_NF
     np.testing.assert_allclose(other, base, rtol=1e-4, atol=1e-4)
+
+
+def test_a_mirrored_market_turns_the_sign_of_signed_features_and_leaves_the_others() -> None:
+    rng = np.random.default_rng(3)
+    ticks = []
+    for i in range(600):
+        mid = 10_000 + float(rng.integers(-9, 9))  # moves so small that logarithms are straight
+        ticks += [quote(i * 0.1, mid - 1, mid + 2, 4, 1 + i % 5), trade(i * 0.1, mid + i % 3, 2 + i % 4, 1 - i % 2)]
+
+    def mirrored_tick(tick: Tick) -> Tick:
+        price, bid, ask = (20_000 - value for value in (tick.price, tick.ask, tick.bid))
+        sizes = {"bid_size": tick.ask_size, "ask_size": tick.bid_size}
+        return tick._replace(price=price, bid=bid, ask=ask, side=-tick.side, **sizes)
+
+    there, back = (rows(each, list(CATALOGUE)).x_NF for each in (ticks, [mirrored_tick(tick) for tick in ticks]))
+    names = FeaturePlan.from_spec(pipeline(list(CATALOGUE))).names
+    np.testing.assert_allclose(back, mirrored(names) * there, rtol=2e-3, atol=2e-3)
 
 
 def test_the_catalogue_says_unit_and_source_of_every_feature() -> None:

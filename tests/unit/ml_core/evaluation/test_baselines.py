@@ -43,4 +43,4 @@ def test_a_column_that_never_moves_does_no_harm_and_a_wild_value_is_clipped() ->
 
 
 def test_the_prior_of_returns_is_their_mean() -> None:
-    assert prior_scores([(0.5, 4.0), (-0.25, 1.0)], "return", 2).tolist() == [[0.5, -0.25]] * 2
+    assert prior_scores([(0.5, 4.0), (-0.25, 1.0)], 2).tolist() == [[0.5, -0.25]] * 2

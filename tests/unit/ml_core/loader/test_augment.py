@@ -5,6 +5,7 @@ from hypothesis import strategies as st
 
 from ml_core.data_loader import augment
 from ml_core.errors import SpecError
+from ml_core.learners import network
 from ml_core.quantities import AUGMENTATIONS
 from ml_core.spec import parse
 from ml_core.types import Batch, Float32
@@ -96,9 +97,20 @@ def test_mixup_draws_a_class_with_the_shares_as_odds():
         assert (mixed.y_BH[near, 0] == 2).mean() == pytest.approx(low + 0.1, abs=0.06)
 
 
+@pytest.mark.parametrize(("y", "other"), [(np.float32(0.5), -0.5), (np.int64(2), 0)])
+def test_a_mirrored_sample_has_the_other_sign_where_it_is_signed_and_the_opposite_label(y, other):
+    given_ = batch(np.ones((4000, 1, 2)), np.full((4000, 1), y))
+    made = changed(augment.mirror(np.array([-1, 1], np.float32), 0.25), given_)
+    is_mirrored = made.x_BTF[:, 0, 0] == -1
+    assert is_mirrored.mean() == pytest.approx(0.25, abs=0.03)
+    np.testing.assert_array_equal(made.y_BH[:, 0], np.where(is_mirrored, other, y))
+    assert (made.x_BTF[:, 0, 1] == 1).all()
+    assert (made.x_BTF.dtype, made.y_BH.dtype) == (np.float32, given_.y_BH.dtype)
+
+
 @given(seed=st.integers(0, 1000), asked=st.lists(st.sampled_from(ALL), min_size=1, max_size=3))
 def test_changes_keep_shapes_and_the_data_and_follow_from_the_seed(seed, asked):
-    change = augment.asked_for(asked, center_F=0 * ONES, spread_F=ONES)
+    change = augment.asked_for(asked, center_F=0 * ONES, spread_F=ONES, sign_F=ONES)
     assert change is not None
     given_ = ramp(20)
     before = [column.copy() for column in given_]
@@ -111,8 +123,8 @@ def test_changes_keep_shapes_and_the_data_and_follow_from_the_seed(seed, asked):
 
 
 def test_what_is_asked_for_is_done_in_its_order_and_nothing_by_default():
-    assert augment.asked_for([], center_F=ONES, spread_F=ONES) is None
-    change = augment.asked_for(["jitter 0.5", "mixup 0.4"], center_F=ONES, spread_F=ONES)
+    assert augment.asked_for([], center_F=ONES, spread_F=ONES, sign_F=ONES) is None
+    change = augment.asked_for(["jitter 0.5", "mixup 0.4"], center_F=ONES, spread_F=ONES, sign_F=ONES)
     by_hand = augment.chain(augment.jitter(ONES, 0.5), augment.mixup(0.4))
     assert change is not None
     np.testing.assert_array_equal(changed(change, ramp()).x_BTF, changed(by_hand, ramp()).x_BTF)
@@ -130,3 +142,21 @@ def test_what_is_asked_for_is_done_in_its_order_and_nothing_by_default():
 def test_what_is_no_augmentation_is_refused_in_the_pipeline_file(asked, window, words):
     with pytest.raises(SpecError, match=words):
         parse({"name": "x", "train": {"augment": asked}, "features": {"window": window}})
+
+
+@pytest.mark.parametrize(
+    "parts", [{"label": {"kind": "volatility"}}, {"label": {"kind": "return"}, "model": {"quantiles": [0.1, 0.5, 0.9]}}]
+)
+def test_what_has_no_direction_is_not_mirrored(parts):
+    with pytest.raises(SpecError, match="turns rises into falls"):
+        parse({"name": "x", "train": {"augment": ["mirror 0.5"]}, **parts})
+
+
+def test_nobody_mirrors_an_own_feature():
+    asked = {
+        "name": "x",
+        "train": {"augment": ["mirror 0.5"]},
+        "features": {"use": ["return:1s", "my_features:VwapGap"]},
+    }
+    with pytest.raises(SpecError, match="own feature 'my_features:VwapGap'"):
+        network.check(parse(asked), features=2, outputs=3)
