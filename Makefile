@@ -59,7 +59,7 @@ COMPILE := uv pip compile --universal --python-version 3.11 --generate-hashes --
 lock: ## resolve anew after a change of dependencies (needs uv)
 	@$(COMPILE) pyproject.toml --all-extras -o requirements.lock
 	@$(COMPILE) pyproject.toml --extra postgres -c requirements.lock -o requirements-serve.lock
-	@$(COMPILE) pyproject.toml --extra postgres --extra train -c requirements.lock -o requirements-train.lock
+	@$(COMPILE) pyproject.toml --extra postgres --extra train --extra tune -c requirements.lock -o requirements-train.lock
 	@echo hatchling | $(COMPILE) - -c requirements.lock -o requirements-build.lock
 
 clean: ## remove caches, build products and the local stores in .tickwise (stop a local Kafka first)

@@ -31,7 +31,7 @@ def tune(
     as_job: Annotated[bool, typer.Option("--job", help="Have a runner do it, on ticks of the topic.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Try what [tune] asks for, judged by validation rows, and print the sections of the best trial.
+    """Try what the section tune asks for, judged by validation rows, and print the sections of the best trial.
 
     A study that was interrupted goes on where it was when it is started again with the same ticks and file.
     """
