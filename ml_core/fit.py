@@ -4,7 +4,7 @@ Runs in a notebook: no Kafka, no MLflow. Shapes: N samples, H horizons, O output
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from importlib import metadata
 from types import ModuleType
 from typing import Any, NamedTuple
@@ -18,7 +18,9 @@ from ml_core.data_processor.dataset import Processed, barriers_of, process
 from ml_core.data_processor.features import FeaturePlan
 from ml_core.data_processor.splits import Cut
 from ml_core.errors import NotEnoughDataError
+from ml_core.evaluation import bootstrap
 from ml_core.evaluation import metrics as measure
+from ml_core.evaluation.bootstrap import Interval, Statistic
 from ml_core.learners import boosting, network
 from ml_core.learners.port import Learned, Task
 from ml_core.model.export import restated
@@ -51,6 +53,7 @@ class Fit(NamedTuple):
     model: FittedModel
     processed: Processed
     metrics: dict[str, float]
+    intervals: dict[str, Interval]  # of the ``holdout_`` metrics but ``holdout_rows``, from blocks of time
 
 
 def check(spec: PipelineSpec) -> None:
@@ -120,9 +123,10 @@ def fit(
     hooks = Hooks(progress, cancelled)
     learned = _learner(spec).learn(Task(spec, contract, processed, start, seed, threads, hooks, checkpoint))
     scorer = Scorer(learned.onnx)
-    figures = _figures(scorer, spec, processed, learned.report)
-    model = FittedModel(scorer.contract, learned.onnx, learned.weights, _report(processed, learned))
-    return Fit(restated(model, metrics=figures), processed, figures)
+    figures, intervals = _figures(scorer, spec, processed, learned.report)
+    report = _report(processed, learned) | {"intervals": {name: each._asdict() for name, each in intervals.items()}}
+    model = FittedModel(scorer.contract, learned.onnx, learned.weights, report)
+    return Fit(restated(model, metrics=figures), processed, figures, intervals)
 
 
 def losses(model: FittedModel | Scorer, processed: Processed, indices_I: Int64) -> Float64:
@@ -192,7 +196,9 @@ def _outputs_of(scorer: Scorer, processed: Processed, indices_I: Int64) -> Float
     return np.concatenate(parts) if parts else np.empty((0, scorer.contract.outputs), dtype=np.float32)
 
 
-def _figures(scorer: Scorer, spec: PipelineSpec, processed: Processed, report: TrainReport) -> dict[str, float]:
+def _figures(
+    scorer: Scorer, spec: PipelineSpec, processed: Processed, report: TrainReport
+) -> tuple[dict[str, float], dict[str, Interval]]:
     holdout_I, kind = processed.holdout_I, spec.label.kind
     y_IO, y_IH = _outputs_of(scorer, processed, holdout_I), processed.dataset.y_NH[holdout_I]
     figures = {
@@ -202,32 +208,49 @@ def _figures(scorer: Scorer, spec: PipelineSpec, processed: Processed, report: T
         "epochs_run": float(report.epochs_run),
         "best_epoch": float(report.best_epoch),
     }
-    loss_name = "log_loss" if kind in CLASS_LABELS else "squared_error"
-    figures[f"holdout_{loss_name}"] = float(losses(scorer, processed, holdout_I).mean())
+    look_ahead_ns = spec.label.delay + max(spec.label.horizons)  # of several horizons the longest: figures are means
+    block_I = bootstrap.time_blocks(processed.dataset.ts_ns_N[holdout_I], look_ahead_ns)
+    blocks = bootstrap.blocks_of(block_I)
+    loss_name, loss_I = "log_loss" if kind in CLASS_LABELS else "squared_error", losses(scorer, processed, holdout_I)
+    figures[f"holdout_{loss_name}"] = float(loss_I.mean())
     figures[f"prior_{loss_name}"] = float(prior_losses(processed, holdout_I, kind).mean())
+    statistics = {f"holdout_{loss_name}": [bootstrap.mean_of(loss_I, block_I, blocks)]}
     if kind in CLASS_LABELS:
         figures["holdout_accuracy"] = measure.accuracy(y_IO, y_IH)
-    score_IH = scorer.scores_of(y_IO)
-    figures |= _score_figures(score_IH, processed, spec)
-    return {name: value for name, value in figures.items() if math.isfinite(value)}
-
-
-def _score_figures(score_IH: Float32, processed: Processed, spec: PipelineSpec) -> dict[str, float]:
-    figures: dict[str, float] = {}
-    dataset, holdout_I = processed.dataset, processed.holdout_I
-    named: dict[str, Callable[[Any, Any], float]] = {"holdout_ic": measure.information_coefficient}
-    if spec.label.kind == "volatility":  # which has no sign, so there is nothing to trade on
-        target_IH: Float64 = dataset.y_NH[holdout_I].astype(np.float64)
-    else:
-        target_IH, cost_I = dataset.return_NH[holdout_I], dataset.cost_bps_N[holdout_I]
-        named["holdout_auc"] = measure.sign_auc
-        named["holdout_net_edge_bps"] = lambda score, move: _net_edge_bps(score, move, cost_I)
-    for name, function in named.items():
-        values = [function(score_IH[:, h], target_IH[:, h]) for h in range(score_IH.shape[1])]
-        figures[name] = float(np.mean(values))
+        is_right_I = (y_IO.reshape(*y_IH.shape, 3).argmax(axis=2) == y_IH).mean(axis=1)
+        statistics["holdout_accuracy"] = [bootstrap.mean_of(is_right_I, block_I, blocks)]
+    for name, values, of_values in _score_figures(scorer.scores_of(y_IO), processed, spec, block_I):
+        figures[name], statistics[name] = float(np.mean(values)), of_values
         if len(values) > 1:
-            figures |= {f"{name}_{format_duration(h)}": v for h, v in zip(spec.label.horizons, values, strict=True)}
-    return figures
+            words = [f"{name}_{format_duration(horizon)}" for horizon in spec.label.horizons]
+            figures |= dict(zip(words, values, strict=True))
+            statistics |= {word: [each] for word, each in zip(words, of_values, strict=True)}
+    figures = {name: value for name, value in figures.items() if math.isfinite(value)}
+    return figures, {name: bootstrap.interval(each, blocks) for name, each in statistics.items() if name in figures}
+
+
+def _score_figures(
+    score_IH: Float32, processed: Processed, spec: PipelineSpec, block_I: Int64
+) -> Iterator[tuple[str, list[float], list[Statistic]]]:
+    """Yield the name of a figure of scores, its value a horizon and the statistic a horizon that is drawn from."""
+    dataset, holdout_I = processed.dataset, processed.holdout_I
+    is_signed = spec.label.kind != "volatility"  # which has no sign, so there is nothing to trade on
+    target_IH: Float64 = (dataset.return_NH if is_signed else dataset.y_NH)[holdout_I].astype(np.float64)
+    pairs = list(zip(score_IH.T, target_IH.T, strict=True))
+    ics = [measure.information_coefficient(*pair) for pair in pairs]
+    yield "holdout_ic", ics, [bootstrap.correlation_of(*pair, block_I) for pair in pairs]
+    if not is_signed:
+        return
+    aucs = [measure.sign_auc(*pair) for pair in pairs]
+    yield "holdout_auc", aucs, [bootstrap.sign_auc_of(*pair, block_I) for pair in pairs]
+    cost_I, blocks = dataset.cost_bps_N[holdout_I], bootstrap.blocks_of(block_I)
+    edges, statistics = [], []
+    for score_I, return_I in pairs:
+        taken_I = score_I != 0
+        edges.append(_net_edge_bps(score_I, return_I, cost_I))
+        gain_I = np.sign(score_I) * return_I * 1e4 - 2 * cost_I
+        statistics.append(bootstrap.mean_of(gain_I[taken_I], block_I[taken_I], blocks))
+    yield "holdout_net_edge_bps", edges, statistics
 
 
 def _net_edge_bps(score_I: Float32, return_I: Float64, cost_I: Float64) -> float:

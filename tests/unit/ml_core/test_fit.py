@@ -49,6 +49,16 @@ def test_a_model_beats_the_prior_on_rows_it_was_not_trained_on(fitted):
     assert 1 <= metrics["best_epoch"] <= metrics["epochs_run"] <= 6
 
 
+def test_every_hold_out_figure_has_an_interval_around_it(fitted):
+    names = {name for name in fitted.metrics if name.startswith("holdout_")} - {"holdout_rows"}
+    assert fitted.intervals.keys() == names
+    for name, (low, high, blocks, _) in fitted.intervals.items():
+        assert low < fitted.metrics[name] < high, name
+        assert blocks == 11, name
+    assert fitted.intervals["holdout_auc"].low > 0.5
+    assert fitted.model.report["intervals"]["holdout_ic"] == fitted.intervals["holdout_ic"]._asdict()
+
+
 def test_the_contract_says_what_the_model_was_made_of(fitted):
     contract, processed = fitted.model.contract, fitted.processed
     spec = pipeline()
