@@ -69,7 +69,8 @@ class ModelContract(BaseModel):
     ranges: tuple[OffsetRange, ...] = ()
     topic: str | None = None
     dataset_hash: str | None = Field(
-        default=None, description="SHA-256 of the samples in canonical order, with their windows, targets and cut"
+        default=None,
+        description="form and SHA-256 of the samples in canonical order, with windows, targets, returns, costs, cut",
     )
     source_hash: str | None = Field(default=None, description="hash of the history file, where ticks came from one")
     seed: int

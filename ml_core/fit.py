@@ -43,7 +43,8 @@ class Fit(NamedTuple):
     """A fitted model with what it was fitted on and how well it does on the hold-out part.
 
     ``metrics`` are those of the contract: ``train_rows``, ``validation_rows``, ``holdout_rows``, ``epochs_run``,
-    ``best_epoch`` (0: no epoch was better than the start), ``holdout_ic`` (Spearman), ``holdout_auc`` (of the sign),
+    ``best_epoch`` (0: no epoch was better than the start), of a model that went on ``new_rows`` and ``new_train_rows``
+    (those of all parts and of the training part that its start had not seen), ``holdout_ic`` (Spearman), ``holdout_auc`` (of the sign),
     ``holdout_net_edge_bps``, and for classes ``holdout_log_loss``, ``prior_log_loss``, ``holdout_accuracy``, for
     numbers ``holdout_squared_error``, ``prior_squared_error``. A volatility has no sign: its ``holdout_ic`` is with the
     volatility that came, and it has neither auc nor edge. Means over horizons; with several horizons also one
@@ -101,7 +102,8 @@ def fit(
         SpecError, UnknownPartError, InvalidSettingsError: As ``check``.
         SchemaMismatchError: The frame lacks columns, or ``start`` was made for other features, labels or parameters.
             A retry will not help.
-        NotEnoughDataError: Too few labelled rows in a part. A retry with more ticks may help.
+        NotEnoughDataError: Too few labelled rows in a part, or none that is new to ``start``. A retry with more ticks
+            may help.
         InputError: A loss is not finite.
         LeakError: The data set tells what a model must not know. A retry will not help.
         ModelRefusedError: The fitted model cannot be exported or fails its probe. A retry will not help.
@@ -207,6 +209,7 @@ def _figures(
         "holdout_rows": float(len(holdout_I)),
         "epochs_run": float(report.epochs_run),
         "best_epoch": float(report.best_epoch),
+        **{name: float(processed.report[name]) for name in ("new_rows", "new_train_rows") if name in processed.report},
     }
     look_ahead_ns = spec.label.delay + max(spec.label.horizons)  # of several horizons the longest: figures are means
     block_I = bootstrap.time_blocks(processed.dataset.ts_ns_N[holdout_I], look_ahead_ns)

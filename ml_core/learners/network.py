@@ -189,7 +189,7 @@ def _go_on(
     spec, processed, ts_ns_N = task.spec, task.processed, task.processed.dataset.ts_ns_N
     is_new_I = ts_ns_N[processed.train_I] > start.contract.trained_to_ns
     new_I, old_I = processed.train_I[is_new_I], processed.train_I[~is_new_I]
-    if not len(new_I):  # the same rows once more
+    if not len(new_I):  # the new ones are too few to reach into this part, and ``new_train_rows`` says 0
         new_I, old_I = old_I, new_I
     batches = StepBatches(
         samples,

@@ -130,8 +130,13 @@ def test_a_model_goes_on_from_another_with_its_scaler_and_dead_zone(frame, tmp_p
     assert {name.partition("exp_avg.")[2] for name in remembered if ".exp_avg." in name} < weights.keys()
     assert max(float(further.weights[name]) for name in remembered if ".step." in name) > first_steps
     assert further.contract.trained_from_ns == first.contract.trained_from_ns
-    earlier = fit(frame.iloc[:3000], pipeline(train={"epochs": 1}), start=first).model
-    assert earlier.contract.trained_to_ns == first.contract.trained_to_ns  # what its parent knows it knows
+    few = fit(frame.iloc[:3700], pipeline(train={"epochs": 1}), start=first).model
+    assert few.contract.trained_to_ns == first.contract.trained_to_ns  # what its parent knows it knows
+    assert 0 < few.contract.metrics["new_rows"] < 500
+    assert few.contract.metrics["new_train_rows"] == 0
+    assert further.contract.metrics["new_train_rows"] == further.contract.metrics["train_rows"]
+    with pytest.raises(NotEnoughDataError, match="no row is new"):
+        fit(frame.iloc[:3000], pipeline(), start=first)
 
 
 @pytest.mark.parametrize(
