@@ -25,7 +25,7 @@ from ml_core.spec import PipelineSpec, find, load_all
 from ml_core.types import OffsetRange
 from model_ops_manager.batch_prediction import Predicted, Sink, of_file, of_topic
 from model_ops_manager.batch_prediction import predict as predict_all
-from model_ops_manager.champion import load_serving, must_fit
+from model_ops_manager.champion import load_serving, must_be_of, must_fit
 from model_ops_manager.mlflow_agent import MlflowAgent
 from model_ops_manager.parity import Arrival, Offsets
 from model_ops_manager.prediction_sinks import ParquetSink, TopicSink, must_take
@@ -139,6 +139,7 @@ def _scorer(
     if model is not None:
         scorer = FittedModel.load(model).scorer()
         check(scorer.contract)
+        must_be_of(spec)(scorer.contract)
         return scorer, 0
     agent = MlflowAgent(settings.tracking_uri, settings.home)
     if version is None:
