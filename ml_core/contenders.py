@@ -31,7 +31,7 @@ Learner = Callable[[Processed], Predict]
 
 def prior(processed: Processed) -> Predict:
     """Learn the prior: every row gets the same score."""
-    kind = "direction" if processed.dead_zone else "return"
+    kind = "direction" if len(processed.prior[0]) == 3 else "return"  # shares of three classes, or mean and variance
     return lambda chosen_I: prior_scores(processed.prior, kind, len(chosen_I))
 
 

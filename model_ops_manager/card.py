@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from ml_core import contenders
 from ml_core.data_processor.dataset import Processed
+from ml_core.errors import InputError
 from ml_core.evaluation import compare
 from ml_core.evaluation.bootstrap import Interval
 from ml_core.evaluation.compare import Difference, Figures, Rows
@@ -65,7 +66,12 @@ def of_fit(fit: Fit, spec: PipelineSpec, folder: Path, *, horizon: int = 0) -> P
         spec: The pipeline.
         folder: Made where it is missing.
         horizon: Which of the horizons the card shows.
+
+    Raises:
+        InputError: The label is a volatility: a card's figures and baselines are of returns. A retry will not help.
     """
+    if spec.label.kind == "volatility":
+        raise InputError("label.kind 'volatility': a card is of scores of returns, and a volatility has no sign")
     processed, scorer = fit.processed, fit.model.scorer()
     dataset = processed.dataset
     holdout_I = processed.holdout_I[np.argsort(dataset.ts_ns_N[processed.holdout_I], kind="stable")]
