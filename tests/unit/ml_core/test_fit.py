@@ -228,8 +228,8 @@ def test_cancelling_ends_the_training(frame):
         ({"features": {"use": ["queue_imbalence"]}}, SpecError, "queue_imbalance"),
         ({"model": {"kind": "mpl"}}, UnknownPartError, "did you mean 'mlp'"),
         ({"model": {"params": {"hiden": []}}}, SpecError, "did you mean 'hidden'"),
-        ({"model": {"kind": "nowhere:Net"}}, UnknownPartError, "nowhere"),
-        ({"train": {"loss": "nowhere:Loss"}}, UnknownPartError, "nowhere"),
+        ({"model": {"kind": "nowhere:Net"}}, UnknownPartError, "model.kind: 'nowhere:Net'"),
+        ({"train": {"loss": "nowhere:Loss"}}, UnknownPartError, "train.loss: 'nowhere:Loss'"),
     ],
 )
 def test_what_is_wrong_with_the_pipeline_is_said_before_anything_is_computed(changes, error, message):
