@@ -6,7 +6,21 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from ml_core.errors import SchemaMismatchError
 from ml_core.types import CLASS_LABELS, OffsetRange
+
+_LASTING = (
+    "features",
+    "feature_hash",
+    "window",
+    "label_kind",
+    "label_price",
+    "delay_ns",
+    "horizons_ns",
+    "barriers",
+    "quantiles",
+    "model_kind",
+)  # of a model that goes on
 
 
 def schema_hash(names: Sequence[str], version: int, **settings: int | str) -> str:
@@ -70,13 +84,34 @@ class ModelContract(BaseModel):
     topic: str | None = None
     dataset_hash: str | None = Field(
         default=None,
-        description="form and SHA-256 of the samples in canonical order, with windows, targets, returns, costs, cut",
+        description="form and SHA-256 of the samples in canonical order: windows, targets, returns, costs, cut",
     )
     source_hash: str | None = Field(default=None, description="hash of the history file, where ticks came from one")
     seed: int
     code_version: str
     parent: str | None = Field(default=None, description="name/version an incremental model went on from")
     metrics: dict[str, float] = Field(default_factory=dict)
+
+    def must_lead_to(self, made: "ModelContract", *also: str) -> None:
+        """Raise where weights of this model cannot go on as those of ``made``; ``also`` names fields of one learner.
+
+        Raises:
+            SchemaMismatchError: With the first field that differs. A retry will not help.
+        """
+        self.must_have(**{name: getattr(made, name) for name in (*_LASTING, *also)})
+
+    def must_have(self, **ours: object) -> None:
+        """Raise where a model that goes on has other values in fields than a pipeline says.
+
+        Raises:
+            SchemaMismatchError: With the first field that differs. A retry will not help.
+        """
+        for name, value in ours.items():
+            theirs = getattr(self, name)
+            if theirs != value:
+                raise SchemaMismatchError(
+                    f"cannot go on: {name} of the model is {theirs!r}, the pipeline says {value!r}"
+                )
 
     @property
     def outputs(self) -> int:

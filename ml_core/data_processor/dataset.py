@@ -16,7 +16,7 @@ from ml_core.data_processor.features import FeaturePlan
 from ml_core.data_processor.samples import Samples, make_samples, rows_of
 from ml_core.data_processor.scaling import fit_scaler
 from ml_core.data_processor.splits import Cut, Split, cut_by_shares, split
-from ml_core.errors import NotEnoughDataError, SchemaMismatchError
+from ml_core.errors import NotEnoughDataError
 from ml_core.spec import PipelineSpec, format_duration
 from ml_core.types import CLASS_LABELS, Bool, Float32, Float64, Int32, Int64, RowBatch
 
@@ -144,18 +144,15 @@ def _hash(dataset: Dataset, plan: FeaturePlan, cut: Cut) -> str:
 
 
 def _check_fits(fixed: ModelContract, plan: FeaturePlan, spec: PipelineSpec) -> None:
-    pairs = {
-        "features": (fixed.features, plan.names),
-        "feature hash": (fixed.feature_hash, plan.hash),
-        "label kind": (fixed.label_kind, spec.label.kind),
-        "label price": (fixed.label_price, spec.label.price),
-        "delay": (fixed.delay_ns, spec.label.delay),
-        "horizons": (fixed.horizons_ns, spec.label.horizons),
-        "barriers": (fixed.barriers, barriers_of(spec)),
-    }
-    for word, (theirs, ours) in pairs.items():
-        if theirs != ours:
-            raise SchemaMismatchError(f"cannot go on: {word} of the model: {theirs!r}, of the pipeline: {ours!r}")
+    fixed.must_have(
+        features=tuple(plan.names),
+        feature_hash=plan.hash,
+        label_kind=spec.label.kind,
+        label_price=spec.label.price,
+        delay_ns=spec.label.delay,
+        horizons_ns=spec.label.horizons,
+        barriers=barriers_of(spec),
+    )
 
 
 def barriers_of(spec: PipelineSpec) -> tuple[float, float, int] | None:

@@ -106,19 +106,7 @@ def _graph(task: Task) -> ScoringGraph:
     graph = ScoringGraph(model, contract.scaler, shift_O=shift_O, scale_O=scale_O)
     if start is None:
         return graph
-    for name in (
-        "features",
-        "feature_hash",
-        "window",
-        "label_kind",
-        "horizons_ns",
-        "quantiles",
-        "model_kind",
-        "model_params",
-    ):
-        ours, theirs = getattr(contract, name), getattr(start.contract, name)
-        if ours != theirs:
-            raise SchemaMismatchError(f"cannot go on: {name} of the model is {theirs!r}, the pipeline says {ours!r}")
+    start.contract.must_lead_to(contract, "model_params")
     try:
         graph.load_state_dict(_tensors(start.weights, optimizer=False))
     except RuntimeError as error:  # an own model whose code has changed since
