@@ -43,12 +43,12 @@ class Fit(NamedTuple):
     """A fitted model with what it was fitted on and how well it does on the hold-out part.
 
     ``metrics`` are those of the contract: ``train_rows``, ``validation_rows``, ``holdout_rows``, ``epochs_run``,
-    ``best_epoch`` (0: no epoch was better than the start), of a model that went on ``new_rows`` and ``new_train_rows``
-    (those of all parts and of the training part that its start had not seen), ``holdout_ic`` (Spearman), ``holdout_auc`` (of the sign),
+    ``best_epoch`` (0: no epoch was better than the start), ``holdout_ic`` (Spearman), ``holdout_auc`` (of the sign),
     ``holdout_net_edge_bps``, and for classes ``holdout_log_loss``, ``prior_log_loss``, ``holdout_accuracy``, for
     numbers ``holdout_squared_error``, ``prior_squared_error``. A volatility has no sign: its ``holdout_ic`` is with the
     volatility that came, and it has neither auc nor edge. Means over horizons; with several horizons also one
-    a horizon, as in ``holdout_ic_10s``. A metric that is undefined on these rows is absent.
+    a horizon, as in ``holdout_ic_10s``. A metric that is undefined on these rows is absent. A model that went on from
+    another has ``new_rows`` and ``new_train_rows``: rows of all parts and of training that the other had not seen.
     """
 
     model: FittedModel

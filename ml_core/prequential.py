@@ -5,8 +5,9 @@
                            from here on p is in a batch of matured rows; a full batch is learned from once
 
 Rows mature in the order in which their labels end, each at the first time behind that end: until then another tick of
-that very time may still change the label. A batch is full when its last row has matured. Between two such times the model stands still, so that all rows there are scored at once. Shapes: N rows, B rows of a batch, T rows of a
-window, F features, H horizons.
+that very time may still change the label. A batch is full when its last row has matured. Between two such times the
+model stands still, so that all rows there are scored at once. Shapes: N rows, B rows of a batch, T rows of a window, F
+features, H horizons.
 """
 
 from collections.abc import Callable

@@ -33,7 +33,7 @@ class Recipe(BaseModel):
 
     @classmethod
     def of(cls, spec: PipelineSpec, *, threads: int | None = None) -> Self:
-        """Return the recipe of ``spec`` trained by ``threads``; parts of installed packages are left to their versions."""
+        """Return the recipe of ``spec`` on ``threads``; parts of installed packages are left to their versions."""
         return cls(pipeline=spec.model_dump(mode="json"), parts=_parts(spec), threads=threads)
 
     @classmethod

@@ -50,11 +50,6 @@ def within(prediction_N: Float64, return_N: Float64, width: float) -> float:
     return float(np.mean(np.abs(return_N - prediction_N) <= width))
 
 
-def below(quantile_NQ: npt.NDArray[np.floating], return_N: Float64) -> Float64:
-    """Return the share of outcomes at or below each predicted quantile (Q,); right ones give their own levels."""
-    return np.asarray((return_N[:, None] <= quantile_NQ).mean(axis=0), dtype=np.float64)
-
-
 def acting(score_N: npt.NDArray[np.floating], return_N: Float64, shares: Sequence[float] = SHARES) -> list[Acting]:
     """Return how scores did on the ``share`` of rows where they are farthest from zero, for each share."""
     order_N = np.argsort(-np.abs(score_N), kind="stable")
