@@ -203,7 +203,7 @@ def _figures(
 ) -> tuple[dict[str, float], dict[str, Interval]]:
     holdout_I, kind = processed.holdout_I, spec.label.kind
     y_IO, y_IH = _outputs_of(scorer, processed, holdout_I), processed.dataset.y_NH[holdout_I]
-    figures = {
+    figures: dict[str, float] = {
         "train_rows": float(len(processed.train_I)),
         "validation_rows": float(len(processed.validation_I)),
         "holdout_rows": float(len(holdout_I)),
