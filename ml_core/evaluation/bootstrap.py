@@ -102,11 +102,12 @@ def sign_auc_of(score_N: npt.NDArray[np.floating], return_N: Float64, block_N: I
     blocks = blocks_of(block_N)
     up_N, down_N = return_N > 0, return_N < 0
     ups_B, downs_B = (np.bincount(block_N[of_N], minlength=blocks).astype(np.float64) for of_N in (up_N, down_N))
+    values_K, rank_N = np.unique(score_N, return_inverse=True)  # K unequal scores
     won_BB = np.zeros((blocks, blocks))
     for block in range(blocks):
-        fallen = np.sort(score_N[down_N & (block_N == block)])
-        beaten = [np.searchsorted(fallen, score_N[up_N], side=side) for side in ("left", "right")]
-        won_BB[:, block] = np.bincount(block_N[up_N], weights=np.add(*beaten) / 2, minlength=blocks)
+        fallen_K = np.bincount(rank_N[down_N & (block_N == block)], minlength=len(values_K))
+        beaten_K = np.cumsum(fallen_K) - fallen_K / 2
+        won_BB[:, block] = np.bincount(block_N[up_N], weights=beaten_K[rank_N[up_N]], minlength=blocks)
 
     def auc(weight_DB: Float64) -> Float64:
         with np.errstate(invalid="ignore", divide="ignore"):
