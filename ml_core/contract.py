@@ -10,9 +10,23 @@ from typing import Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from ml_core.errors import SchemaMismatchError
 from ml_core.types import CLASS_LABELS, OffsetRange
 
 FOREIGN_KINDS = ("onnx", "lightgbm", "xgboost")  # of models trained elsewhere: the formats of their files
+_LASTING = (
+    "features",
+    "feature_hash",
+    "window",
+    "label_kind",
+    "label_price",
+    "delay_ns",
+    "horizons_ns",
+    "barriers",
+    "quantiles",
+    "encoding",
+    "model_kind",
+)  # of a model that goes on
 
 
 def schema_hash(names: Sequence[str], version: int, **settings: int | str) -> str:
@@ -136,7 +150,8 @@ class ModelContract(BaseModel):
         default=(), description="offsets of the topic of gap marks; no sample reaches across one of these marks"
     )
     dataset_hash: str | None = Field(
-        default=None, description="SHA-256 of the samples in canonical order, with their windows, targets and cut"
+        default=None,
+        description="form and SHA-256 of the samples in canonical order: windows, targets, returns, costs, cut",
     )
     source_hash: str | None = Field(
         default=None, description="hash of the history file, or of the data set's content, where ticks came from one"
@@ -145,6 +160,27 @@ class ModelContract(BaseModel):
     code_version: str
     parent: str | None = Field(default=None, description="name/version an incremental model went on from")
     metrics: dict[str, float] = Field(default_factory=dict)
+
+    def must_lead_to(self, made: "ModelContract", *also: str) -> None:
+        """Raise where weights of this model cannot go on as those of ``made``; ``also`` names fields of one learner.
+
+        Raises:
+            SchemaMismatchError: With the first field that differs. A retry will not help.
+        """
+        self.must_have(**{name: getattr(made, name) for name in (*_LASTING, *also)})
+
+    def must_have(self, **ours: object) -> None:
+        """Raise where a model that goes on has other values in fields than a pipeline says.
+
+        Raises:
+            SchemaMismatchError: With the first field that differs. A retry will not help.
+        """
+        for name, value in ours.items():
+            theirs = getattr(self, name)
+            if theirs != value:
+                raise SchemaMismatchError(
+                    f"cannot go on: {name} of the model is {theirs!r}, the pipeline says {value!r}"
+                )
 
     @property
     def places(self) -> Places:

@@ -4,7 +4,7 @@ Runs in a notebook: no Kafka, no MLflow. Shapes: N samples, H horizons, O output
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from types import ModuleType
 from typing import Any, NamedTuple
 
@@ -18,9 +18,10 @@ from ml_core.data_processor.dataset import Processed, barriers_of, process
 from ml_core.data_processor.features import FeaturePlan
 from ml_core.data_processor.gap_marks import GapMark
 from ml_core.data_processor.splits import Cut
-from ml_core.errors import NotEnoughDataError, SchemaMismatchError
-from ml_core.evaluation import coverage
+from ml_core.errors import NotEnoughDataError
+from ml_core.evaluation import bootstrap, coverage
 from ml_core.evaluation import metrics as measure
+from ml_core.evaluation.bootstrap import Interval, Statistic
 from ml_core.learners import boosting, network
 from ml_core.learners.port import Learned, Task
 from ml_core.model.export import restated
@@ -62,12 +63,15 @@ class Fit(NamedTuple):
     numbers ``holdout_squared_error``, ``prior_squared_error``; with quantiles ``holdout_pinball``, in the unit of the
     label, and ``holdout_coverage_0.1`` and so on, the share of outcomes at or below each. A volatility has no sign: its
     ``holdout_ic`` is with the volatility that came, and it has neither auc nor edge. Means over horizons; with several
-    horizons also one a horizon, as in ``holdout_ic_10s``. A metric that is undefined on these rows is absent.
+    horizons also one a horizon, as in ``holdout_ic_10s``. A metric that is undefined on these rows is absent. A model
+    that went on from another has ``new_rows`` and ``new_train_rows``: rows of all parts and of training that the other
+    had not seen.
     """
 
     model: FittedModel
     processed: Processed
     metrics: dict[str, float]
+    intervals: dict[str, Interval]  # of the ``holdout_`` metrics but ``holdout_rows``, from blocks of time
 
 
 def check(spec: PipelineSpec) -> None:
@@ -117,16 +121,16 @@ def fit(  # noqa: PLR0913  # all but the first two have a default
         SpecError, UnknownPartError, InvalidSettingsError: As ``check``.
         SchemaMismatchError: The frame lacks columns, or ``start`` was made for other features, labels or parameters.
             A retry will not help.
-        NotEnoughDataError: Too few labelled rows in a part. A retry with more ticks may help.
+        NotEnoughDataError: Too few labelled rows in a part, or none that is new to ``start``. A retry with more ticks
+            may help.
         InputError: A loss is not finite.
         LeakError: The data set tells what a model must not know. A retry will not help.
         ModelRefusedError: The fitted model cannot be exported or fails its probe. A retry will not help.
         TrainingCancelledError: ``cancelled`` said so.
     """
     check(spec)
-    if start is not None and start.contract.model_kind != spec.model.kind:
-        ours, theirs = spec.model.kind, start.contract.model_kind
-        raise SchemaMismatchError(f"cannot go on: model_kind of the model is {theirs!r}, the pipeline says {ours!r}")
+    if start is not None:
+        start.contract.must_have(model_kind=spec.model.kind)  # before any row is made
     processed = prepare(frame, spec, start=start, cut=cut, marks=marks)
     contract = contract_of(spec, processed, seed=seed)
     if start is not None:  # its rows are known to the weights that go on
@@ -140,9 +144,10 @@ def fit(  # noqa: PLR0913  # all but the first two have a default
     hooks = Hooks(progress, cancelled)
     learned = learner_of(spec).learn(Task(spec, contract, processed, start, seed, threads, hooks, checkpoint))
     scorer = Scorer(learned.onnx)
-    figures = _figures(scorer, spec, processed, learned.report)
-    model = FittedModel(scorer.contract, learned.onnx, learned.weights, _report(processed, learned))
-    return Fit(restated(model, metrics=figures), processed, figures)
+    figures, intervals = _figures(scorer, spec, processed, learned.report)
+    report = _report(processed, learned) | {"intervals": {name: each._asdict() for name, each in intervals.items()}}
+    model = FittedModel(scorer.contract, learned.onnx, learned.weights, report)
+    return Fit(restated(model, metrics=figures), processed, figures, intervals)
 
 
 def prepare(
@@ -277,44 +282,65 @@ def _outputs_of(scorer: Scorer, processed: Processed, indices_I: Int64) -> Float
     return np.concatenate(parts) if parts else np.empty((0, scorer.contract.outputs), dtype=np.float32)
 
 
-def _figures(scorer: Scorer, spec: PipelineSpec, processed: Processed, report: TrainReport) -> dict[str, float]:
+def _figures(
+    scorer: Scorer, spec: PipelineSpec, processed: Processed, report: TrainReport
+) -> tuple[dict[str, float], dict[str, Interval]]:
     holdout_I, kind = processed.holdout_I, spec.label.kind
     y_IO, y_IH = _outputs_of(scorer, processed, holdout_I), processed.dataset.y_NH[holdout_I]
-    figures = {
+    figures: dict[str, float] = {
         "train_rows": float(len(processed.train_I)),
         "validation_rows": float(len(processed.validation_I)),
         "holdout_rows": float(len(holdout_I)),
         "epochs_run": float(report.epochs_run),
         "best_epoch": float(report.best_epoch),
+        **{name: float(processed.report[name]) for name in ("new_rows", "new_train_rows") if name in processed.report},
     }
-    loss_name = "log_loss" if kind in CLASS_LABELS else "squared_error"
-    figures[f"holdout_{loss_name}"] = float(losses(scorer, processed, holdout_I).mean())
+    look_ahead_ns = spec.label.delay + max(spec.label.horizons)  # of several horizons the longest: figures are means
+    block_I = bootstrap.time_blocks(processed.dataset.ts_ns_N[holdout_I], look_ahead_ns)
+    blocks = bootstrap.blocks_of(block_I)
+    loss_name, loss_I = "log_loss" if kind in CLASS_LABELS else "squared_error", losses(scorer, processed, holdout_I)
+    figures[f"holdout_{loss_name}"] = float(loss_I.mean())
     figures[f"prior_{loss_name}"] = float(prior_losses(processed, holdout_I, kind).mean())
+    statistics = {f"holdout_{loss_name}": [bootstrap.mean_of(loss_I, block_I, blocks)]}
     if kind in CLASS_LABELS:
         figures["holdout_accuracy"] = measure.accuracy(y_IO, y_IH)
     if spec.model.quantiles:
         figures |= _quantile_figures(y_IO, y_IH, spec)
-    score_IH = scorer.scores_of(y_IO)
-    figures |= _score_figures(score_IH, processed, spec)
-    return {name: value for name, value in figures.items() if math.isfinite(value)}
-
-
-def _score_figures(score_IH: Float32, processed: Processed, spec: PipelineSpec) -> dict[str, float]:
-    figures: dict[str, float] = {}
-    dataset, holdout_I = processed.dataset, processed.holdout_I
-    named: dict[str, Callable[[Any, Any], float]] = {"holdout_ic": measure.information_coefficient}
-    if spec.label.kind == "volatility":  # which has no sign, so there is nothing to trade on
-        target_IH: Float64 = dataset.y_NH[holdout_I].astype(np.float64)
-    else:
-        target_IH, cost_I = dataset.return_NH[holdout_I], dataset.cost_bps_N[holdout_I]
-        named["holdout_auc"] = measure.sign_auc
-        named["holdout_net_edge_bps"] = lambda score, move: _net_edge_bps(score, move, cost_I)
-    for name, function in named.items():
-        values = [function(score_IH[:, h], target_IH[:, h]) for h in range(score_IH.shape[1])]
-        figures[name] = float(np.mean(values))
+    if kind in CLASS_LABELS:
+        is_right_I = (y_IO.reshape(*y_IH.shape, 3).argmax(axis=2) == y_IH).mean(axis=1)
+        statistics["holdout_accuracy"] = [bootstrap.mean_of(is_right_I, block_I, blocks)]
+    for name, values, of_values in _score_figures(scorer.scores_of(y_IO), processed, spec, block_I):
+        figures[name], statistics[name] = float(np.mean(values)), of_values
         if len(values) > 1:
-            figures |= {f"{name}_{format_duration(h)}": v for h, v in zip(spec.label.horizons, values, strict=True)}
-    return figures
+            words = [f"{name}_{format_duration(horizon)}" for horizon in spec.label.horizons]
+            figures |= dict(zip(words, values, strict=True))
+            statistics |= {word: [each] for word, each in zip(words, of_values, strict=True)}
+    figures = {name: value for name, value in figures.items() if math.isfinite(value)}
+    return figures, {name: bootstrap.interval(each, blocks) for name, each in statistics.items() if name in figures}
+
+
+def _score_figures(
+    score_IH: Float32, processed: Processed, spec: PipelineSpec, block_I: Int64
+) -> Iterator[tuple[str, list[float], list[Statistic]]]:
+    """Yield the name of a figure of scores, its value a horizon and the statistic a horizon that is drawn from."""
+    dataset, holdout_I = processed.dataset, processed.holdout_I
+    is_signed = spec.label.kind != "volatility"  # which has no sign, so there is nothing to trade on
+    target_IH: Float64 = (dataset.return_NH if is_signed else dataset.y_NH)[holdout_I].astype(np.float64)
+    pairs = list(zip(score_IH.T, target_IH.T, strict=True))
+    ics = [measure.information_coefficient(*pair) for pair in pairs]
+    yield "holdout_ic", ics, [bootstrap.correlation_of(*pair, block_I) for pair in pairs]
+    if not is_signed:
+        return
+    aucs = [measure.sign_auc(*pair) for pair in pairs]
+    yield "holdout_auc", aucs, [bootstrap.sign_auc_of(*pair, block_I) for pair in pairs]
+    cost_I, blocks = dataset.cost_bps_N[holdout_I], bootstrap.blocks_of(block_I)
+    edges, statistics = [], []
+    for score_I, return_I in pairs:
+        taken_I = score_I != 0
+        edges.append(_net_edge_bps(score_I, return_I, cost_I))
+        gain_I = np.sign(score_I) * return_I * 1e4 - 2 * cost_I
+        statistics.append(bootstrap.mean_of(gain_I[taken_I], block_I[taken_I], blocks))
+    yield "holdout_net_edge_bps", edges, statistics
 
 
 def _quantile_figures(y_IO: Float32, y_IH: Float32, spec: PipelineSpec) -> dict[str, float]:

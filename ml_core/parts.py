@@ -22,8 +22,8 @@ def is_part(text: str) -> bool:
     return ":" in text
 
 
-def find_part(text: str, folder: Path | None) -> type:
-    """Return the class that ``text``, such as ``my_models:TinyConv``, names.
+def find_part(text: str, folder: Path | None, *, key: str) -> type:
+    """Return the class that ``text``, such as ``my_models:TinyConv``, names under ``key`` of the pipeline file.
 
     ``my_models.py`` (or ``a/b.py`` for ``a.b``) is looked for in ``folder`` first, then the module is imported.
     A file in ``folder`` is loaded under a name of its own, made of its path and content: two pipelines may both have
@@ -32,8 +32,15 @@ def find_part(text: str, folder: Path | None) -> type:
 
     Raises:
         UnknownPartError: There is no such module or class, or the module fails when it is imported; the message tells
-            what was tried. A retry will not help.
+            key and what was tried. A retry will not help.
     """
+    try:
+        return _find(text, folder)
+    except UnknownPartError as error:
+        raise UnknownPartError(f"{key}: {error}") from error
+
+
+def _find(text: str, folder: Path | None) -> type:
     module, name = _module(text, folder, "does not name a part; write module:Class, such as 'my_models:TinyConv'")
     part = getattr(module, name, None)
     if not inspect.isclass(part):

@@ -1,12 +1,13 @@
 """Test, then learn: scores of a model that learns from each outcome when it is known, and never before.
 
-    row p           scored with what was learned from batches whose every label ends at or before its time
+    row p           scored with what was learned from batches whose every label ends before its time
     |----- label of p -----|
                            from here on p is in a batch of matured rows; a full batch is learned from once
 
-Rows mature in the order in which their labels end; a batch of them is full when its last label ends. Between two such
-times the model stands still, so that all rows there are scored at once. Shapes: N rows, B rows of a batch, T rows of a
-window, F features, H horizons.
+Rows mature in the order in which their labels end, each at the first time behind that end: until then another tick of
+that very time may still change the label. A batch is full when its last row has matured. Between two such times the
+model stands still, so that all rows there are scored at once. Shapes: N rows, B rows of a batch, T rows of a window, F
+features, H horizons.
 """
 
 from collections.abc import Callable
@@ -74,8 +75,8 @@ def prequential(
         raise InputError("no row to score")
     matured_I = np.argsort(end_ns_I, kind="stable")
     full = len(matured_I) // batch
-    # the first row that each batch is learned for: it stands at or after the end of the last label in the batch
-    first_B = np.searchsorted(ts_ns_I[order_I], end_ns_I[matured_I[batch - 1 : full * batch : batch]])
+    # the first row that each batch is learned for: it stands behind the end of the last label in the batch
+    first_B = np.searchsorted(ts_ns_I[order_I], end_ns_I[matured_I[batch - 1 : full * batch : batch]], side="right")
     parts, done = [], 0
     for number, first in enumerate([*first_B.tolist(), len(order_I)]):
         if first > done:

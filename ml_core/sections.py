@@ -170,6 +170,9 @@ class Label(Section):
 
     @model_validator(mode="after")
     def _fit_the_kind(self) -> Self:
+        twice = {format_duration(each) for each in self.horizons if self.horizons.count(each) > 1}
+        if twice:
+            raise ValueError(f"horizons: {', '.join(sorted(twice))} stands there more than once")
         if self.barriers is not None and self.kind != "triple_barrier":
             raise ValueError(f"barriers are of kind 'triple_barrier', not {self.kind!r}")
         if self.costs and self.kind not in CLASS_LABELS:

@@ -1,6 +1,7 @@
 """The pipeline file: one TOML file a user writes, typed, validated and hashed."""
 
 import hashlib
+import json
 import re
 import tomllib
 from collections.abc import Mapping
@@ -202,7 +203,8 @@ def parse(data: dict[str, Any], *, folder: Path | None = None, name: str = "pipe
         SpecError: As ``load``.
     """
     try:
-        spec = PipelineSpec.model_validate(data)
+        # as JSON, in which a list may stand for a tuple while a text never stands for a number
+        spec = PipelineSpec.model_validate_json(json.dumps(data, default=str), strict=True)
     except ValidationError as error:
         lines = "\n".join(f"  {_explain(detail)}" for detail in error.errors(include_url=False))
         raise SpecError(f"{name}:\n{lines}") from error

@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from ml_core import contenders
 from ml_core.data_processor.dataset import Processed
+from ml_core.errors import InputError
 from ml_core.evaluation import compare
 from ml_core.evaluation.bootstrap import Interval
 from ml_core.evaluation.compare import Difference, Figures, Rows
@@ -65,7 +66,12 @@ def of_fit(fit: Fit, spec: PipelineSpec, folder: Path, *, horizon: int = 0) -> P
         spec: The pipeline.
         folder: Made where it is missing.
         horizon: Which of the horizons the card shows.
+
+    Raises:
+        InputError: The label is a volatility: a card's figures and baselines are of returns. A retry will not help.
     """
+    if spec.label.kind == "volatility":
+        raise InputError("label.kind 'volatility': a card is of scores of returns, and a volatility has no sign")
     processed, scorer = fit.processed, fit.model.scorer()
     dataset = processed.dataset
     holdout_I = processed.holdout_I[np.argsort(dataset.ts_ns_N[processed.holdout_I], kind="stable")]
@@ -175,9 +181,11 @@ def plots(folder: Path, stem: str, model: Shown, models: Sequence[Shown], rows: 
     figure, axes = pyplot.subplots(figsize=(5, 4), layout="constrained")
     unit = 1e4 if model.in_returns else 1.0
     curve = calibration(model.score_N, rows.return_N)
-    axes.errorbar(curve.said_K * unit, curve.came_K * 1e4, 2 * curve.spread_K * 1e4 / np.sqrt(curve.count_K), fmt="o-")
+    axes.errorbar(
+        curve.predicted_K * unit, curve.observed_K * 1e4, 2 * curve.spread_K * 1e4 / np.sqrt(curve.count_K), fmt="o-"
+    )
     if model.in_returns:
-        ends = [curve.said_K.min() * 1e4, curve.said_K.max() * 1e4]
+        ends = [curve.predicted_K.min() * 1e4, curve.predicted_K.max() * 1e4]
         axes.plot(ends, ends, color="gray", linewidth=0.8)
     axes.set_xlabel("predicted, bps" if model.in_returns else "score")
     axes.set_ylabel("mean return that came, bps (bars: rows as if independent)")
@@ -187,7 +195,7 @@ def plots(folder: Path, stem: str, model: Shown, models: Sequence[Shown], rows: 
         chance_N = rise_probability(model.score_N[moved_N].astype(np.float64), model.error_V)
         curve = calibration(chance_N, rows.return_N[moved_N] > 0)
         figure, axes = pyplot.subplots(figsize=(5, 4), layout="constrained")
-        axes.errorbar(curve.said_K, curve.came_K, 2 * curve.spread_K / np.sqrt(curve.count_K), fmt="o-")
+        axes.errorbar(curve.predicted_K, curve.observed_K, 2 * curve.spread_K / np.sqrt(curve.count_K), fmt="o-")
         axes.plot([0, 1], [0, 1], color="gray", linewidth=0.8)
         axes.set_xlabel("chance of a rise that was said")
         axes.set_ylabel("share that rose, of those that moved (bars: as if independent)")

@@ -10,6 +10,7 @@ import structlog
 from ml_core.contract import ModelContract
 from ml_core.errors import ModelRefusedError, TickwiseError
 from ml_core.model.runtime import Scale, Scorer
+from ml_core.spec import PipelineSpec, format_duration
 from model_ops_manager.mlflow_agent import ModelVersion
 
 log = structlog.get_logger()
@@ -53,6 +54,20 @@ def must_fit(plan_hash: str, window: int) -> Check:
                 f"schema: trained on features {contract.feature_hash} in windows of {contract.window}, "
                 f"the pipeline has {plan_hash} in windows of {window}"
             )
+
+    return check
+
+
+def must_be_of(spec: PipelineSpec) -> Check:
+    """Return a check that a model that nobody registered, such as one in a folder, was made for ``spec``."""
+    ours = {"pipeline": spec.name, "label": spec.label.kind, "horizons": [*map(format_duration, spec.label.horizons)]}
+
+    def check(contract: ModelContract) -> None:
+        horizons = [*map(format_duration, contract.horizons_ns)]
+        theirs = {"pipeline": contract.pipeline, "label": contract.label_kind, "horizons": horizons}
+        other = [f"{name} {theirs[name]!r}, not {ours[name]!r}" for name in ours if theirs[name] != ours[name]]
+        if other:
+            raise ModelRefusedError(f"schema: the model was made for {'; '.join(other)}")
 
     return check
 

@@ -1,9 +1,9 @@
-"""What a version was made by: its pipeline file and the source of the own parts that it names, as one JSON file."""
+"""What a version was made by: pipeline file, source of the own parts that it names, threads; one JSON file."""
 
 from pathlib import Path
 from typing import Any, Self
 
-from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from ml_core import spec as pipeline_file
 from ml_core.errors import ModelRefusedError, UnknownPartError
@@ -20,6 +20,7 @@ class Recipe(BaseModel):
 
     pipeline: dict[str, Any]
     parts: dict[str, str] = {}  # source by path, relative to the folder of the pipeline file
+    threads: int | None = Field(default=None, ge=1, le=256, description="the last bits of sums depend on them")
 
     @field_validator("parts")
     @classmethod
@@ -31,9 +32,9 @@ class Recipe(BaseModel):
         return parts
 
     @classmethod
-    def of(cls, spec: PipelineSpec) -> Self:
-        """Return the recipe of ``spec``; parts of installed packages are left to their versions."""
-        return cls(pipeline=spec.model_dump(mode="json"), parts=_parts(spec))
+    def of(cls, spec: PipelineSpec, *, threads: int | None = None) -> Self:
+        """Return the recipe of ``spec`` on ``threads``; parts of installed packages are left to their versions."""
+        return cls(pipeline=spec.model_dump(mode="json"), parts=_parts(spec), threads=threads)
 
     @classmethod
     def read(cls, data: bytes, said: str) -> Self:

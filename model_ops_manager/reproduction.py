@@ -12,6 +12,7 @@ from data_io.data_fetcher.gap_range import with_marks
 from data_io.data_fetcher.kafka_range import Fetched, fetch_ranges
 from data_io.topics.ticks import TickDecoder
 from ml_core.contract import FOREIGN_KINDS, ModelContract
+from ml_core.data_processor import canonical
 from ml_core.errors import InputError
 from ml_core.fit import Fit, Progress, fit
 from ml_core.model.fitted import FittedModel
@@ -46,8 +47,15 @@ class Reproduction(NamedTuple):
 
     @property
     def same_data(self) -> bool:
-        """Whether both were trained on the same rows, labels and weights, to the bit."""
-        return self.recorded_hash is not None and self.recorded_hash == self.reproduced_hash
+        """Whether both were trained and judged on the same rows, labels, weights, returns and costs, to the bit."""
+        return self.is_comparable and self.recorded_hash == self.reproduced_hash
+
+    @property
+    def is_comparable(self) -> bool:
+        """Whether there are two hashes, and of one form."""
+        if self.recorded_hash is None or self.reproduced_hash is None:
+            return False
+        return canonical.form(self.recorded_hash) == canonical.form(self.reproduced_hash)
 
 
 def load(agent: MlflowAgent, version: ModelVersion) -> tuple[FittedModel, Recipe]:
@@ -86,7 +94,7 @@ def reproduce(
         spec: The pipeline of its recipe.
         kafka: Where its ticks are.
         archive: Folder of archived ticks, where Kafka may have deleted them.
-        threads: How many torch may use; another number than then may change the last bits.
+        threads: How many the learner may use; another number than then may change the last bits.
         progress: Called after every epoch.
 
     Raises:

@@ -54,10 +54,10 @@ def import_(  # one parameter an option of the command line
     )
     done = store.put(name, function.apply(chunks) if function else chunks, origin, datetime.now(UTC))
     manifest = done.manifest
+    unread(fetcher.report)
     if as_json:
         dump({**manifest.model_dump(mode="json"), "new": done.is_new})
         return
-    unread(fetcher.report)
     if not done.is_new:
         say(f"{manifest.id} holds the same {manifest.rows:,} rows already")
         return

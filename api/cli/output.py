@@ -29,7 +29,11 @@ def note(text: str) -> None:
 
 
 def unread(report: "SourceReport") -> None:
-    """Print what a source gave no ticks of, with the first places of what could not be used."""
+    """Print what a source gave no ticks of, with the first places of what could not be used, and times gone wrong."""
+    if report.in_1970:
+        note(
+            f"  {report.in_1970:,} times lie in 1970: is the unit ms? Name it, as in ts=time:ms; it is ns where none is"
+        )
     for word, counts in (("left out", report.ignored), ("skipped as unusable", report.skipped)):
         for what, n in counts.most_common(10):
             note(f"  {word}: {n:,} x {what}")

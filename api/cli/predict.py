@@ -18,6 +18,7 @@ from ml_core.spec import PipelineSpec, find, load_all
 from ml_core.types import JobKind
 from model_ops_manager import prediction_run
 from model_ops_manager.batch_prediction import Predicted
+from model_ops_manager.champion import must_be_of
 from model_ops_manager.mlflow_agent import MlflowAgent
 from model_ops_manager.parity import Arrival, Offsets
 
@@ -111,6 +112,7 @@ def _scorer(
     if model is not None:
         scorer = FittedModel.load(model).scorer()
         prediction_run.check_of(spec)(scorer.contract)
+        must_be_of(spec)(scorer.contract)
         return scorer, 0
     agent = MlflowAgent(settings.tracking_uri, settings.home)
     number = prediction_run.version_of(agent, spec, version)

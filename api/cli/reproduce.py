@@ -51,11 +51,11 @@ def reproduce(
             recipe.spec(folder),
             kafka=settings.kafka,
             archive=settings.archive,
-            threads=settings.job_threads,
+            threads=recipe.threads or settings.job_threads,
             progress=_show,
         )
     _tell(found, as_json)
-    if not found.same_data and found.recorded_hash is not None:
+    if found.is_comparable and not found.same_data:
         raise typer.Exit(OTHER_DATA)
     if not (found.same_weights and all(each.is_equal for each in found.figures)):
         raise typer.Exit(1)
@@ -88,7 +88,7 @@ def _tell(found: Reproduction, as_json: bool) -> None:
                 "version": f"{found.version.name}/{found.version.version}",
                 "ticks": found.ticks,
                 "dataset": {"recorded": found.recorded_hash, "reproduced": found.reproduced_hash},
-                "same_data": found.same_data,
+                "same_data": found.same_data if found.is_comparable else None,
                 "same_weights": found.same_weights,
                 "metrics": {each.name: [each.recorded, each.reproduced] for each in found.figures},
             }
@@ -96,5 +96,10 @@ def _tell(found: Reproduction, as_json: bool) -> None:
         return
     rows = [{**each._asdict(), "equal": "yes" if each.is_equal else "NO"} for each in found.figures]
     table(rows, ("name", "recorded", "reproduced", "equal"), empty="no metrics")
-    data = "the same" if found.same_data else "not recorded" if found.recorded_hash is None else "OTHER"
+    if found.recorded_hash is None:
+        data = "not recorded"
+    elif not found.is_comparable:
+        data = "unknown, the recorded hash is of an older form"
+    else:
+        data = "the same" if found.same_data else "OTHER"
     say(f"{found.ticks:,} ticks; training data: {data}; weights: {'the same' if found.same_weights else 'OTHER'}")

@@ -10,11 +10,13 @@ from data_io.data_fetcher.sources import open_source, source_hash
 from ml_core import fit as learning
 from ml_core import spec as pipelines
 from ml_core.errors import InputError
+from ml_core.evaluation.bootstrap import LEVEL, Interval
 from ml_core.model.export import restated
 from ml_core.model.fitted import FittedModel
 
 app = typer.Typer(help="Train on a file, without Kafka.", pretty_exceptions_enable=False)
 
+INTERVAL = f"{LEVEL:.0%} interval"
 PRIOR_OF = {"holdout_log_loss": "prior_log_loss", "holdout_squared_error": "prior_squared_error"}
 
 
@@ -50,9 +52,13 @@ def train(
     folder = out or Path("models") / spec.name
     model.save(folder)
     if as_json:
-        dump({"pipeline": spec.name, "folder": str(folder), "metrics": fit.metrics, "report": model.report})
+        intervals = {name: each._asdict() for name, each in fit.intervals.items()}
+        about = {"pipeline": spec.name, "folder": str(folder)}
+        dump({**about, "metrics": fit.metrics, "intervals": intervals, "report": model.report})
         return
-    table(_rows(fit.metrics), ["metric", "model", "prior"], empty="no metrics")
+    table(_rows(fit), ["metric", "model", INTERVAL, "prior"], empty="no metrics")
+    for reason in sorted({each.reason for each in fit.intervals.values() if each.reason}):
+        say(f"without an interval, a figure may be chance: {reason}")
     say(f"saved in {folder}")
 
 
@@ -61,10 +67,19 @@ def _show(progress: learning.Progress) -> None:
     note(f"epoch {progress.epoch}/{progress.epochs}: validation loss {progress.validation_loss:.6g}{best}")
 
 
-def _rows(metrics: dict[str, float]) -> list[dict[str, float | str | None]]:
-    priors = set(PRIOR_OF.values())
+def _rows(fit: learning.Fit) -> list[dict[str, float | str | None]]:
+    metrics, priors = fit.metrics, set(PRIOR_OF.values())
     return [
-        {"metric": name, "model": value, "prior": metrics.get(PRIOR_OF.get(name, ""))}
+        {
+            "metric": name,
+            "model": value,
+            INTERVAL: _ends(fit.intervals.get(name)),
+            "prior": metrics.get(PRIOR_OF.get(name, "")),
+        }
         for name, value in metrics.items()
         if name not in priors
     ]
+
+
+def _ends(interval: Interval | None) -> str | None:
+    return None if interval is None or interval.low is None else f"{interval.low:.4g} to {interval.high:.4g}"

@@ -20,6 +20,7 @@ KINDS = (*frames.KINDS, BAR)
 """What a source may give; bars reach a model as trades at their ends, see `frames.as_ticks`."""
 
 _EXAMPLES = 20
+_END_OF_1970_NS = 365 * 86_400 * 10**9
 
 
 @dataclass
@@ -30,6 +31,7 @@ class SourceReport:
     ignored: Counter[str] = field(default_factory=Counter)  # sound, but no tick: by what it is
     skipped: Counter[str] = field(default_factory=Counter)  # unusable: by reason
     examples: list[str] = field(default_factory=list)  # the first unusable places, with file, line and reason
+    in_1970: int = 0  # ticks of that year: whole ms, us or s since 1970, read as ns, lie in its first days
 
     def skip(self, reason: str, place: str) -> None:
         """Count one unusable place; the first few are kept word for word."""
@@ -38,7 +40,8 @@ class SourceReport:
             self.examples.append(f"{place}: {reason}")
 
     def count(self, frame: pd.DataFrame) -> None:
-        """Count the ticks of ``frame`` by kind."""
+        """Count the ticks of ``frame`` by kind, and those of 1970."""
+        self.in_1970 += int((frame["ts_ns"] < _END_OF_1970_NS).sum())
         for kind, n in frame["type"].value_counts().items():
             if n:
                 self.ticks[str(kind)] += int(n)

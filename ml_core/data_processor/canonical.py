@@ -14,6 +14,7 @@ from ml_core.data_processor.splits import Cut
 from ml_core.types import Float32, Int32, Int64
 
 _CHUNK = 65_536  # samples whose windows are held at once
+_FORM = "2"  # raised whenever equal data sets come to have another hash
 
 
 def rank(symbols: Sequence[str]) -> Int32:
@@ -40,14 +41,14 @@ def dataset_hash(  # one argument a column
     columns: Sequence[npt.NDArray[Any]],
     cut: Cut,
 ) -> str:
-    """Return the SHA-256 of a data set in canonical order: names, windows, columns, cut; little endian.
+    """Return the SHA-256 of a data set in canonical order behind its form: names, windows, columns, cut; little endian.
 
     Args:
         names: Of the features.
         symbol_N: Name of the symbol of each sample.
         x_MF: Rows.
         idx_NT: Rows of each window.
-        columns: What else belongs to each sample: targets, weight, times.
+        columns: What else belongs to each sample: all that training reads, and all that its figures are of.
         cut: What parts them.
     """
     digest = sha256("\n".join([*names, f"cut={list(cut)}", f"window={idx_NT.shape[1]}"]).encode())
@@ -57,4 +58,13 @@ def dataset_hash(  # one argument a column
     for column in columns:
         plain = column.astype(column.dtype.newbyteorder("<"), copy=False)
         digest.update(f"{plain.dtype.str}{plain.shape}".encode() + np.ascontiguousarray(plain).tobytes())
-    return digest.hexdigest()
+    return f"{_FORM}:{digest.hexdigest()}"
+
+
+def form(hash_: str) -> str:
+    """Return the form of a hash of `dataset_hash`: hashes of unequal forms say nothing of each other.
+
+    >>> form("2:ab12"), form("ab12")
+    ('2', '')
+    """
+    return hash_.rpartition(":")[0]

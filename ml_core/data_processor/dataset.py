@@ -20,7 +20,7 @@ from ml_core.data_processor.scaling import fit_scaler
 from ml_core.data_processor.splits import Cut, Split, cut_by_shares, split
 from ml_core.errors import NotEnoughDataError, SchemaMismatchError
 from ml_core.spec import PipelineSpec, format_duration
-from ml_core.types import CLASS_LABELS, Float32, Float64, Int32, Int64, RowBatch
+from ml_core.types import CLASS_LABELS, Bool, Float32, Float64, Int32, Int64, RowBatch
 
 __all__ = ["Dataset", "Processed", "fitted", "process", "rows_of"]
 
@@ -74,14 +74,15 @@ def process(
         spec: The pipeline.
         fixed: Keep scaler, encoding and dead zone of this model, which learns on, instead of fitting them.
         cut: Event times that part the samples; None: the shares and the embargo of ``[train]`` say where. Of a model
-            that learns on they are shares of the samples behind all it was trained on, where there are ``min_rows``.
+            that learns on they are shares of the samples behind all it was trained on, where there are ``min_rows``;
+            with fewer they are shares of all samples, and ``new_rows`` of the report says how many are new.
         marks: What is known to be missing of the ticks; no sample reaches across.
 
     Raises:
         SpecError, UnknownPartError: A feature is wrong. A retry will not help.
         SchemaMismatchError: It is no ticks frame, or ``fixed`` has other features or horizons. A retry will not help.
-        NotEnoughDataError: Too few samples or independent labels, a feature without values, or a label that never
-            changes among those to train on. More ticks may help.
+        NotEnoughDataError: Too few samples or independent labels, none that is new to ``fixed``, a feature without
+            values, or a label that never changes among those to train on. More ticks may help.
         InputError: A category of ``features.categories`` holds no codes, or too many. A retry will not help.
     """
     plan = FeaturePlan.from_spec(spec)
@@ -93,7 +94,13 @@ def process(
         raise _not_enough(f"{report['samples']} labelled rows, train.min_rows asks for {spec.train.min_rows}", report)
     preflight.check_missing(report["missing"], spec.features.max_missing)
     ts_ns_N = samples.rows.ts_ns_N[samples.row_N]
-    parts = split(ts_ns_N, samples.end_ns_NH, cut or _cut(ts_ns_N, spec, fixed))
+    new_N = np.ones(len(ts_ns_N), np.bool_) if fixed is None else ts_ns_N > fixed.trained_to_ns
+    if not new_N.any():
+        raise _not_enough("no row is new to the model that is to learn on", report)
+    parts = split(ts_ns_N, samples.end_ns_NH, cut or _cut(ts_ns_N, new_N, spec))
+    if fixed is not None:
+        new = {"new_rows": int(new_N.sum()), "new_train_rows": int(new_N[parts.train_I].sum())}
+        samples = samples._replace(report=report | new)
     return fitted(samples, spec, plan, parts, fixed=fixed)
 
 
@@ -138,10 +145,9 @@ def fitted(
     )
 
 
-def _cut(ts_ns_N: Int64, spec: PipelineSpec, fixed: ModelContract | None) -> Cut:
+def _cut(ts_ns_N: Int64, new_N: Bool, spec: PipelineSpec) -> Cut:
     shares = spec.train
-    new_N = np.ones(len(ts_ns_N), np.bool_) if fixed is None else ts_ns_N > fixed.trained_to_ns
-    if new_N.sum() >= shares.min_rows:  # fewer make no parts: then the model is trained on what it knows once more
+    if new_N.sum() >= shares.min_rows:  # fewer make no parts of their own
         ts_ns_N = ts_ns_N[new_N]
     return cut_by_shares(ts_ns_N, validation=shares.validation, holdout=shares.holdout, embargo_ns=shares.embargo)
 
@@ -157,27 +163,28 @@ def _independent(samples: Samples, parts: Split, spec: PipelineSpec) -> dict[str
 
 
 def _hash(dataset: Dataset, plan: FeaturePlan, cut: Cut) -> str:
-    columns = (dataset.y_NH, dataset.weight_N, dataset.ts_ns_N, dataset.end_ns_NH)
+    samples = (dataset.y_NH, dataset.weight_N, dataset.ts_ns_N, dataset.end_ns_NH)
+    columns = (*samples, dataset.return_NH, dataset.cost_bps_N)  # figures of classes are of returns and costs too
     symbol_N = np.array(dataset.symbols)[dataset.symbol_N]
     return canonical.dataset_hash(plan.names, symbol_N, dataset.x_MF, dataset.idx_NT, columns, cut)
 
 
 def _check_fits(fixed: ModelContract, plan: FeaturePlan, spec: PipelineSpec) -> None:
-    pairs = {
-        "features": (fixed.features, plan.names),
-        "feature hash": (fixed.feature_hash, plan.hash),
-        "label kind": (fixed.label_kind, spec.label.kind),
-        "label price": (fixed.label_price, spec.label.price),
-        "delay": (fixed.delay_ns, spec.label.delay),
-        "horizons": (fixed.horizons_ns, spec.label.horizons),
-        "barriers": (fixed.barriers, barriers_of(spec)),
-        "categories": (sorted(fixed.encoding.codes), sorted(spec.features.categories)),
-    }
-    if fixed.encoding.missing:
-        pairs["missing"] = "indicator", spec.features.missing
-    for word, (theirs, ours) in pairs.items():
-        if theirs != ours:
-            raise SchemaMismatchError(f"cannot go on: {word} of the model: {theirs!r}, of the pipeline: {ours!r}")
+    fixed.must_have(
+        features=tuple(plan.names),
+        feature_hash=plan.hash,
+        label_kind=spec.label.kind,
+        label_price=spec.label.price,
+        delay_ns=spec.label.delay,
+        horizons_ns=spec.label.horizons,
+        barriers=barriers_of(spec),
+    )
+    asked, theirs = spec.features, fixed.encoding
+    if sorted(theirs.codes) != sorted(asked.categories) or (theirs.missing and asked.missing != "indicator"):
+        raise SchemaMismatchError(
+            f"cannot go on: the model encodes categories {sorted(theirs.codes)} and missing values of "
+            f"{sorted(theirs.missing)}, the pipeline asks for {sorted(asked.categories)} and {asked.missing!r}"
+        )
 
 
 def barriers_of(spec: PipelineSpec) -> tuple[float, float, int] | None:

@@ -43,7 +43,7 @@ def find_own(text: str, folder: Path | None, column: int) -> OwnFeature:
         UnknownPartError: There is no such class.
         SpecError: The class is not a feature.
     """
-    cls = find_part(text, folder)
+    cls = find_part(text, folder, key="features.use")
     part = _built(cls, text)
     width = getattr(part, "width", None)
     if not isinstance(width, int) or not 0 <= width <= MAX_WIDTH:

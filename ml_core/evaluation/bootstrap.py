@@ -3,7 +3,7 @@
 Shapes: N rows, B blocks, D draws, S = 6 sums of a block.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -47,14 +47,8 @@ def time_blocks(ts_ns_N: Int64, look_ahead_ns: int) -> Int64:
 def correlation(
     score_N: npt.NDArray[np.floating], return_N: Float64, block_N: Int64, *, by_rank: bool = True, seed: int = 0
 ) -> Interval:
-    """Return the interval of the correlation of scores and returns: Spearman's by rank, else Pearson's.
-
-    Ranks are those among all rows; blocks are drawn with replacement. Equal arguments give equal intervals.
-
-    Source: Carlstein 1986, The use of subseries values for estimating the variance of a general statistic.
-    """
-    sums_BS = _sums(score_N, return_N, block_N, by_rank)
-    return _interval(lambda weight_DB: _correlations(weight_DB @ sums_BS), len(sums_BS), seed)
+    """Return the interval of the correlation of scores and returns: Spearman's by rank, else Pearson's."""
+    return interval([correlation_of(score_N, return_N, block_N, by_rank=by_rank)], blocks_of(block_N), seed=seed)
 
 
 def difference(
@@ -71,14 +65,71 @@ def difference(
     Both are measured on the same draws of blocks, so that what both find easy or hard cancels.
     """
     sums_BS, rival_BS = (_sums(each_N, return_N, block_N, by_rank) for each_N in (score_N, rival_N))
-    return _interval(
-        lambda weight_DB: _correlations(weight_DB @ sums_BS) - _correlations(weight_DB @ rival_BS), len(sums_BS), seed
-    )
+
+    def ahead(weight_DB: Float64) -> Float64:
+        return _correlations(weight_DB @ sums_BS) - _correlations(weight_DB @ rival_BS)
+
+    return interval([ahead], len(sums_BS), seed=seed)
 
 
-def _interval(statistic: Statistic, blocks: int, seed: int) -> Interval:
+def blocks_of(block_N: Int64) -> int:
+    """Return how many blocks the rows are in."""
+    return int(block_N.max()) + 1
+
+
+def correlation_of(
+    score_N: npt.NDArray[np.floating], return_N: Float64, block_N: Int64, *, by_rank: bool = True
+) -> Statistic:
+    """Return the correlation of scores and returns as a statistic; ranks are those among all rows."""
+    sums_BS = _sums(score_N, return_N, block_N, by_rank)
+    return lambda weight_DB: _correlations(weight_DB @ sums_BS)
+
+
+def mean_of(value_N: npt.NDArray[np.floating], block_N: Int64, blocks: int) -> Statistic:
+    """Return the mean over rows as a statistic; ``blocks`` of all rows, where these are some of them."""
+    sum_B = np.bincount(block_N, weights=value_N.astype(np.float64), minlength=blocks)
+    count_B = np.bincount(block_N, minlength=blocks).astype(np.float64)
+
+    def mean(weight_DB: Float64) -> Float64:
+        with np.errstate(invalid="ignore", divide="ignore"):
+            return np.asarray((weight_DB @ sum_B) / (weight_DB @ count_B))
+
+    return mean
+
+
+def sign_auc_of(score_N: npt.NDArray[np.floating], return_N: Float64, block_N: Int64) -> Statistic:
+    """Return ``metrics.sign_auc`` as a statistic: rises of every block against falls of every block."""
+    blocks = blocks_of(block_N)
+    up_N, down_N = return_N > 0, return_N < 0
+    ups_B, downs_B = (np.bincount(block_N[of_N], minlength=blocks).astype(np.float64) for of_N in (up_N, down_N))
+    values_K, rank_N = np.unique(score_N, return_inverse=True)  # K unequal scores
+    won_BB = np.zeros((blocks, blocks))
+    for block in range(blocks):
+        fallen_K = np.bincount(rank_N[down_N & (block_N == block)], minlength=len(values_K))
+        beaten_K = np.cumsum(fallen_K) - fallen_K / 2
+        won_BB[:, block] = np.bincount(block_N[up_N], weights=beaten_K[rank_N[up_N]], minlength=blocks)
+
+    def auc(weight_DB: Float64) -> Float64:
+        with np.errstate(invalid="ignore", divide="ignore"):
+            won_D = ((weight_DB @ won_BB) * weight_DB).sum(axis=1)
+            return np.asarray(won_D / ((weight_DB @ ups_B) * (weight_DB @ downs_B)))
+
+    return auc
+
+
+def interval(statistics: Sequence[Statistic], blocks: int, *, seed: int = 0) -> Interval:
+    """Return the interval of the mean of ``statistics``, all on the same draws of blocks with replacement.
+
+    Equal arguments give equal intervals.
+
+    Source: Carlstein 1986, The use of subseries values for estimating the variance of a general statistic.
+    """
     if blocks < MIN_BLOCKS:
         return Interval(None, None, blocks, f"{blocks} blocks of time, {MIN_BLOCKS} are needed")
+
+    def statistic(weight_DB: Float64) -> Float64:
+        return np.asarray(np.mean([each(weight_DB) for each in statistics], axis=0))
+
     rng = np.random.default_rng(seed)
     drawn_D = statistic(rng.multinomial(blocks, np.full(blocks, 1 / blocks), size=DRAWS).astype(np.float64))
     middle = float(statistic(np.ones((1, blocks)))[0])
@@ -95,7 +146,7 @@ def _sums(score_N: npt.NDArray[np.floating], return_N: Float64, block_N: Int64, 
     a_N, b_N = (ranks(each_N) if by_rank else each_N.astype(np.float64) for each_N in (score_N, return_N))
     a_N, b_N = (_standard(each_N) for each_N in (a_N, b_N))
     terms = (np.ones(len(a_N)), a_N, b_N, a_N * a_N, b_N * b_N, a_N * b_N)
-    blocks = int(block_N.max()) + 1
+    blocks = blocks_of(block_N)
     return np.stack([np.bincount(block_N, weights=term_N, minlength=blocks) for term_N in terms], axis=1)
 
 

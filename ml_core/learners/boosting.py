@@ -39,17 +39,6 @@ if TYPE_CHECKING:
 
 KIND = "boosting"
 MAX_TREES = 20_000  # every incremental job adds some, and a row walks through all of them
-_SAME = (
-    "features",
-    "feature_hash",
-    "window",
-    "label_kind",
-    "horizons_ns",
-    "barriers",
-    "quantiles",
-    "encoding",
-    "model_kind",
-)
 
 
 class Boosting(Section):
@@ -120,8 +109,7 @@ def learn(task: Task) -> Learned:
     """
     contract, params, goals = task.contract, _params(task.spec), _goals(task.contract)
     stages, shift_O, scale_O = _before(task, len(goals))
-    train = _part(task, task.processed.train_I, shift_O)
-    validation = _part(task, task.processed.validation_I, shift_O)
+    train, validation = _parts(task, stages, goals, shift_O)
     boosters = _boosters(task, params, goals, (train, validation), scale_O)
     report, kept = _grow(task, params, boosters)
     if report.best_epoch:
@@ -139,9 +127,9 @@ def learn(task: Task) -> Learned:
 def try_out(task: Task) -> TrainReport:
     """Grow the trees of ``learn`` and return how it went; raises as there."""
     params, goals = _params(task.spec), _goals(task.contract)
-    _, shift_O, scale_O = _before(task, len(goals))
-    parts = (_part(task, task.processed.train_I, shift_O), _part(task, task.processed.validation_I, shift_O))
-    report, _ = _grow(task, params, _boosters(task, params, goals, parts, scale_O))
+    stages, shift_O, scale_O = _before(task, len(goals))
+    train, validation = _parts(task, stages, goals, shift_O)
+    report, _ = _grow(task, params, _boosters(task, params, goals, (train, validation), scale_O))
     return report
 
 
@@ -191,10 +179,7 @@ def _before(task: Task, goals: int) -> tuple[list[Stage], Float64, Float64]:
         shift_O = shift_O + scale_O * np.tile(usual_Q, len(contract.horizons_ns))
     if start is None:
         return [], shift_O, scale_O
-    for name in _SAME:
-        ours, theirs = getattr(contract, name), getattr(start.contract, name)
-        if ours != theirs:
-            raise SchemaMismatchError(f"cannot go on: {name} of the model is {theirs!r}, the pipeline says {ours!r}")
+    start.contract.must_lead_to(contract)
     try:
         stages = [
             _stage(start.weights, number, goals)
@@ -220,13 +205,17 @@ def _weights(stages: list[Stage], shift_O: Float64) -> dict[str, npt.NDArray[Any
     return weights
 
 
-def _part(task: Task, chosen_I: Int64, shift_O: Float64) -> _Part:
+def _parts(task: Task, stages: list[Stage], goals: list[Goal], shift_O: Float64) -> tuple[_Part, _Part]:
+    """Return the rows to learn from and those to stop by."""
+    chosen = task.processed.train_I, task.processed.validation_I
+    train, validation = (_part(task, chosen_I, stages, goals, shift_O) for chosen_I in chosen)
+    return train, validation
+
+
+def _part(task: Task, chosen_I: Int64, stages: list[Stage], goals: list[Goal], shift_O: Float64) -> _Part:
     dataset = task.processed.dataset
-    x_ITF = dataset.x_MF[dataset.idx_NT[chosen_I]]
-    start_IO = np.broadcast_to(shift_O, (len(chosen_I), len(shift_O)))
-    if task.start is not None:
-        start_IO = task.start.scorer().outputs(x_ITF).astype(np.float64)
-    return _Part(_scaled(x_ITF, task.contract), dataset.y_NH[chosen_I], start_IO, dataset.weight_N[chosen_I])
+    z_IX = _scaled(dataset.x_MF[dataset.idx_NT[chosen_I]], task.contract)
+    return _Part(z_IX, dataset.y_NH[chosen_I], _sums(stages, goals, shift_O, z_IX), dataset.weight_N[chosen_I])
 
 
 def _scaled(x_BTF: Float32, contract: ModelContract) -> Float32:
@@ -281,6 +270,9 @@ def _grow(task: Task, params: Boosting, boosters: "list[Booster]") -> tuple[Trai
         How it went, and the rounds that each booster has trees of at the best one: where it cannot split it gets none.
     """
     history: list[Progress] = []
+    is_drawn = (
+        params.bagging_fraction < 1 or params.feature_fraction < 1
+    )  # then a later draw may split where one did not
     best, best_round, kept = math.inf, 0, [0] * len(boosters)
     for number in range(params.rounds + 1):
         grew = [_update(booster, task.hooks.cancelled, number) for booster in boosters] if number else [True]
@@ -293,7 +285,7 @@ def _grow(task: Task, params: Boosting, boosters: "list[Booster]") -> tuple[Trai
         history.append(Progress(number, params.rounds, train_loss, loss, best_round))
         if task.hooks.progress is not None:
             task.hooks.progress(history[-1])
-        if number - best_round >= params.patience or not any(grew):
+        if number - best_round >= params.patience or not (any(grew) or is_drawn):
             break
     return TrainReport(history[-1].epoch, best_round, history), kept
 
@@ -309,8 +301,8 @@ def _mean_loss(boosters: "list[Booster]", which: str) -> float:
     return float(np.mean([getattr(booster, which)()[0][2] for booster in boosters]))
 
 
-def _said(stages: list[Stage], goals: list[Goal], shift_O: Float64, z_BX: Float32, contract: ModelContract) -> Float32:
-    """Return the outputs (B, O) as LightGBM computes them."""
+def _sums(stages: list[Stage], goals: list[Goal], shift_O: Float64, z_BX: Float32) -> Float64:
+    """Return what the trees add up to (B, O); quantiles among them may cross, and further trees are added to these."""
     library = _lightgbm()
     y_BO = np.tile(shift_O, (len(z_BX), 1))
     for stage in stages:
@@ -318,6 +310,12 @@ def _said(stages: list[Stage], goals: list[Goal], shift_O: Float64, z_BX: Float3
             here = slice(goal.first, goal.first + goal.width)
             raw = library.Booster(model_str=text).predict(z_BX, raw_score=True)
             y_BO[:, here] += stage.scale_O[here] * raw.reshape(len(z_BX), goal.width)
+    return y_BO
+
+
+def _said(stages: list[Stage], goals: list[Goal], shift_O: Float64, z_BX: Float32, contract: ModelContract) -> Float32:
+    """Return the outputs (B, O) as LightGBM computes them."""
+    y_BO = _sums(stages, goals, shift_O, z_BX)
     if contract.quantiles:
         y_BO = np.sort(y_BO.reshape(len(y_BO), -1, len(contract.quantiles)), axis=2).reshape(y_BO.shape)
     return y_BO.astype(np.float32)

@@ -148,20 +148,7 @@ def _graph(task: Task) -> ScoringGraph:
     graph = graph_of(build(spec, features=contract.places.width, outputs=contract.outputs, seed=task.seed), contract)
     if start is None:
         return graph
-    for name in (
-        "features",
-        "feature_hash",
-        "window",
-        "label_kind",
-        "horizons_ns",
-        "quantiles",
-        "encoding",
-        "model_kind",
-        "model_params",
-    ):
-        ours, theirs = getattr(contract, name), getattr(start.contract, name)
-        if ours != theirs:
-            raise SchemaMismatchError(f"cannot go on: {name} of the model is {theirs!r}, the pipeline says {ours!r}")
+    start.contract.must_lead_to(contract, "model_params")
     try:
         graph.load_state_dict(_tensors(start.weights, optimizer=False))
     except RuntimeError as error:  # an own model whose code has changed since
@@ -233,7 +220,7 @@ def _go_on(
     spec, processed, ts_ns_N = task.spec, task.processed, task.processed.dataset.ts_ns_N
     is_new_I = ts_ns_N[processed.train_I] > start.contract.trained_to_ns
     new_I, old_I = processed.train_I[is_new_I], processed.train_I[~is_new_I]
-    if not len(new_I):  # the same rows once more
+    if not len(new_I):  # the new ones are too few to reach into this part, and ``new_train_rows`` says 0
         new_I, old_I = old_I, new_I
     batches = StepBatches(
         samples,

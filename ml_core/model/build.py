@@ -68,9 +68,9 @@ def model_class(spec: PipelineSpec) -> type[nn.Module]:
     """
     kind = spec.model.kind
     if kind in KINDS:
-        part = find_part(KINDS[kind], None)
+        part = find_part(KINDS[kind], None, key="model.kind")
     elif is_part(kind):
-        part = find_part(kind, spec.folder)
+        part = find_part(kind, spec.folder, key="model.kind")
     else:
         raise UnknownPartError(
             f"model.kind: {kind!r} is not known{nearest(kind, (*KINDS, *OTHER_KINDS))}; "

@@ -76,8 +76,8 @@ def output_scale(
     """Return (shift_O, scale_O) of a graph whose untrained model should say about what the prior says.
 
     Args:
-        label_kind: ``direction`` or ``return``.
-        prior: A horizon's class shares, or its mean and variance.
+        label_kind: Classes (``direction``, ``triple_barrier``) or numbers (``return``, ``volatility``).
+        prior: Class shares of each horizon, or mean and variance of its numbers.
         quantiles: Of a number, where the model tells several.
 
     >>> output_scale("return", [(0.5, 4.0)])

@@ -162,7 +162,7 @@ def _log_losses(y_BO: Tensor, target_BH: Tensor) -> Tensor:
 
 
 def _own(name: str, model: nn.Module, params: dict[str, Any], folder: Path | None) -> OwnLoss:
-    part = find_part(name, folder)
+    part = find_part(name, folder, key="train.loss")
     if not callable(getattr(part, "loss", None)):
         raise UnknownPartError(f"train.loss: {name!r} has no method loss(batch)")
     try:

@@ -88,6 +88,8 @@ def test_a_first_model_is_trained_registered_promoted_and_served_and_a_second_go
 
     assert second.state is JobState.SUCCEEDED, second.error
     assert (second.result["version"], second.result["parent"]) == (2, "demo/1")
+    assert second.result["metrics"]["new_rows"] > second.result["metrics"]["new_train_rows"] >= 0
+    assert second.result["intervals"]["holdout_log_loss"]["blocks"] > 0
     details = lab.agent.versions("demo")[0]
     about = [details.tags[f"tickwise.{name}"] for name in ("parent", "trigger", "job")]
     assert about == ["demo/1", "rows", second.id]

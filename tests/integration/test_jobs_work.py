@@ -242,7 +242,7 @@ def test_an_attempt_after_one_that_was_killed_past_its_registration_gives_the_sa
 def test_an_attempt_goes_on_from_the_version_and_the_ticks_of_the_one_before(bench):
     bench.run(bench.lease())
     job = bench.lease(kind=JobKind.INCREMENTAL)
-    ranges = [{"partition": 0, "start": 2000, "end": 9000}]
+    ranges = [{"partition": 0, "start": 15_000, "end": 22_000}]  # the first one has learned what is before 20,400
     bench.store.settle(job, ranges=ranges, origin=1)
     bench.store.retry(job, "killed")
     taken = bench.store.lease("test", 60)
@@ -251,6 +251,7 @@ def test_an_attempt_goes_on_from_the_version_and_the_ticks_of_the_one_before(ben
     result = bench.run(taken)
 
     assert (result["parent"], result["ranges"]) == ("demo/1", ranges)
+    assert 500 < result["metrics"]["new_rows"] < 1700
 
 
 @pytest.mark.parametrize("fails", [False, True])

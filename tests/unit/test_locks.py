@@ -21,7 +21,10 @@ BUILD = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["bu
 LOCKS = {
     "requirements.lock": [*PROJECT["dependencies"], *(line for extra in EXTRAS.values() for line in extra)],
     "requirements-serve.lock": [*PROJECT["dependencies"], *EXTRAS["postgres"]],
-    "requirements-train.lock": [*PROJECT["dependencies"], *(line for name in ("postgres", "train", "tune") for line in EXTRAS[name])],
+    "requirements-train.lock": [
+        *PROJECT["dependencies"],
+        *(line for name in ("postgres", "train", "tune") for line in EXTRAS[name]),
+    ],
     "requirements-build.lock": BUILD,
 }
 

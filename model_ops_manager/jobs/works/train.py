@@ -34,7 +34,8 @@ class Train(Work):
     def run(self, point_of_no_return: Callable[[], None]) -> dict[str, Any]:
         """Fetch, train, judge, register and, where the evidence allows, move the alias; see ``Work.run``."""
         check(self.pipeline)
-        recipe = Recipe.of(self.pipeline)  # now: somebody may edit an own part while it trains
+        # now: somebody may edit an own part while it trains
+        recipe = Recipe.of(self.pipeline, threads=self.settings.job_threads)
         champion = self.agent.champion(self.pipeline.name)
         end_leftovers(self.agent, self.store, self.job)
         origin = self._origin(champion)
@@ -78,6 +79,7 @@ class Train(Work):
         return {
             "version": made.version,
             "metrics": fitted.metrics,
+            "intervals": {name: each._asdict() for name, each in fitted.intervals.items()},
             "decision": decision._asdict(),
             "ticks": len(fetched.frame),
             "rejected": fetched.rejected,

@@ -64,6 +64,14 @@ def test_the_first_places_that_cannot_be_used_are_told(data: Run, tmp_path: Path
     assert "  a.csv, row 2: price is not positive and finite\n  a.csv, row 3: no symbol\n" in told
 
 
+def test_times_of_a_unit_that_nobody_named_are_told_from_times(data: Run, tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("t,s,p,q\n1764460800000,A,1.5,2\n1764460800001,A,1.5,2\n")
+    columns = "symbol=s,price=p,size=q,ts=t"
+
+    assert "2 times lie in 1970: is the unit ms?" in data("import", "a.csv", "--name", "a", "--map", columns)[2]
+    assert "1970" not in data("import", "a.csv", "--name", "a", "--map", f"{columns}:ms", "--json")[2]
+
+
 def test_a_range_of_time_is_imported_and_exported(data: Run) -> None:
     data("import", SYNTHETIC, "--name", "syn", "--to", "2024-01-02T14:30:00.3Z")
     _, shown, _ = data("show", "syn", "--json")

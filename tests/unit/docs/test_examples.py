@@ -23,6 +23,8 @@ def test_the_own_model_trains_from_the_command_line_and_beats_the_prior(tmp_path
     answer = json.loads(capsys.readouterr().out)
     assert answer["folder"] == str(out)
     assert answer["metrics"]["holdout_log_loss"] < answer["metrics"]["prior_log_loss"]
+    ends = answer["intervals"]["holdout_ic"]
+    assert ends["low"] < answer["metrics"]["holdout_ic"] < ends["high"]
     contract = FittedModel.load(out).contract
     assert (contract.model_kind, contract.window, contract.metrics) == ("my_models:TinyConv", 16, answer["metrics"])
 

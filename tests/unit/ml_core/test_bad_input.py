@@ -187,7 +187,7 @@ def test_a_model_of_another_schema_is_not_gone_on_from(frame: pd.DataFrame, fold
     left = left_by(
         lambda left: fit(frame, spec, start=FittedModel(other, b"", {}), checkpoint=left),
         SchemaMismatchError,
-        "cannot go on: feature hash of the model: 'trial', of the pipeline: ",
+        "cannot go on: feature_hash of the model is 'trial', the pipeline says ",
     )
     assert left.saved == []
 

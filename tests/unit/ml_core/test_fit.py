@@ -62,6 +62,16 @@ def test_a_model_beats_the_prior_on_rows_it_was_not_trained_on(fitted):
     assert 1 <= metrics["best_epoch"] <= metrics["epochs_run"] <= 6
 
 
+def test_every_hold_out_figure_has_an_interval_around_it(fitted):
+    names = {name for name in fitted.metrics if name.startswith("holdout_")} - {"holdout_rows"}
+    assert fitted.intervals.keys() == names
+    for name, (low, high, blocks, _) in fitted.intervals.items():
+        assert low < fitted.metrics[name] < high, name
+        assert blocks == 11, name
+    assert fitted.intervals["holdout_auc"].low > 0.5
+    assert fitted.model.report["intervals"]["holdout_ic"] == fitted.intervals["holdout_ic"]._asdict()
+
+
 def test_the_contract_says_what_the_model_was_made_of(fitted):
     contract, processed = fitted.model.contract, fitted.processed
     spec = pipeline()
@@ -133,8 +143,13 @@ def test_a_model_goes_on_from_another_with_its_scaler_and_dead_zone(frame, tmp_p
     assert {name.partition("exp_avg.")[2] for name in remembered if ".exp_avg." in name} < weights.keys()
     assert max(float(further.weights[name]) for name in remembered if ".step." in name) > first_steps
     assert further.contract.trained_from_ns == first.contract.trained_from_ns
-    earlier = fit(frame.iloc[:3000], pipeline(train={"epochs": 1}), start=first).model
-    assert earlier.contract.trained_to_ns == first.contract.trained_to_ns  # what its parent knows it knows
+    few = fit(frame.iloc[:3700], pipeline(train={"epochs": 1}), start=first).model
+    assert few.contract.trained_to_ns == first.contract.trained_to_ns  # what its parent knows it knows
+    assert 0 < few.contract.metrics["new_rows"] < 500
+    assert few.contract.metrics["new_train_rows"] == 0
+    assert 0 < further.contract.metrics["new_train_rows"] < further.contract.metrics["train_rows"]
+    with pytest.raises(NotEnoughDataError, match="no row is new"):
+        fit(frame.iloc[:3000], pipeline(), start=first)
 
 
 @pytest.mark.parametrize(
@@ -291,8 +306,8 @@ def test_cancelling_ends_the_training(frame):
         ({"features": {"use": ["queue_imbalence"]}}, SpecError, "queue_imbalance"),
         ({"model": {"kind": "mpl"}}, UnknownPartError, "did you mean 'mlp'"),
         ({"model": {"params": {"hiden": []}}}, SpecError, "did you mean 'hidden'"),
-        ({"model": {"kind": "nowhere:Net"}}, UnknownPartError, "nowhere"),
-        ({"train": {"loss": "nowhere:Loss"}}, UnknownPartError, "nowhere"),
+        ({"model": {"kind": "nowhere:Net"}}, UnknownPartError, "model.kind: 'nowhere:Net'"),
+        ({"train": {"loss": "nowhere:Loss"}}, UnknownPartError, "train.loss: 'nowhere:Loss'"),
     ],
 )
 def test_what_is_wrong_with_the_pipeline_is_said_before_anything_is_computed(changes, error, message):

@@ -1,6 +1,7 @@
 """A card says what was measured, with plots."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ import pytest
 from data_io.data_fetcher.sources import open_source
 from ml_core import contenders
 from ml_core import spec as pipelines
+from ml_core.errors import InputError
 from ml_core.evaluation.compare import Rows
 from ml_core.evaluation.coverage import after_costs
 from ml_core.fit import fit
@@ -63,6 +65,21 @@ def test_a_card_says_how_sure_a_model_is_and_what_its_width_holds() -> None:
     assert "lie 0.0% of these" in held[1]
     assert "| 100% | 2,000 |" in held[0]
     assert "Calibration: what came is 1.0" in "\n".join(card.told(Shown("right", RETURN), ROWS))
+
+
+def test_a_volatility_has_no_card_of_returns(tmp_path: Path) -> None:
+    spec = pipelines.parse({"name": "demo", "label": {"kind": "volatility"}})
+
+    with pytest.raises(InputError, match="a volatility has no sign"):
+        card.of_fit(None, spec, tmp_path)
+
+
+def test_the_prior_of_classes_is_told_from_that_of_numbers_by_its_shares() -> None:
+    shares = SimpleNamespace(prior=((0.2, 0.5, 0.3),), dead_zone=())  # of a triple barrier
+    numbers = SimpleNamespace(prior=((-9.0, 4.0),), dead_zone=(1e-5,))  # of a volatility
+
+    assert contenders.prior(shares)(np.arange(2))[:, 0] == pytest.approx([0.1, 0.1])
+    assert contenders.prior(numbers)(np.arange(1)).tolist() == [[-9.0]]
 
 
 @pytest.mark.parametrize("kind", ["return", "direction"])

@@ -45,7 +45,7 @@ def processed(dead_zone: tuple[float, ...]) -> Processed:
 
 
 def fit_of(model) -> Fit:
-    return Fit(model, processed(model.contract.dead_zone), {})
+    return Fit(model, processed(model.contract.dead_zone), {}, {})
 
 
 def test_neither_side_gains_by_its_own_idea_of_flat(models):

@@ -26,6 +26,7 @@ def test_a_recipe_holds_the_pipeline_and_the_own_parts_that_it_names(spec, tmp_p
     recipe = read(Recipe.of(spec))
 
     assert recipe.parts == {"mine.py": PART}
+    assert read(Recipe.of(spec, threads=3)).threads == 3
     again = recipe.spec(tmp_path)
     assert (again, again.folder) == (spec, tmp_path)
 

@@ -106,7 +106,7 @@ def test_a_recipe_is_taken_before_there_is_time_to_edit_an_own_part(work_on, mon
     taken = []
     monkeypatch.setattr(train, "check", lambda _: None)
     monkeypatch.setattr(train, "end_leftovers", lambda *_: None)
-    monkeypatch.setattr(train, "Recipe", SimpleNamespace(of=taken.append))
+    monkeypatch.setattr(train, "Recipe", SimpleNamespace(of=lambda spec, threads: taken.append((spec, threads))))
     work = work_on(Away(0))
     work.agent = SimpleNamespace(champion=lambda _: None)
     work.job.spec = JobSpec(pipeline="demo")
@@ -114,4 +114,4 @@ def test_a_recipe_is_taken_before_there_is_time_to_edit_an_own_part(work_on, mon
 
     with pytest.raises(StopError):
         work.run(lambda: None)
-    assert taken == [work.pipeline]
+    assert taken == [(work.pipeline, work.settings.job_threads)]

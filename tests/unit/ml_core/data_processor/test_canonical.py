@@ -5,7 +5,8 @@ import pandas as pd
 import pytest
 
 from data_io.data_fetcher.synthetic import Market, Synthetic
-from ml_core.data_processor.canonical import order, rank
+from ml_core.data_processor import canonical
+from ml_core.data_processor.canonical import form, order, rank
 from ml_core.data_processor.dataset import process
 from ml_core.spec import PipelineSpec
 from tests.unit.ml_core.data_processor.market import pipeline
@@ -58,3 +59,16 @@ def test_another_tick_another_cut_and_another_feature_are_another_data_set(ticks
     hashes.add(process(ticks, fewer).hash)
     assert len(hashes) == 5
     assert process(ticks.copy(), spec()).hash == one.hash
+
+
+def test_a_hash_is_of_all_that_training_and_its_figures_read(ticks, monkeypatch) -> None:
+    one = process(ticks, spec())
+    costs = spec().costs.model_copy(update={"fee_bps": 3.0})
+    assert process(ticks, spec().model_copy(update={"costs": costs})).hash != one.hash
+    assert (form(one.hash), len(one.hash)) == ("2", 66)
+
+    given = {}
+    monkeypatch.setattr(canonical, "dataset_hash", lambda *columns: given.update(columns=columns[4]) or "")
+    made = process(ticks, spec()).dataset
+    for name in ("ts_ns_N", "end_ns_NH", "return_NH", "y_NH", "weight_N", "cost_bps_N"):
+        assert any(column is getattr(made, name) for column in given["columns"]), name

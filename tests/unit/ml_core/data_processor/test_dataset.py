@@ -130,7 +130,9 @@ def test_missing_features_and_codes_are_those_of_training_rows_and_a_model_that_
     assert found.encoding == Encoding(missing=("queue_imbalance",), codes=codes)
     fixed = contract(found, asked).model_copy(update={"dead_zone": (1e-4,)})
     assert process(ticks, asked, fixed=fixed).encoding == found.encoding
-    with pytest.raises(SchemaMismatchError, match="missing of the model: 'indicator'"):
+    with pytest.raises(
+        SchemaMismatchError, match="missing values of .'queue_imbalance'., the pipeline asks for .* and 'neutral'"
+    ):
         process(ticks, spec(features={**asked.features.model_dump(), "missing": "neutral"}), fixed=fixed)
 
 
@@ -247,6 +249,11 @@ def test_a_model_that_learns_on_is_trained_and_judged_on_rows_that_are_new_to_it
     assert len(made.holdout_I) == pytest.approx(0.15 * new_N.sum(), rel=0.1)
     few = process(ticks, spec(train={"min_rows": int(new_N.sum()) + 1}), fixed=fixed)
     assert few.report["cuts_ns"] == process(ticks, spec()).report["cuts_ns"]
+    assert few.report["new_rows"] == made.report["new_rows"] == new_N.sum()
+    assert few.report["new_train_rows"] == new_N[few.train_I].sum() < made.report["new_train_rows"]
+    everything = fixed.model_copy(update={"trained_to_ns": int(made.dataset.ts_ns_N[-1])})
+    with pytest.raises(NotEnoughDataError, match="no row is new to the model"):
+        process(ticks, spec(), fixed=everything)
 
 
 def test_a_model_of_other_features_or_labels_cannot_learn_on(ticks: pd.DataFrame) -> None:

@@ -1,8 +1,17 @@
 import numpy as np
 import pytest
 
-from ml_core.evaluation.bootstrap import MAX_BLOCKS, Interval, correlation, difference, time_blocks
-from ml_core.evaluation.metrics import information_coefficient, pearson
+from ml_core.evaluation.bootstrap import (
+    MAX_BLOCKS,
+    Interval,
+    correlation,
+    difference,
+    interval,
+    mean_of,
+    sign_auc_of,
+    time_blocks,
+)
+from ml_core.evaluation.metrics import information_coefficient, pearson, sign_auc
 
 
 def noise(rows: int, memory: float, seed: int) -> np.ndarray:
@@ -95,3 +104,29 @@ def test_equal_arguments_give_equal_intervals() -> None:
 
     assert correlation(*both, block_N) == correlation(*both, block_N)
     assert correlation(*both, block_N) != correlation(*both, block_N, seed=1)
+
+
+def test_blocks_that_are_drawn_twice_count_as_if_their_rows_were_there_twice() -> None:
+    score_N, return_N = pairs(9, rows=60)
+    score_N = np.round(score_N, 1)  # ties count half
+    return_N[::7] = 0.0
+    block_N = np.arange(60) // 10
+    weight_DB = np.array([[1, 1, 1, 1, 1, 1], [0, 3, 1, 0, 0, 2]], dtype=np.float64)
+
+    auc_D, mean_D = sign_auc_of(score_N, return_N, block_N)(weight_DB), mean_of(return_N, block_N, 6)(weight_DB)
+
+    for weight_B, auc, mean in zip(weight_DB.astype(np.int64), auc_D, mean_D, strict=True):
+        drawn_N = np.repeat(np.arange(60), weight_B[block_N])
+        assert auc == pytest.approx(sign_auc(score_N[drawn_N], return_N[drawn_N]))
+        assert mean == pytest.approx(return_N[drawn_N].mean())
+
+
+def test_a_mean_over_horizons_is_drawn_from_the_same_blocks_and_noise_that_cancels_does_not_widen_it() -> None:
+    return_N, _ = pairs(10)
+    block_N = time_blocks(np.arange(320), 5)
+    of_N, against_N = (mean_of(sign * return_N, block_N, 32) for sign in (1, -1))
+
+    both, alone = interval([of_N, against_N], 32), interval([of_N], 32)
+
+    assert (both.low, both.high) == pytest.approx((0, 0), abs=1e-12)
+    assert alone.low < return_N.mean() < alone.high

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from ml_core.evaluation.coverage import acting, after_costs, below, half_width, within
+from ml_core.evaluation.coverage import acting, after_costs, half_width, within
 from ml_core.evaluation.curves import calibration, calibration_error, cumulative_ic, slope
 from ml_core.evaluation.metrics import information_coefficient
 
@@ -14,8 +14,8 @@ def test_what_is_said_rightly_lies_on_the_line() -> None:
     curve = calibration(0.5 * SCORE, RETURN)
 
     assert curve.count_K.tolist() == [200] * 10
-    assert (np.abs(curve.came_K - curve.said_K) < 4 * curve.spread_K / np.sqrt(200)).all()
-    assert np.abs(calibration(2 * SCORE, RETURN).came_K - calibration(2 * SCORE, RETURN).said_K).max() > 1
+    assert (np.abs(curve.observed_K - curve.predicted_K) < 4 * curve.spread_K / np.sqrt(200)).all()
+    assert np.abs(calibration(2 * SCORE, RETURN).observed_K - calibration(2 * SCORE, RETURN).predicted_K).max() > 1
 
 
 def test_probabilities_that_are_too_sure_are_found_out() -> None:
@@ -29,7 +29,7 @@ def test_probabilities_that_are_too_sure_are_found_out() -> None:
 def test_equal_predictions_share_a_bin() -> None:
     curve = calibration(np.repeat([0.0, 1.0], [30, 10]), np.arange(40.0))
 
-    assert curve.said_K.tolist() == [0.0, 1.0]
+    assert curve.predicted_K.tolist() == [0.0, 1.0]
     assert curve.count_K.tolist() == [30, 10]
 
 
@@ -54,13 +54,6 @@ def test_a_width_from_validation_errors_holds_as_many_outcomes_as_it_promises() 
 
     assert np.mean(held) == pytest.approx(0.8, abs=0.03)
     assert half_width(np.ones(3), 0.9) == np.inf
-
-
-def test_outcomes_below_right_quantiles_are_as_many_as_their_levels_say() -> None:
-    outcome_N = RNG.normal(size=20_000)
-    quantile_NQ = np.tile([-1.2816, 0.0, 1.2816], (20_000, 1))
-
-    assert below(quantile_NQ, outcome_N) == pytest.approx([0.1, 0.5, 0.9], abs=0.01)
 
 
 def test_the_rows_a_model_is_surest_about_are_the_farthest_from_zero() -> None:

@@ -201,6 +201,23 @@ def first_loss(kind: str) -> float:
     return boosting.learn(task(spec_of(kind, rounds=1))).report.history[0].validation_loss
 
 
+def test_going_on_with_quantiles_starts_where_the_trees_ended_though_they_cross():
+    given = task(spec_of("return", quantiles=[0.4, 0.45, 0.5, 0.55, 0.6], patience=30))
+    first = boosting.learn(given)
+
+    further = boosting.learn(given._replace(start=model_of(first)))
+
+    best = min(each.validation_loss for each in first.report.history)
+    assert further.report.history[0].validation_loss == pytest.approx(best, rel=1e-9)
+
+
+@pytest.mark.parametrize(("share", "rounds"), [(1.0, 1), (0.5, 3)])
+def test_a_round_without_a_split_is_the_last_one_only_where_the_next_draws_the_same_rows(monkeypatch, share, rounds):
+    monkeypatch.setattr(boosting, "_update", lambda *_: False)
+    report = boosting.learn(task(spec_of(patience=3, bagging_fraction=share))).report
+    assert report.epochs_run == rounds
+
+
 def test_going_on_without_a_better_round_keeps_the_model_as_it_came(classes):
     start = model_of(classes)
     learned = boosting.learn(
