@@ -2,6 +2,7 @@
 
 import itertools
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -165,6 +166,59 @@ def test_a_full_queue_refuses_new_jobs_and_repeats_old_ones(store, monkeypatch):
     assert store.submit(SPEC, PIPELINE, "key") == first
     store.lease("runner", 10)
     store.submit(SPEC, PIPELINE)
+
+
+def test_a_pipeline_that_fills_its_part_of_the_queue_leaves_room_for_others(store, monkeypatch):
+    monkeypatch.setattr(store_module, "MAX_QUEUED_PER_PIPELINE", 2)
+    for _ in range(2):
+        store.submit(SPEC, PIPELINE)
+
+    with pytest.raises(QueueFullError, match="2 jobs of pipeline 'demo' wait"):
+        store.submit(SPEC, PIPELINE)
+    store.submit(JobSpec(pipeline="other"), OTHER)
+
+
+@pytest.mark.parametrize("url", ["postgresql"], indirect=True)  # SQLite is of one machine, with one clock
+def test_a_runner_whose_clock_is_ahead_takes_no_job_from_another(url, open_store, monkeypatch):
+    store, now_ns = open_store(url), time.time_ns()
+    store.submit(SPEC, PIPELINE)
+    job = store.lease("right", 600)
+
+    monkeypatch.setattr(time, "time_ns", lambda: now_ns + 3600 * SECOND_NS)
+
+    assert store.lease("ahead", 600) is None
+    assert store.heartbeat(job, 600).lease_until_ns < now_ns + 1200 * SECOND_NS
+    assert store.get(job.id).losses == 0
+
+
+def test_a_store_tells_the_time_by_itself(url, open_store):
+    store, before_ns = open_store(url), time.time_ns()
+    store.submit(SPEC, PIPELINE)
+    job = store.finish(store.lease("runner", 10), JobState.SUCCEEDED, result={})
+
+    times = (before_ns - 10**6, job.created_ns, job.started_ns, job.finished_ns, time.time_ns() + 10**6)
+    assert list(times) == sorted(times)
+
+
+@pytest.mark.parametrize("url", ["postgresql"], indirect=True)  # SQLite reads all that Python writes
+@pytest.mark.parametrize("written", ["\\u0000", "\\ud800"])
+def test_a_row_that_the_database_cannot_read_has_failed_and_blocks_neither_list_nor_queue(store, written):
+    bad, over, good = (store.submit(SPEC, PIPELINE).id for _ in range(3))
+    store.request_cancel(over)
+    params = f'"params":{{"name":"{written}","width":4,"note":"a \\\\u0000 that is spelled out, \\u00e9"}}'
+    spec = SPEC.model_dump_json(exclude={"priority"}).replace('"params":{}', params)
+    with store._database.write() as connection:
+        change = text("UPDATE jobs SET spec = CAST(:spec AS json) WHERE id = :id")
+        connection.execute(change, [{"spec": spec, "id": job_id} for job_id in (bad, over)])
+
+    assert [job.id for job in store.list()] == [good, over, bad]
+    assert store.lease("runner", 10).id == good
+    failed = store.get(bad)
+    assert (failed.state, failed.error, failed.error_type) == (
+        JobState.FAILED, "params: 'name' holds a character that is none", "InputError",
+    )  # fmt: skip
+    assert failed.spec.params == {"width": 4, "note": "a \\u0000 that is spelled out, é"}
+    assert store.get(over).state is JobState.CANCELLED
 
 
 def test_jobs_are_listed_newest_first_page_by_page(store):
