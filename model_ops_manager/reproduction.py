@@ -2,6 +2,7 @@
 
 import asyncio
 import math
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -11,7 +12,7 @@ import numpy as np
 from data_io.data_fetcher.kafka_range import fetch_ranges
 from data_io.topics.ticks import TickDecoder
 from ml_core.contract import ModelContract
-from ml_core.errors import InputError
+from ml_core.errors import InputError, ModelRefusedError
 from ml_core.fit import Fit, Progress, fit
 from ml_core.model.fitted import FittedModel
 from ml_core.spec import PipelineSpec
@@ -68,6 +69,7 @@ def reproduce(
     spec: PipelineSpec,
     *,
     kafka: str,
+    max_ticks: int,
     archive: Path | None = None,
     threads: int = 1,
     progress: Callable[[Progress], None] | None = None,
@@ -80,23 +82,28 @@ def reproduce(
         recorded: The version's files.
         spec: The pipeline of its recipe.
         kafka: Where its ticks are.
+        max_ticks: Most ticks to read: what the store says of the ranges is input.
         archive: Folder of archived ticks, where Kafka may have deleted them.
         threads: How many torch may use; another number than then may change the last bits.
         progress: Called after every epoch.
 
     Raises:
-        InputError: The version was not trained on a topic, or its ticks are lost. A retry will not help.
+        InputError: The version was not trained on a topic, has more ticks than ``max_ticks``, or they are lost. A
+            retry will not help.
+        ModelRefusedError: Its parent is no version. A retry will not help.
         TickwiseError: As ``fetch_ranges`` and ``fit``.
     """
     contract = recorded.contract
     if contract.topic is None or not contract.ranges:
         raise InputError(f"version {version.version} of {version.name} was not trained on a topic of ticks")
+    start = None if contract.parent is None else agent.load_fitted(_parent(agent, contract.parent))
     decoder = TickDecoder(spec.source.map)
-    fetched = asyncio.run(fetch_ranges(kafka, contract.topic, contract.ranges, decoder, archive=archive))
+    limit = max_ticks + len(contract.ranges)  # the newest ticks of a job are at least one of each partition
+    fetched = asyncio.run(fetch_ranges(kafka, contract.topic, contract.ranges, decoder, limit=limit, archive=archive))
     again = fit(
         fetched.frame,
         spec,
-        start=None if contract.parent is None else agent.load_fitted(_parent(agent, contract.parent)),
+        start=start,
         seed=contract.seed,
         threads=threads,
         progress=progress,
@@ -112,8 +119,10 @@ def reproduce(
 
 
 def _parent(agent: MlflowAgent, name: str) -> ModelVersion:
-    pipeline, _, number = name.rpartition("/")
-    return agent.version(pipeline, int(number))
+    found = re.fullmatch(r"([^/]+)/([1-9][0-9]{0,8})", name)
+    if found is None:
+        raise ModelRefusedError(f"its parent {name[:64]!r} is no version, such as btc/3")
+    return agent.version(found[1], int(found[2]))
 
 
 def _figures(contract: ModelContract, again: Fit) -> list[Figure]:
