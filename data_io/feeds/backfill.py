@@ -15,7 +15,7 @@ from data_io.feeds.limits import Limits
 from data_io.feeds.order import SymbolOrder
 from data_io.feeds.port import RefusedError, Trade, Venue
 from data_io.feeds.report import FeedReport
-from data_io.feeds.session import Sleep, backoff
+from data_io.feeds.session import Sleep, backoff, shown
 from ml_core.errors import SourceUnavailableError
 
 log = structlog.get_logger()
@@ -64,7 +64,7 @@ class Rest:
             try:
                 async with (
                     asyncio.timeout(self.limits.answer_s),
-                    self._http.get(self._url + path, params=parameters) as response,
+                    self._http.get(self._url + path, params=parameters, allow_redirects=False) as response,
                 ):
                     if response.status == HTTPStatus.OK:
                         return self.venue.read_page(symbol, await _body(response))
@@ -73,9 +73,11 @@ class Rest:
                         self._hold_back(response.headers.get("Retry-After", ""))
                     elif response.status < HTTPStatus.INTERNAL_SERVER_ERROR:
                         raise RefusedError(why)
-            except (aiohttp.ClientError, OSError, TimeoutError, UnusableMessageError) as error:
-                why = repr(error)
-        raise SourceUnavailableError(f"{self._url}{path} did not answer: {why}")
+            except UnusableMessageError as error:
+                why = str(error)
+            except (aiohttp.ClientError, OSError, TimeoutError) as error:  # their texts may hold the URL
+                why = type(error).__name__
+        raise SourceUnavailableError(f"{shown(self._url)}{path} did not answer: {why}")
 
     async def pause(self, failures: int) -> None:
         """Wait before something is tried again."""
