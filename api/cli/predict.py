@@ -16,6 +16,7 @@ from api.cli.ranges import asked_for
 from data_io import log_reader
 from data_io.data_fetcher.sources import open_source
 from data_io.settings import CommonSettings
+from data_io.sinks.port import TOPIC
 from data_io.topics import admin
 from ml_core.data_processor.features import FeaturePlan
 from ml_core.errors import InputError, KafkaUnavailableError, ModelNotFoundError
@@ -29,8 +30,6 @@ from model_ops_manager.champion import load_serving, must_fit
 from model_ops_manager.mlflow_agent import MlflowAgent
 from model_ops_manager.parity import Arrival, Offsets
 from model_ops_manager.prediction_sinks import ParquetSink, TopicSink, must_take
-
-TOPIC = "topic:"
 
 app = typer.Typer(help="Predict past ticks.", pretty_exceptions_enable=False)
 
