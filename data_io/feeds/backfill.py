@@ -9,7 +9,7 @@ from http import HTTPStatus
 import aiohttp
 import structlog
 
-from data_io.data_fetcher.binance_messages import UnusableMessageError
+from data_io.data_fetcher.venue_values import UnusableMessageError
 from data_io.feeds.gaps import Reason
 from data_io.feeds.limits import Limits
 from data_io.feeds.order import SymbolOrder

@@ -12,7 +12,7 @@ from datetime import UTC, datetime, timedelta
 
 import msgspec
 
-from data_io.data_fetcher.binance_messages import BAD_JSON, UnusableMessageError, number, whole
+from data_io.data_fetcher.venue_values import BAD_JSON, UnusableMessageError, number, whole
 from data_io.feeds.port import ConnectionUselessError, Head, Message, Other, Quote, RefusedError, Request, Trade
 
 PAGE = 1000

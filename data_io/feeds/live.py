@@ -11,8 +11,8 @@ import aiohttp
 import numpy as np
 import structlog
 
-from data_io.data_fetcher.binance_messages import UnusableMessageError
 from data_io.data_fetcher.port import BATCH_SIZE
+from data_io.data_fetcher.venue_values import UnusableMessageError
 from data_io.feeds import backfill
 from data_io.feeds.backfill import Rest
 from data_io.feeds.gaps import Gap

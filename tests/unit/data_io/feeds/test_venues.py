@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from data_io.data_fetcher.binance_messages import UnusableMessageError
+from data_io.data_fetcher.venue_values import UnusableMessageError
 from data_io.feeds.binance import Binance
 from data_io.feeds.coinbase import Coinbase
 from data_io.feeds.port import ConnectionUselessError, Head, Other, Quote, RefusedError, Request, Trade, Venue
