@@ -15,14 +15,14 @@ def asked_for(ranges: list[str] | None, since: str | None, until: str | None) ->
         raise InputError("--range names offsets, --from and --to times: give one of both")
     if not (since or until):
         return _ranges(ranges) if ranges else None
-    since_ms = _time_ms("--from", since) if since else None
-    until_ms = _time_ms("--to", until) if until else None
+    since_ms = time_ms("--from", since) if since else None
+    until_ms = time_ms("--to", until) if until else None
     if since_ms is not None and until_ms is not None and since_ms >= until_ms:
         raise InputError(f"--from {since} is not before --to {until}")
     return Arrival(since_ms, until_ms)
 
 
-def _time_ms(option: str, text: str) -> int:
+def time_ms(option: str, text: str) -> int:
     """Return milliseconds since the epoch; raises as ``time_ns``, naming the option."""
     try:
         return time_ns(text) // 1_000_000
