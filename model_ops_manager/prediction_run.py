@@ -13,6 +13,7 @@ from data_io import log_reader
 from data_io.data_fetcher.port import SourceReport
 from data_io.data_fetcher.sources import open_source
 from data_io.settings import CommonSettings
+from data_io.sinks.port import TOPIC
 from data_io.topics import admin, job_requests
 from ml_core.data_processor.features import FeaturePlan
 from ml_core.errors import InputError, KafkaUnavailableError, ModelNotFoundError
@@ -25,7 +26,6 @@ from model_ops_manager.mlflow_agent import MlflowAgent
 from model_ops_manager.parity import Arrival, Offsets
 from model_ops_manager.prediction_sinks import ParquetSink, TopicSink, must_take
 
-TOPIC = "topic:"
 Parts = AsyncIterator[tuple[Replay, TickBatch]]
 
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import math
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -13,7 +14,7 @@ from data_io.data_fetcher.kafka_range import Fetched, fetch_ranges
 from data_io.topics.ticks import TickDecoder
 from ml_core.contract import FOREIGN_KINDS, ModelContract
 from ml_core.data_processor import canonical
-from ml_core.errors import InputError
+from ml_core.errors import InputError, ModelRefusedError
 from ml_core.fit import Fit, Progress, fit
 from ml_core.model.fitted import FittedModel
 from ml_core.spec import PipelineSpec
@@ -81,6 +82,7 @@ def reproduce(
     spec: PipelineSpec,
     *,
     kafka: str,
+    max_ticks: int,
     archive: Path | None = None,
     threads: int = 1,
     progress: Callable[[Progress], None] | None = None,
@@ -93,21 +95,26 @@ def reproduce(
         recorded: The version's files.
         spec: The pipeline of its recipe.
         kafka: Where its ticks are.
+        max_ticks: Most ticks to read: what the store says of the ranges is input.
         archive: Folder of archived ticks, where Kafka may have deleted them.
         threads: How many the learner may use; another number than then may change the last bits.
         progress: Called after every epoch.
 
     Raises:
-        InputError: The version was not trained on a topic, or its ticks are lost. A retry will not help.
+        InputError: The version was not trained on a topic, has more ticks than ``max_ticks``, or they are lost. A
+            retry will not help.
+        ModelRefusedError: Its parent is no version. A retry will not help.
         TickwiseError: As ``fetch_ranges`` and ``fit``.
     """
     contract = recorded.contract
     if contract.topic is None or not contract.ranges:
         raise InputError(f"version {version.version} of {version.name} was not trained on a topic of ticks")
+    start = None if contract.parent is None else agent.load_fitted(_parent(agent, contract.parent))
     topic, decoder = contract.topic, TickDecoder(spec.source.map)
+    limit = max_ticks + len(contract.ranges)  # the newest ticks of a job are at least one of each partition
 
     async def read() -> Fetched:
-        fetched = await fetch_ranges(kafka, topic, contract.ranges, decoder, archive=archive)
+        fetched = await fetch_ranges(kafka, topic, contract.ranges, decoder, limit=limit, archive=archive)
         return await with_marks(kafka, spec.source.gaps, fetched, contract.gap_ranges)
 
     fetched = asyncio.run(read())
@@ -115,7 +122,7 @@ def reproduce(
         fetched.frame,
         spec,
         marks=fetched.marks,
-        start=None if contract.parent is None else agent.load_fitted(_parent(agent, contract.parent)),
+        start=start,
         seed=contract.seed,
         threads=threads,
         progress=progress,
@@ -131,8 +138,10 @@ def reproduce(
 
 
 def _parent(agent: MlflowAgent, name: str) -> ModelVersion:
-    pipeline, _, number = name.rpartition("/")
-    return agent.version(pipeline, int(number))
+    found = re.fullmatch(r"([^/]+)/([1-9][0-9]{0,8})", name)
+    if found is None:
+        raise ModelRefusedError(f"its parent {name[:64]!r} is no version, such as btc/3")
+    return agent.version(found[1], int(found[2]))
 
 
 def _figures(contract: ModelContract, again: Fit) -> list[Figure]:

@@ -54,6 +54,7 @@ class Faults:
     stumble: float = 0.0  # of the answers: too many requests, or an error of the server
     busy: int = 0  # so many first answers say: too many requests, come again in 7 s
     mute: bool = False  # the REST side does not answer
+    moved: str = ""  # where it sends who asks
     seed: int = 1
 
 
@@ -155,6 +156,8 @@ class Exchange:
             await asyncio.sleep(60)
 
     def _stumbles(self) -> web.Response | None:
+        if self.faults.moved:
+            return web.Response(status=302, headers={"Location": self.faults.moved})
         if self.asked <= self.faults.busy:
             return web.Response(status=429, headers={"Retry-After": "7"})
         if self.rng.random() < self.faults.stumble:

@@ -11,6 +11,7 @@ from api.cli.jobs import show_job, submit_spec
 from api.cli.output import AsJson, dump, say, unread
 from api.cli.ranges import asked_for
 from data_io.settings import CommonSettings
+from data_io.sinks.port import TOPIC
 from ml_core.errors import InputError
 from ml_core.model.fitted import FittedModel
 from ml_core.model.runtime import Scorer
@@ -51,7 +52,7 @@ def predict(  # noqa: PLR0913, PLR0917  # one parameter an option of the command
 
     State begins with the first tick there is in Kafka and archive, so a range late in a long topic takes its time.
     """
-    if not out.startswith(prediction_run.TOPIC) and not out.endswith(".parquet"):
+    if not out.startswith(TOPIC) and not out.endswith(".parquet"):
         raise InputError(f"{out!r} is no target; write a file such as predictions.parquet, or topic:NAME")
     settings = CommonSettings.read()
     spec = find(load_all(settings.pipelines), pipeline)

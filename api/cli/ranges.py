@@ -1,7 +1,6 @@
 """Ranges of ticks as commands take them: offsets of partitions, or times of arrival."""
 
-from datetime import UTC, datetime
-
+from data_io.data_fetcher.source_text import time_ns
 from ml_core.errors import InputError
 from model_ops_manager.parity import Arrival, Offsets
 
@@ -24,12 +23,11 @@ def asked_for(ranges: list[str] | None, since: str | None, until: str | None) ->
 
 
 def time_ms(option: str, text: str) -> int:
-    """Return milliseconds since the epoch of ``"2026-11-29T10:00"``, UTC unless it names a zone."""
+    """Return milliseconds since the epoch; raises as ``time_ns``, naming the option."""
     try:
-        time = datetime.fromisoformat(text)
-    except ValueError:
-        raise InputError(f"{option} {text!r}: write a time such as 2026-11-29T10:00") from None
-    return round((time if time.tzinfo else time.replace(tzinfo=UTC)).timestamp() * 1000)
+        return time_ns(text) // 1_000_000
+    except InputError as error:
+        raise InputError(f"{option}: {error}") from error
 
 
 def _ranges(texts: list[str]) -> dict[int, tuple[int, int]]:

@@ -50,6 +50,7 @@ def reproduce(
             recorded,
             recipe.spec(folder),
             kafka=settings.kafka,
+            max_ticks=settings.max_ticks,
             archive=settings.archive,
             threads=recipe.threads or settings.job_threads,
             progress=_show,

@@ -12,9 +12,10 @@ from typing import ClassVar
 import numpy as np
 import pandas as pd
 
-from data_io.data_fetcher.binance_messages import BinanceTrade, UnusableMessageError, read
+from data_io.data_fetcher.binance_messages import BinanceTrade, read
 from data_io.data_fetcher.lines import read_lines
 from data_io.data_fetcher.port import Chunked, SourceReport
+from data_io.data_fetcher.venue_values import UnusableMessageError
 from ml_core import frames
 from ml_core.errors import InputError
 from ml_core.types import TickKind

@@ -3,18 +3,14 @@
 Source: https://developers.binance.com/docs/binance-spot-api-docs/web-socket-streams
 """
 
-import math
 from typing import NamedTuple
 
 import msgspec
 
+from data_io.data_fetcher.venue_values import BAD_JSON, UnusableMessageError, number, whole
+
 _MS_NS = 1_000_000
 _MAX_MS = (2**63 - 1) // _MS_NS
-BAD_JSON = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)  # ValidationError is one; nested too deeply
-
-
-class UnusableMessageError(Exception):
-    """The message is not in the format of the venue; its text is the reason, short and stable."""
 
 
 class BinanceTrade(NamedTuple):
@@ -102,32 +98,6 @@ def side(*, is_buyer_maker: bool) -> int:
 def ms_to_ns(ms: int) -> int:
     """Return a time of the venue in ns, or -1 where it is none."""
     return ms * _MS_NS if 0 <= ms <= _MAX_MS else -1
-
-
-def number(text: str, what: str, *, zero: bool = False) -> float:
-    """Return the positive and finite number ``text``; with ``zero`` it may be 0.
-
-    Raises:
-        UnusableMessageError: It is none; ``what`` names it.
-    """
-    try:
-        value = float(text)
-    except ValueError:
-        raise UnusableMessageError(f"{what} is not a number") from None
-    if not math.isfinite(value) or value < 0 or (value == 0 and not zero):
-        raise UnusableMessageError(f"{what} is not {'zero or more' if zero else 'positive'} and finite")
-    return value
-
-
-def whole(value: int, what: str, *, least: int = 0) -> int:
-    """Return ``value``, a number that the venue gave to a trade or quote.
-
-    Raises:
-        UnusableMessageError: It is less than ``least``, or does not fit 64 bits; ``what`` names it.
-    """
-    if not least <= value < 2**63:
-        raise UnusableMessageError(f"{what} is none")
-    return value
 
 
 def _text(raw: msgspec.Raw) -> str:

@@ -28,6 +28,7 @@ from ml_core.errors import (
 )
 
 FILE_ROWS = 1 << 24  # of one Parquet file
+COUNTERS = ".versions"  # no name of a data set begins with a dot
 
 
 class Origin(NamedTuple):
@@ -75,20 +76,21 @@ class DatasetStore:
             for leftover in folder.glob(".*.tmp"):  # of a process that died; nobody else is here
                 disk.remove(leftover)
             known = self.versions(name)
-            version = max(known, default=0) + 1
+            version = max(*known, self._newest(name), 0) + 1
             try:
                 with disk.whole(folder / str(version)) as hidden:
                     hidden.mkdir()
                     manifest = _write(DatasetId(name, version), hidden, chunks, origin, created)
                     self._raise_if_known(manifest, known)
                     manifests.save(manifest, hidden)
+                    self._note(name, version)
             except _AlreadyThereError as same:
                 return Imported(same.manifest, is_new=False)
         return Imported(manifest, is_new=True)
 
     def names(self) -> list[str]:
         """Return the names of all data sets, sorted."""
-        return sorted(path.name for path in self.root.glob("*") if path.is_dir() and self.versions(path.name))
+        return sorted(path.name for path in self.root.glob("[!.]*") if path.is_dir() and self.versions(path.name))
 
     def versions(self, name: str) -> list[int]:
         """Return the versions of ``name``, ascending; none where it does not exist."""
@@ -115,6 +117,24 @@ class DatasetStore:
         manifest = self.find(wanted)
         folder = self.root / manifest.name / str(manifest.version)
         return (DatasetBars if manifest.holds_bars else DatasetTicks)(folder, manifest)
+
+    def _newest(self, name: str) -> int:
+        """Return the highest version that ``name`` has ever had, its deleted ones included; 0 where none is noted."""
+        path = self._counter(name)
+        try:
+            return int(path.read_text(encoding="ascii"))
+        except FileNotFoundError:
+            return 0
+        except (OSError, ValueError) as error:
+            raise SourceUnavailableError(f"{path} does not say which versions there have been: {error}") from error
+
+    def _note(self, name: str, version: int) -> None:
+        with disk.whole(self._counter(name)) as hidden:
+            hidden.write_text(f"{version}\n", encoding="ascii")
+
+    def _counter(self, name: str) -> Path:
+        """Return the file of the highest version, which outlives the data set: a version means one content for ever."""
+        return self.root / COUNTERS / name
 
     def _raise_if_known(self, manifest: Manifest, known: list[int]) -> None:
         for version in known:

@@ -10,13 +10,13 @@ import aiohttp
 import structlog
 from pydantic import SecretStr
 
-from data_io.data_fetcher.binance_messages import UnusableMessageError
+from data_io.data_fetcher.venue_values import UnusableMessageError
 from data_io.feeds.gaps import Reason
 from data_io.feeds.limits import Limits
 from data_io.feeds.order import SymbolOrder
 from data_io.feeds.port import RefusedError, Trade, Venue
 from data_io.feeds.report import FeedReport
-from data_io.feeds.session import Sleep, backoff
+from data_io.feeds.session import Sleep, backoff, shown
 from ml_core.errors import SourceUnavailableError
 
 log = structlog.get_logger()
@@ -79,9 +79,11 @@ class Rest:
                         self._hold_back(response.headers.get("Retry-After", ""))
                     elif response.status < HTTPStatus.INTERNAL_SERVER_ERROR:
                         raise RefusedError(why)
-            except (aiohttp.ClientError, OSError, TimeoutError, UnusableMessageError) as error:
-                why = repr(error)
-        raise SourceUnavailableError(f"{self._url}{path} did not answer: {why}")
+            except UnusableMessageError as error:
+                why = str(error)
+            except (aiohttp.ClientError, OSError, TimeoutError) as error:  # their texts may hold the URL
+                why = type(error).__name__
+        raise SourceUnavailableError(f"{shown(self._url)}{path} did not answer: {why}")
 
     async def pause(self, failures: int) -> None:
         """Wait before something is tried again."""

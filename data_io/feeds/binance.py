@@ -12,15 +12,8 @@ from collections.abc import Sequence
 import msgspec
 
 from data_io.data_fetcher import binance_messages
-from data_io.data_fetcher.binance_messages import (
-    BAD_JSON,
-    BinanceTrade,
-    UnusableMessageError,
-    ms_to_ns,
-    number,
-    side,
-    whole,
-)
+from data_io.data_fetcher.binance_messages import BinanceTrade, ms_to_ns, side
+from data_io.data_fetcher.venue_values import BAD_JSON, UnusableMessageError, number, whole
 from data_io.feeds.port import Message, Other, Quote, Request, Trade
 
 PAGE = 1000

@@ -12,10 +12,11 @@ from datetime import UTC, datetime, timedelta
 
 import msgspec
 
-from data_io.data_fetcher.binance_messages import BAD_JSON, UnusableMessageError, number, whole
-from data_io.feeds.port import Head, Message, Other, Quote, RefusedError, Request, Trade
+from data_io.data_fetcher.venue_values import BAD_JSON, UnusableMessageError, number, whole
+from data_io.feeds.port import ConnectionUselessError, Head, Message, Other, Quote, RefusedError, Request, Trade
 
 PAGE = 1000
+_REFUSAL = "failed to subscribe"
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _US = timedelta(microseconds=1)
 _SIDES = {"buy": -1, "sell": 1}  # of the maker: who took is the other one
@@ -90,7 +91,7 @@ class Coinbase:
             case "last_match":
                 return Head(_named(message), whole(message.trade_id, "newest trade"))
             case "error":
-                raise RefusedError(" ".join(filter(None, (message.message, message.reason))))
+                raise _error(message)
         return Other(message.type)
 
     def request(self, symbol: str, first: int, last: int | None) -> Request:
@@ -112,6 +113,12 @@ class Coinbase:
         if not page or page[0].id <= first or (last is not None and page[0].id > last):
             return None
         return first, page[0].id - 1
+
+
+def _error(message: _Message) -> Exception:
+    said = " ".join(filter(None, (message.message, message.reason)))
+    is_refusal = message.message.lower().startswith(_REFUSAL) and "rate limit" not in said.lower()
+    return RefusedError(said) if is_refusal else ConnectionUselessError(said)
 
 
 def _named(message: _Message) -> str:

@@ -2,7 +2,6 @@
 
 import asyncio
 import random
-import time
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
@@ -13,8 +12,8 @@ import numpy as np
 import structlog
 from pydantic import SecretStr
 
-from data_io.data_fetcher.binance_messages import UnusableMessageError
 from data_io.data_fetcher.port import BATCH_SIZE
+from data_io.data_fetcher.venue_values import UnusableMessageError
 from data_io.feeds import backfill
 from data_io.feeds.backfill import Rest
 from data_io.feeds.gaps import Gap
@@ -24,9 +23,10 @@ from data_io.feeds.port import Head, Other, Quote, RefusedError, Trade, Venue
 from data_io.feeds.receive_clock import ReceiveClock
 from data_io.feeds.report import FeedReport
 from data_io.feeds.session import Session, Sleep
+from data_io.feeds.steady_clock import SteadyClock
 from ml_core import frames
 from ml_core.errors import ConflictError, InputError
-from ml_core.types import SECOND_NS, Bool, Int64, SymbolTable, TickBatch, TickKind
+from ml_core.types import Bool, Int64, SymbolTable, TickBatch, TickKind
 
 log = structlog.get_logger()
 
@@ -61,7 +61,7 @@ class LiveFeed:
         rest: str | None = None,
         api_key: SecretStr | None = None,
         limits: Limits | None = None,
-        clock: Callable[[], int] = time.time_ns,
+        clock: Callable[[], int] | None = None,
         sleep: Sleep = asyncio.sleep,
         rng: random.Random | None = None,
     ) -> None:
@@ -74,7 +74,7 @@ class LiveFeed:
             rest: Likewise.
             api_key: For the REST side; goes to no other.
             limits: Bounds of waits and queues.
-            clock: The receive clock, ns since the epoch.
+            clock: The receive clock, ns since the epoch, which never goes back; None: that of the machine.
             sleep: How waits between attempts are made.
             rng: For jitter.
 
@@ -86,17 +86,17 @@ class LiveFeed:
         self.report = FeedReport()
         self._venue, self._symbols, self._limits = venue, list(symbols), limits or Limits()
         self._websocket, self._rest_url = (websocket or venue.websocket).rstrip("/"), rest or venue.rest
-        self._api_key, self._clock, self._sleep, self._rng = api_key, clock, sleep, rng
+        self._api_key, self._clock, self._sleep, self._rng = api_key, clock or SteadyClock(), sleep, rng
         receive_clock = self._receive_clock = ReceiveClock()
         self._orders = {
             symbol: SymbolOrder(symbol, self._out, receive_clock, self.report, self._limits.hold) for symbol in symbols
         }
         self._table = SymbolTable()
-        self._now_ns = self._heard_ns = 0
+        self._heard_ns = 0
         self._given = 0
         self._items: deque[Placed | Gap] = deque()
         self._ready, self._space, self._stop = asyncio.Event(), asyncio.Event(), asyncio.Event()
-        self._is_closing = self._ended = self._is_clock_back = False
+        self._is_closing = self._ended = False
         self._rest: Rest | None = None
         self._fills: dict[str, asyncio.Task[None]] = {}
         self._work: asyncio.Task[None] | None = None
@@ -144,7 +144,7 @@ class LiveFeed:
     def connected(self) -> None:
         """See `Listener`."""
         self.report.connections += 1
-        self._heard_ns = self._now()
+        self._heard_ns = self._clock()
         for order in self._orders.values():
             order.connected(self._heard_ns)
             self._look_after(order)
@@ -157,7 +157,7 @@ class LiveFeed:
 
     async def received(self, payload: bytes) -> None:
         """See `Listener`."""
-        now_ns = self._heard_ns = self._now()
+        now_ns = self._heard_ns = self._clock()
         try:
             message = self._venue.read(payload)
         except UnusableMessageError as reason:
@@ -213,7 +213,7 @@ class LiveFeed:
             for task in (*tasks, *self._fills.values()):
                 await _end(task)
             for order in self._orders.values():
-                order.close(self._now())
+                order.close(self._clock())
             self._ended = True
             self._ready.set()
 
@@ -237,26 +237,13 @@ class LiveFeed:
             del self._fills[order.symbol]
             if not task.cancelled() and (error := task.exception()) is not None:
                 log.error("filling a hole failed", action="feed", symbol=order.symbol, exc_info=error)
-                order.close(self._now())
+                order.close(self._clock())
             elif not self._is_closing:
                 self._look_after(order)  # a hole may have opened since
 
-        task = asyncio.create_task(backfill.fill(order, self._rest, self._now), name=f"feed-fill-{order.symbol}")
+        task = asyncio.create_task(backfill.fill(order, self._rest, self._clock), name=f"feed-fill-{order.symbol}")
         self._fills[order.symbol] = task
         task.add_done_callback(done)
-
-    def _now(self) -> int:
-        """Return the time on the receive clock, which never goes back."""
-        clock_ns = self._clock()
-        if clock_ns < self._now_ns - SECOND_NS and not self._is_clock_back:
-            log.error(
-                "the clock went back; until it is there again all ticks have one time",
-                action="feed",
-                seconds=round((self._now_ns - clock_ns) / SECOND_NS, 3),
-            )
-        self._is_clock_back = clock_ns < self._now_ns - SECOND_NS
-        self._now_ns = max(self._now_ns, clock_ns)
-        return self._now_ns
 
     def _out(self, item: Placed | Gap) -> None:
         if isinstance(item, Gap):

@@ -47,6 +47,10 @@ class RefusedError(Exception):
     """The venue refuses what was asked for. A retry will not help."""
 
 
+class ConnectionUselessError(Exception):
+    """The venue reports an error that is none of the subscription: another connection may do better."""
+
+
 class Request(NamedTuple):
     """A question to the REST side."""
 
@@ -83,6 +87,7 @@ class Venue(Protocol):
         Raises:
             UnusableMessageError: It is not in the format of the venue.
             RefusedError: The venue will not send what was subscribed to.
+            ConnectionUselessError: It reports another error.
         """
         ...
 

@@ -5,15 +5,18 @@ import random
 import time
 from collections.abc import Awaitable, Callable
 from typing import Protocol
+from urllib.parse import urlsplit
 
 import aiohttp
 import structlog
 
 from data_io.feeds.limits import Limits
+from data_io.feeds.port import ConnectionUselessError
 
 log = structlog.get_logger()
 
 _LARGEST_MESSAGE = 4 << 20
+_SHOWN = 200  # characters of what a venue says
 _ENDS = (aiohttp.WSMsgType.CLOSE, aiohttp.WSMsgType.CLOSING, aiohttp.WSMsgType.CLOSED, aiohttp.WSMsgType.ERROR)
 
 Sleep = Callable[[float], Awaitable[None]]
@@ -30,6 +33,7 @@ class Listener(Protocol):
         """Called with each message; nothing more is read until it returns.
 
         Raises:
+            ConnectionUselessError: Another connection is to be tried.
             TickwiseError: The feed is at its end.
         """
         ...
@@ -69,7 +73,8 @@ class Session:
                 failures = 0
             pause_s = backoff(failures, self._limits.first_pause_s, self._limits.longest_pause_s, self._rng)
             failures += 1
-            log.warning("connection lost", action="feed", url=self._url, reason=reason, pause_s=round(pause_s, 3))
+            said = {"reason": reason, "pause_s": round(pause_s, 3)}
+            log.warning("connection lost", action="feed", url=shown(self._url), **said)
             await self._sleep(pause_s)
 
     async def _connection(self, listener: Listener) -> str:
@@ -89,7 +94,7 @@ class Session:
             async with asyncio.timeout(self._limits.connect_s):
                 if self._hello is not None:
                     await socket.send_str(self._hello.decode())
-            log.info("connected", action="feed", url=self._url)
+            log.info("connected", action="feed", url=shown(self._url))
             listener.connected()
             while True:
                 async with asyncio.timeout(self._silence_s):
@@ -97,12 +102,28 @@ class Session:
                 if message.type in _ENDS:
                     return f"closed: {socket.close_code}"
                 await listener.received(message.data)
+        except ConnectionUselessError as error:
+            log.warning("the venue reports an error", action="feed", url=shown(self._url), error=str(error)[:_SHOWN])
+            return "error of the venue"
         except TimeoutError:
             return "silence"
         except (aiohttp.ClientError, OSError) as error:
             return f"broken: {type(error).__name__}"
         finally:
             await socket.close()
+
+
+def shown(url: str) -> str:
+    """Return ``url`` without what is secret in it.
+
+    >>> shown("wss://me:secret@venue/stream?key=1")
+    'wss://venue/stream'
+    """
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        return "a URL that is none"
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
 
 
 def backoff(failures: int, first_s: float, longest_s: float, rng: random.Random) -> float:

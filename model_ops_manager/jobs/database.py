@@ -2,7 +2,7 @@
 
 import sqlite3
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 from threading import Lock
@@ -21,8 +21,10 @@ from sqlalchemy import (
     Table,
     Text,
     UniqueConstraint,
+    cast,
     create_engine,
     event,
+    func,
     insert,
     inspect,
     select,
@@ -77,11 +79,15 @@ jobs = Table(
 _schema = Table("jobs_schema", metadata, Column("version", Integer, primary_key=True, autoincrement=False))
 
 
+# not now(): a transaction may have waited for its turn since it began
+_NOW_US = cast(func.extract("epoch", func.clock_timestamp()) * 1_000_000, BigInteger)
+
+
 class Database:
     """Connections to one job store; safe to use from several threads. The schema is created on first use."""
 
-    def __init__(self, url: str) -> None:
-        """Prepare; nothing is contacted yet.
+    def __init__(self, url: str, clock_ns: Callable[[], int] | None = None) -> None:
+        """Prepare; nothing is contacted yet. ``clock_ns`` tells the time in place of the database's clock.
 
         Raises:
             InvalidSettingsError: ``url`` names neither SQLite nor PostgreSQL. The message never holds a password.
@@ -90,6 +96,7 @@ class Database:
         self._url = _checked(url)
         self.name = self._url.render_as_string(hide_password=True)
         self._engine = self._make_engine()
+        self._clock_ns = clock_ns
         self._lock = Lock()
         self._is_ready = False
 
@@ -117,6 +124,17 @@ class Database:
         self._prepare()
         with self._translated(), self._engine.begin() as connection:
             yield connection
+
+    def now_ns(self, connection: Connection) -> int:
+        """Return the time in ns since the epoch, on the one clock of all who share the database.
+
+        SQLite is of one machine, so that its clock is the machine's.
+        """
+        if self._clock_ns is not None:
+            return self._clock_ns()
+        if connection.dialect.name == "postgresql":
+            return int(connection.execute(select(_NOW_US)).scalar_one()) * 1000
+        return time.time_ns()
 
     def close(self) -> None:
         """Close all connections; a later call opens new ones."""

@@ -5,14 +5,11 @@ import signal
 import subprocess
 import sys
 from contextlib import suppress
-from pathlib import Path
 from typing import IO, Any
 
-from model_ops_manager.jobs import temporary
+from model_ops_manager.jobs import memory, temporary
 from model_ops_manager.jobs.job import Job
 from model_ops_manager.jobs.settings import RunnerSettings
-
-_PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 
 
 class LocalExecutor:
@@ -71,12 +68,8 @@ class LocalHandle:
         return self._process.poll()
 
     def memory_mb(self) -> int:
-        """Return its resident memory; 0 where the system does not tell."""
-        try:
-            pages = int(Path(f"/proc/{self._process.pid}/statm").read_text(encoding="ascii").split()[1])
-        except (OSError, ValueError, IndexError):
-            return 0
-        return pages * _PAGE_BYTES // 2**20
+        """Return its memory and that of all processes of its session; 0 where the system does not tell."""
+        return memory.of_session_mb(self._process.pid)
 
     def end(self) -> None:
         """Tell the process to end."""

@@ -1,8 +1,7 @@
 """Jobs as rows of a SQL database: who may change what, decided by compare-and-set."""
 
-import time
 from collections.abc import Callable, Collection, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from sqlalchemy import ColumnElement, Connection, and_, func, insert, select, update
 from sqlalchemy.exc import IntegrityError
@@ -18,6 +17,7 @@ from ml_core.errors import (
 )
 from ml_core.spec import PipelineSpec
 from ml_core.types import SECOND_NS, JobKind, JobSpec, JobState
+from model_ops_manager.jobs import damage
 from model_ops_manager.jobs.database import Database, jobs, take_turns
 from model_ops_manager.jobs.job import Job, check_params, new_id
 from model_ops_manager.jobs.quotas import NO_QUOTAS, Quotas
@@ -25,12 +25,14 @@ from model_ops_manager.jobs.quotas import NO_QUOTAS, Quotas
 __all__ = ["Job", "JobStore"]
 
 MAX_QUEUED = 1000
+MAX_QUEUED_PER_PIPELINE = 250  # so that one pipeline does not shut out the others
 MAX_LOSSES = 3  # a job that is killed or loses its runner so often is likely to be the cause
 MAX_LIST = 1000
 _MAX_ERROR_CHARACTERS = 4000
 
 _KIND = jobs.c.spec["kind"].as_string()
 _IS_KNOWN = _KIND.in_([kind.value for kind in JobKind])  # a store may be shared with a newer version
+_T = TypeVar("_T")
 FinalState = Literal[JobState.SUCCEEDED, JobState.FAILED, JobState.CANCELLED]
 
 
@@ -40,23 +42,24 @@ class JobStore:
     Every method raises JobStoreUnavailableError when the database does not answer; a retry is safe.
     """
 
-    def __init__(self, url: str, clock_ns: Callable[[], int] = time.time_ns) -> None:
+    def __init__(self, url: str, clock_ns: Callable[[], int] | None = None) -> None:
         """Use the database at the SQLAlchemy URL ``url``; nothing is contacted yet.
 
-        Clocks of machines that share a store should agree within a fraction of a lease.
+        Args:
+            url: Of the database.
+            clock_ns: Tells the time in place of the database's clock, by which every lease begins and ends.
 
         Raises:
             InvalidSettingsError, SetupError: As ``Database``.
         """
-        self._database = Database(url)
-        self._clock_ns = clock_ns
+        self._database = Database(url, clock_ns)
 
     def submit(self, spec: JobSpec, pipeline: PipelineSpec, idempotency_key: str | None = None) -> Job:
         """Store a new job and return it; one with the same key and the same ``spec`` is returned as it stands.
 
         Raises:
             IdempotencyConflictError: The key was used before with another ``spec`` of this pipeline.
-            QueueFullError: ``MAX_QUEUED`` jobs wait already.
+            QueueFullError: ``MAX_QUEUED`` jobs wait already, or ``MAX_QUEUED_PER_PIPELINE`` of this pipeline.
             InputError: ``pipeline`` is not the one that ``spec`` names, or says nothing of what the job is to do, or as
                 ``check_params``.
         """
@@ -67,9 +70,7 @@ class JobStore:
                 f"pipeline {pipeline.name!r} declares no space to search; write [tune.space] into its file"
             )
         check_params(spec.params)
-        now_ns = self._clock_ns()
         row: dict[str, Any] = {
-            "id": new_id(now_ns),
             "pipeline_name": spec.pipeline,
             "spec": _stored(spec),
             "pipeline": pipeline.model_dump(mode="json"),
@@ -81,13 +82,14 @@ class JobStore:
             "cancel_requested": False,
             "registering": False,
             "idempotency_key": idempotency_key,
-            "created_ns": now_ns,
         }
         try:
             with self._database.write() as connection:
                 known = _with_key(connection, spec.pipeline, idempotency_key)
                 if known is None:
-                    self._check_room(connection)
+                    self._check_room(connection, spec.pipeline)
+                    now_ns = self._database.now_ns(connection)
+                    row |= {"id": new_id(now_ns), "created_ns": now_ns}
                     connection.execute(insert(jobs).values(row))
                     return _get(connection, row["id"])
         except IntegrityError:  # another process used the key between our look and our insert
@@ -137,8 +139,12 @@ class JobStore:
             query = query.where(jobs.c.pipeline_name == pipeline)
         if kinds is not None:
             query = query.where(jobs.c.spec["kind"].as_string().in_([kind.value for kind in kinds]))
-        with self._database.read() as connection:
-            return [Job.of(dict(row)) for row in connection.execute(query).mappings()]
+
+        def look() -> list[Job]:
+            with self._database.read() as connection:
+                return [Job.of(dict(row)) for row in connection.execute(query).mappings()]
+
+        return self._past_damage(look)
 
     def ping(self) -> None:
         """Return when the database answers."""
@@ -161,7 +167,7 @@ class JobStore:
         with self._database.write() as connection:
             free = and_(jobs.c.id == job_id, jobs.c.registering.is_(False))
             waiting = and_(free, jobs.c.state == JobState.QUEUED)
-            if not _change(connection, waiting, **self._final(JobState.CANCELLED), cancel_requested=True):
+            if not _change(connection, waiting, **self._final(connection, JobState.CANCELLED), cancel_requested=True):
                 _change(connection, and_(free, jobs.c.state == JobState.RUNNING), cancel_requested=True)
             job = _get(connection, job_id)
         if not job.cancel_requested:
@@ -176,31 +182,7 @@ class JobStore:
         a kind that only a newer version knows. Jobs whose runner was lost wait again, at their old place, or have
         failed after ``MAX_LOSSES``.
         """
-        now_ns = self._clock_ns()
-        with self._database.write() as connection:
-            take_turns(connection)
-            self._take_back(connection, now_ns)
-            first = (
-                select(jobs.c.id)
-                .where(jobs.c.state == JobState.QUEUED, _IS_KNOWN, *_within(connection, quotas))
-                .order_by(jobs.c.priority.desc(), jobs.c.id)
-                .limit(1)
-                .with_for_update(skip_locked=True)  # PostgreSQL, where one is being cancelled
-            )
-            job_id = connection.execute(first).scalar()
-            if job_id is None:
-                return None
-            _change(
-                connection,
-                and_(jobs.c.id == job_id, jobs.c.state == JobState.QUEUED),
-                state=JobState.RUNNING.value,
-                attempt=jobs.c.attempt + 1,
-                runner=runner,
-                lease_until_ns=now_ns + round(seconds * SECOND_NS),
-                started_ns=now_ns,
-                progress=None,
-            )
-            return _get(connection, job_id)
+        return self._past_damage(lambda: self._lease(runner, seconds, quotas))
 
     def heartbeat(self, job: Job, seconds: float) -> Job:
         """Prolong the lease to ``seconds`` from now and return the job as it stands, with ``cancel_requested``.
@@ -208,7 +190,9 @@ class JobStore:
         Raises:
             LeaseLostError: The job is not ``job.attempt``'s any more; its process must end.
         """
-        return self._change_leased(job, lease_until_ns=self._clock_ns() + round(seconds * SECOND_NS))
+        with self._database.write() as connection:
+            until_ns = self._database.now_ns(connection) + round(seconds * SECOND_NS)
+            return _change_or_raise(connection, job, lease_until_ns=until_ns)
 
     def progress(self, job: Job, **progress: object) -> Job:
         """Store how far the job is, in place of what was stored before, and return the job as it stands.
@@ -254,7 +238,9 @@ class JobStore:
             LeaseLostError: As ``heartbeat``; nothing was changed.
         """
         error = None if error is None else error[:_MAX_ERROR_CHARACTERS]
-        return self._change_leased(job, **self._final(state), result=result, error=error, error_type=error_type)
+        with self._database.write() as connection:
+            final = self._final(connection, state)
+            return _change_or_raise(connection, job, **final, result=result, error=error, error_type=error_type)
 
     def give_back(self, job: Job) -> Job:
         """Let the job wait for another runner, as a runner does that stops; one to be cancelled is cancelled.
@@ -264,7 +250,7 @@ class JobStore:
         """
         with self._database.write() as connection:
             cancelled = and_(_leased(job), jobs.c.cancel_requested.is_(True))
-            if not _change(connection, cancelled, **self._final(JobState.CANCELLED)):
+            if not _change(connection, cancelled, **self._final(connection, JobState.CANCELLED)):
                 _change_or_raise(connection, job, **_WAITING)
             return _get(connection, job.id)
 
@@ -279,15 +265,57 @@ class JobStore:
                 raise _lost(job)
             return _get(connection, job.id)
 
-    def _check_room(self, connection: Connection) -> None:
-        queued = select(func.count()).select_from(jobs).where(jobs.c.state == JobState.QUEUED)
-        if connection.execute(queued).scalar_one() >= MAX_QUEUED:
-            raise QueueFullError(f"{MAX_QUEUED} jobs wait already; cancel some, or start more runners")
+    def _lease(self, runner: str, seconds: float, quotas: Quotas) -> Job | None:
+        with self._database.write() as connection:
+            take_turns(connection)
+            now_ns = self._database.now_ns(connection)
+            self._take_back(connection, now_ns)
+            first = (
+                select(jobs.c.id)
+                .where(jobs.c.state == JobState.QUEUED, _IS_KNOWN, *_within(connection, quotas))
+                .order_by(jobs.c.priority.desc(), jobs.c.id)
+                .limit(1)
+                .with_for_update(skip_locked=True)  # PostgreSQL, where one is being cancelled
+            )
+            job_id = connection.execute(first).scalar()
+            if job_id is None:
+                return None
+            _change(
+                connection,
+                and_(jobs.c.id == job_id, jobs.c.state == JobState.QUEUED),
+                state=JobState.RUNNING.value,
+                attempt=jobs.c.attempt + 1,
+                runner=runner,
+                lease_until_ns=now_ns + round(seconds * SECOND_NS),
+                started_ns=now_ns,
+                progress=None,
+            )
+            return _get(connection, job_id)
 
-    def _final(self, state: JobState) -> dict[str, Any]:
+    def _past_damage(self, act: Callable[[], _T]) -> _T:
+        """Return what ``act`` returns, once rows are mended that the database cannot read."""
+        try:
+            return act()
+        except InputError:
+            with self._database.write() as connection:
+                if not damage.mend(connection, self._database.now_ns(connection)):
+                    raise
+            return act()
+
+    def _check_room(self, connection: Connection, pipeline: str) -> None:
+        queued = select(func.count()).select_from(jobs).where(jobs.c.state == JobState.QUEUED)
+        own = queued.where(jobs.c.pipeline_name == pipeline)
+        for query, most, whose in (
+            (own, MAX_QUEUED_PER_PIPELINE, f" of pipeline {pipeline!r}"),
+            (queued, MAX_QUEUED, ""),
+        ):
+            if connection.execute(query).scalar_one() >= most:
+                raise QueueFullError(f"{most} jobs{whose} wait already; cancel some, or start more runners")
+
+    def _final(self, connection: Connection, state: JobState) -> dict[str, Any]:
         return {
             "state": state.value,
-            "finished_ns": self._clock_ns(),
+            "finished_ns": self._database.now_ns(connection),
             "lease_until_ns": None,
             "registering": False,
         }
@@ -301,14 +329,13 @@ class JobStore:
         cancelled = and_(running, jobs.c.cancel_requested.is_(True))
         spent = and_(running, jobs.c.losses >= MAX_LOSSES - 1)
         text = f"{error[:_MAX_ERROR_CHARACTERS]}; {MAX_LOSSES} attempts were lost"
-        count = _change(connection, cancelled, **self._final(JobState.CANCELLED))
-        count += _change(connection, spent, **self._final(JobState.FAILED), losses=MAX_LOSSES, error=text)
+        count = _change(connection, cancelled, **self._final(connection, JobState.CANCELLED))
+        count += _change(connection, spent, **self._final(connection, JobState.FAILED), losses=MAX_LOSSES, error=text)
         return count + _change(connection, running, **_WAITING, losses=jobs.c.losses + 1)
 
     def _change_leased(self, job: Job, **values: object) -> Job:
         with self._database.write() as connection:
-            _change_or_raise(connection, job, **values)
-            return _get(connection, job.id)
+            return _change_or_raise(connection, job, **values)
 
 
 # Not `registering`: an attempt that was killed past that point may have registered.
@@ -347,9 +374,10 @@ def _change(connection: Connection, where: ColumnElement[bool], **values: object
     return connection.execute(update(jobs).where(where).values(values)).rowcount
 
 
-def _change_or_raise(connection: Connection, job: Job, **values: object) -> None:
+def _change_or_raise(connection: Connection, job: Job, **values: object) -> Job:
     if not _change(connection, _leased(job), **values):
         raise _lost(job)
+    return _get(connection, job.id)
 
 
 def _lost(job: Job) -> LeaseLostError:

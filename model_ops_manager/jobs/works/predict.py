@@ -11,6 +11,7 @@ from typing import Any
 import structlog
 
 from data_io.datasets import manifest
+from data_io.sinks.port import TOPIC
 from ml_core.errors import InputError
 from ml_core.types import OffsetRange
 from model_ops_manager import prediction_run
@@ -22,7 +23,7 @@ from model_ops_manager.jobs.works.base import Work, settled_ranges
 from model_ops_manager.jobs.works.leftovers import is_over
 from model_ops_manager.mlflow_agent import MlflowAgent
 from model_ops_manager.parity import Arrival, Offsets
-from model_ops_manager.prediction_run import TOPIC, Parts, Ticks
+from model_ops_manager.prediction_run import Parts, Ticks
 from model_ops_manager.prediction_sinks import PART
 
 log = structlog.get_logger()

@@ -48,7 +48,8 @@ def test_ticks_are_named_by_offsets_or_by_times_of_arrival(ranges, since, until,
     [
         (["0:1-2"], "2026-11-29T10:00", None, "one of both"),
         (None, "2026-11-29T10:00", "2026-11-29T10:00", "not before"),
-        (None, None, "10 o'clock", "write a time"),
+        (None, None, "10 o'clock", "--to: .* is no time"),
+        (None, "1969-12-31", None, "--from: .* lies before 1970"),
     ],
 )
 def test_what_means_nothing_is_refused(ranges, since, until, word):

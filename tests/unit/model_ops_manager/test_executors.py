@@ -21,7 +21,11 @@ from model_ops_manager.jobs.settings import RunnerSettings
 JOB = SimpleNamespace(id="train-1", attempt=2)
 WAIT_S = 60.0
 
-STUBBORN = 'trap "" TERM; echo started "$@" in "$TMPDIR" with "$TICKWISE_MAX_PARALLEL"; read line'
+STUBBORN = """
+trap "echo told to end" TERM
+echo started "$@" in "$TMPDIR" with "$TICKWISE_MAX_PARALLEL"
+until read line; do :; done
+"""
 
 
 def until(condition):
@@ -62,6 +66,22 @@ def test_a_process_gets_its_job_and_the_settings_and_ends_when_it_is_told_to(pro
         handle.close()
 
 
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="the system tells no memory")
+def test_what_a_process_has_started_counts_and_what_they_share_counts_once(program, settings):
+    python, hold = sys.executable, "import os, time; held = b'x' * (64 << 20)"
+    forks = f"{hold}; os.fork() or print('forked', flush=True); time.sleep(60)"
+    program(f"""{python} -c "{hold}; time.sleep(60)" & {python} -c "{forks}" & wait""")
+    handle = LocalExecutor(settings).start(JOB, subprocess.PIPE)
+    try:
+        with handle.output as output:
+            assert output.readline() == b"forked\n"
+        until(lambda: handle.memory_mb() >= 128)
+        assert handle.memory_mb() < 192
+    finally:
+        handle.close()
+    until(lambda: handle.memory_mb() == 0)
+
+
 def test_a_process_that_does_not_listen_is_killed_and_its_files_are_removed(program, settings):
     program(STUBBORN)
     host = _Host(JOB, settings)
@@ -72,7 +92,7 @@ def test_a_process_that_does_not_listen_is_killed_and_its_files_are_removed(prog
     assert folder.is_dir()
 
     host.end()
-    time.sleep(0.05)
+    assert until(lambda: host.look().lines) == ["told to end\n"]
     assert host.look().code is None
     host.kill()
 

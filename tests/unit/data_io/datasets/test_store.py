@@ -1,6 +1,7 @@
 import fcntl
 import hashlib
 import re
+import shutil
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -128,6 +129,19 @@ def test_equal_content_is_the_version_that_is_there_and_other_content_the_next(
     assert again.manifest == first.manifest
     assert store.versions("syn") == [1, 2, 3]
     assert store.names() == ["syn"]
+
+
+@pytest.mark.parametrize("deleted", ["syn/2", "syn"])
+def test_the_number_of_a_deleted_version_is_not_given_again(
+    store: DatasetStore, frame: pd.DataFrame, deleted: str
+) -> None:
+    for rows in (3, 6):
+        store.put("syn", [frame[:rows]], ORIGIN, NOW)
+    shutil.rmtree(store.root / deleted)
+
+    assert store.put("syn", [frame[:9]], ORIGIN, NOW).manifest.version == 3
+    assert store.put("12", [frame[:9]], ORIGIN, NOW).manifest.version == 1
+    assert store.names() == ["12", "syn"]
 
 
 def test_row_groups_and_files_do_not_change_what_it_is(

@@ -257,6 +257,19 @@ async def test_a_subscription_that_is_refused_ends_the_feed() -> None:
             await reading
 
 
+async def test_an_error_of_the_venue_costs_a_connection_and_not_the_feed() -> None:
+    exchange = Exchange(made_coinbase(2))
+    async with exchange.open():
+        feed = LiveFeed(Coinbase(), ["BTC-USD"], websocket=exchange.url, rest=exchange.url, limits=QUICK)
+        async with listening(feed) as heard:
+            socket = await exchange.whole()
+            await socket.send_str('{"type":"error","message":"Internal server error"}')
+            await until(lambda: socket.closed)
+            await exchange.play()
+            await until(lambda: heard.trades == [1000, 1001])
+    assert feed.report.lost == {"error of the venue": 1}
+
+
 @pytest.mark.parametrize("symbols", [[], ["A", "A"]])
 def test_a_feed_of_no_symbol_or_of_one_twice_is_refused(symbols: list[str]) -> None:
     with pytest.raises(InputError, match="each once"):

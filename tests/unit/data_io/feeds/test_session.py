@@ -3,6 +3,7 @@ import random
 
 import aiohttp
 import pytest
+from structlog.testing import capture_logs
 
 from data_io.feeds.backfill import Rest
 from data_io.feeds.binance import Binance
@@ -120,3 +121,26 @@ async def test_what_is_refused_is_not_asked_for_again() -> None:
     with pytest.raises(RefusedError, match="status 403"):
         await ask(Faults(refused=frozenset({1003})), clock, (1000, 1005))
     assert not clock.waits
+
+
+async def test_a_venue_that_sends_elsewhere_is_not_followed() -> None:
+    elsewhere = Exchange(made_binance(1))
+    async with elsewhere.open():
+        moved = Faults(moved=elsewhere.url + "/api/v3/historicalTrades?fromId=1&limit=1")
+        with pytest.raises(RefusedError, match="status 302"):
+            await ask(moved, Clock(), (1000, 1000))
+    assert elsewhere.asked == 0
+
+
+async def test_no_password_of_a_url_is_told() -> None:
+    clock, url = Clock(at_most=5), "http://me:s3cret@127.0.0.1:9"
+    async with aiohttp.ClientSession() as http:
+        session = Session(http, url + "/stream?key=s3cret", None, Limits(), silence_s=1, sleep=clock.sleep)
+        with capture_logs() as lines, pytest.raises(asyncio.CancelledError):
+            await session.run(Deaf())
+        clock = Clock()
+        rest = Rest(http, url, Binance(), Limits(), FeedReport(), sleep=clock.sleep, monotonic=clock)
+        with pytest.raises(SourceUnavailableError, match=r"http://127.0.0.1:9/\S+ did not answer") as raised:
+            await rest.page("A", 1, 1)
+    assert lines[0]["url"] == "http://127.0.0.1:9/stream"
+    assert "s3cret" not in str(lines) + str(raised.value)

@@ -2,10 +2,10 @@ import json
 
 import pytest
 
-from data_io.data_fetcher.binance_messages import UnusableMessageError
+from data_io.data_fetcher.venue_values import UnusableMessageError
 from data_io.feeds.binance import Binance
 from data_io.feeds.coinbase import Coinbase
-from data_io.feeds.port import Head, Other, Quote, RefusedError, Request, Trade, Venue
+from data_io.feeds.port import ConnectionUselessError, Head, Other, Quote, RefusedError, Request, Trade, Venue
 from data_io.feeds.venues import VENUES
 
 VENUE = pytest.mark.parametrize("name", list(VENUES))
@@ -71,8 +71,19 @@ def test_coinbase_tells_of_best_quotes_and_of_the_newest_trade() -> None:
     assert read(raw(heartbeat)) == Head("BTC-USD", 20)
     assert read(raw(MATCH | {"type": "last_match"})) == Head("BTC-USD", 10)
     assert read(raw({"type": "subscriptions", "channels": []})) == Other("subscriptions")
-    with pytest.raises(RefusedError, match="Failed to subscribe"):
-        read(raw({"type": "error", "message": "Failed to subscribe", "reason": "x"}))
+
+
+@pytest.mark.parametrize(
+    ("message", "reason", "error"),
+    [
+        ("Failed to subscribe", "XYZ-USD is not a valid product", RefusedError),
+        ("Failed to subscribe", "rate limit exceeded", ConnectionUselessError),
+        ("Internal server error", "", ConnectionUselessError),
+    ],
+)
+def test_coinbase_refuses_a_subscription_or_has_trouble_of_its_own(message, reason, error) -> None:
+    with pytest.raises(error, match=message):
+        Coinbase().read(raw({"type": "error", "message": message, "reason": reason}))
 
 
 @pytest.mark.parametrize(

@@ -131,7 +131,7 @@ def test_missing_features_and_codes_are_those_of_training_rows_and_a_model_that_
     fixed = contract(found, asked).model_copy(update={"dead_zone": (1e-4,)})
     assert process(ticks, asked, fixed=fixed).encoding == found.encoding
     with pytest.raises(
-        SchemaMismatchError, match="missing values of .'queue_imbalance'., the pipeline asks for .* and 'neutral'"
+        SchemaMismatchError, match=r"missing values of .'queue_imbalance'., the pipeline asks for .* and 'neutral'"
     ):
         process(ticks, spec(features={**asked.features.model_dump(), "missing": "neutral"}), fixed=fixed)
 

@@ -1,96 +1,29 @@
 """The job store on the databases it is made for; one set of promises, kept by both."""
 
-import itertools
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from sqlalchemy import create_engine, text
-from sqlalchemy.engine import make_url
 
 from ml_core.errors import (
     IdempotencyConflictError,
     InputError,
     JobNotFoundError,
     JobStateError,
-    JobStoreUnavailableError,
     LeaseLostError,
     QueueFullError,
-    SetupError,
 )
 from ml_core.spec import parse
 from ml_core.types import SECOND_NS, JobKind, JobSpec, JobState, OffsetRange
 from model_ops_manager.jobs import store as store_module
-from model_ops_manager.jobs.migrations import SCHEMA_VERSION
 from model_ops_manager.jobs.quotas import Quotas
-from model_ops_manager.jobs.store import JobStore
-from tests.integration.postgres import postgres
 
 PIPELINE = parse({"name": "demo", "model": {"kind": "mlp", "params": {"width": 8}}})
 OTHER = parse({"name": "other"})
 SPEC = JobSpec(pipeline="demo")
-START_NS = 1_700_000_000 * SECOND_NS
 
 
-class Clock:
-    def __init__(self) -> None:
-        self.now_ns = START_NS
-
-    def __call__(self) -> int:
-        self.now_ns += 1
-        return self.now_ns
-
-    def pass_s(self, seconds: float) -> None:
-        self.now_ns += round(seconds * SECOND_NS)
-
-
-@pytest.fixture(scope="module")
-def postgres_url():
-    with postgres() as url:
-        yield url
-
-
-_numbers = itertools.count()
-
-
-@pytest.fixture(params=["sqlite", "postgresql"])
-def url(request, tmp_path):
-    if request.param == "sqlite":
-        return f"sqlite:///{tmp_path / 'jobs' / 'jobs.db'}"
-    server = make_url(request.getfixturevalue("postgres_url"))
-    name = f"test{next(_numbers)}"
-    engine = create_engine(server.set(drivername="postgresql+psycopg"), isolation_level="AUTOCOMMIT")
-    with engine.connect() as connection:
-        connection.execute(text(f"CREATE DATABASE {name}"))
-    engine.dispose()
-    return server.set(database=name).render_as_string(hide_password=False)
-
-
-@pytest.fixture
-def clock():
-    return Clock()
-
-
-@pytest.fixture
-def open_store():
-    """Open further stores; all are closed at the end, for an open connection is a warning."""
-    opened = []
-
-    def open_one(*args):
-        opened.append(JobStore(*args))
-        return opened[-1]
-
-    yield open_one
-    for store in opened:
-        store.close()
-
-
-@pytest.fixture
-def store(url, clock, open_store):
-    return open_store(url, clock)
-
-
-def test_a_job_is_kept_as_it_was_submitted(store, url, open_store):
+def test_a_job_is_kept_as_it_was_submitted(store, url, open_store, clock):
     spec = JobSpec(
         pipeline="demo",
         kind=JobKind.INCREMENTAL,
@@ -104,7 +37,7 @@ def test_a_job_is_kept_as_it_was_submitted(store, url, open_store):
 
     assert found == made
     assert (found.spec, found.state, found.attempt, found.trigger) == (spec, JobState.QUEUED, 0, "api")
-    assert found.created_at.timestamp() == pytest.approx(START_NS / SECOND_NS)
+    assert found.created_at.timestamp() == pytest.approx(clock.now_ns / SECOND_NS)
     assert found.pipeline_spec().model.params == {"width": 16}
     assert (found.progress, found.result, found.error, found.started_at, found.finished_at) == (None,) * 5
     assert store.list(kinds=[JobKind.BATCH]) == []
@@ -167,6 +100,16 @@ def test_a_full_queue_refuses_new_jobs_and_repeats_old_ones(store, monkeypatch):
     assert store.submit(SPEC, PIPELINE, "key") == first
     store.lease("runner", 10)
     store.submit(SPEC, PIPELINE)
+
+
+def test_a_pipeline_that_fills_its_part_of_the_queue_leaves_room_for_others(store, monkeypatch):
+    monkeypatch.setattr(store_module, "MAX_QUEUED_PER_PIPELINE", 2)
+    for _ in range(2):
+        store.submit(SPEC, PIPELINE)
+
+    with pytest.raises(QueueFullError, match="2 jobs of pipeline 'demo' wait"):
+        store.submit(SPEC, PIPELINE)
+    store.submit(JobSpec(pipeline="other"), OTHER)
 
 
 def test_jobs_are_listed_newest_first_page_by_page(store):
@@ -424,76 +367,3 @@ def test_a_job_given_back_waits_again_unless_it_was_to_be_cancelled(store):
     assert (second.id, second.attempt, second.progress) == (first.id, 2, None)
     store.request_cancel(second.id)
     assert store.give_back(second).state is JobState.CANCELLED
-
-
-def test_stores_that_meet_an_empty_database_at_once_make_its_schema_once(url, open_store):
-    gate = threading.Barrier(6)
-
-    def use(_):
-        store = open_store(url)
-        gate.wait(20)
-        return [store.submit(SPEC, PIPELINE).id for _ in range(3)]
-
-    with ThreadPoolExecutor(6) as pool:
-        ids = [job for part in pool.map(use, range(6)) for job in part]
-
-    assert sorted(ids) == sorted(job.id for job in open_store(url).list())
-
-
-def make_old(url):
-    """Make the tables of a store what version 1 made them."""
-    dropped = [f"ALTER TABLE jobs DROP COLUMN {column}" for column in ("priority", "losses", "settled")]
-    execute(url, *dropped, "UPDATE jobs_schema SET version = 1")
-
-
-def execute(url, *statements):
-    engine = create_engine(make_url(url).set(drivername=url.split(":")[0].replace("postgresql", "postgresql+psycopg")))
-    with engine.begin() as connection:
-        for statement in statements:
-            connection.execute(text(statement))
-    engine.dispose()
-
-
-def test_an_old_store_goes_on_with_its_jobs_and_is_brought_up_once(url, open_store, clock):
-    old = open_store(url, clock)
-    done, waiting = (old.submit(SPEC, PIPELINE, key) for key in ("a", "b"))
-    done = old.finish(old.lease("runner", 10), JobState.SUCCEEDED, result={"version": 1})
-    make_old(url)
-    gate = threading.Barrier(4)
-
-    def use(_):
-        store = open_store(url, clock)
-        gate.wait(20)
-        return store.submit(JobSpec(pipeline="demo", priority=1), PIPELINE, "new").id
-
-    with ThreadPoolExecutor(4) as pool:
-        (urgent,) = set(pool.map(use, range(4)))
-
-    store = open_store(url, clock)
-    assert store.get(done.id) == done
-    assert store.get(waiting.id) == waiting
-    assert store.submit(SPEC, PIPELINE, "b") == waiting
-    assert [store.lease("runner", 10).id for _ in range(2)] == [urgent, waiting.id]
-    with store._database.read() as connection:
-        kept = connection.execute(text("SELECT spec FROM jobs LIMIT 1")).scalar()
-        assert [name for name in ("pipeline", "priority", "predict") if name in kept] == ["pipeline"]
-        assert connection.execute(text("SELECT version FROM jobs_schema")).scalars().all() == [SCHEMA_VERSION]
-
-
-def test_another_schema_is_refused(url, store, open_store):
-    store.ping()
-    execute(url, "UPDATE jobs_schema SET version = 99")
-
-    with pytest.raises(SetupError, match="schema 99"):
-        open_store(url).ping()
-
-
-def test_a_database_that_is_away_is_a_dependency_that_did_not_answer(tmp_path, open_store):
-    store = open_store("postgresql://user:s3cret@127.0.0.1:1/jobs")
-    with pytest.raises(JobStoreUnavailableError) as caught:
-        store.ping()
-    assert "s3cret" not in str(caught.value)
-
-    (tmp_path / "jobs.db").write_bytes(b"this is no database" * 100)
-    with pytest.raises(JobStoreUnavailableError, match="not a database"):
-        open_store(f"sqlite:///{tmp_path / 'jobs.db'}").ping()
