@@ -1,9 +1,9 @@
-"""Rows that versions wrote which checked less: PostgreSQL holds their parameters, and cannot look into them."""
+"""Rows that versions wrote which checked less: a database holds their parameters, and cannot look into them."""
 
 import json
 from typing import Any
 
-from sqlalchemy import Connection, Text, cast, select, update
+from sqlalchemy import Connection, Text, cast, or_, select, update
 
 from ml_core.errors import InputError
 from ml_core.types import JobState
@@ -16,7 +16,8 @@ _OVER = [state.value for state in JobState if state.is_final]
 
 def mend(connection: Connection, now_ns: int) -> int:
     """Take parameters that no database can read out of their jobs, fail those that are not over, return how many."""
-    suspects = select(jobs.c.id, jobs.c.state, _SPEC).where(_SPEC.contains("\\u", autoescape=True, escape="/"))
+    marks = (_SPEC.contains(each, autoescape=True, escape="/") for each in ("\\u", "NaN", "Infinity"))
+    suspects = select(jobs.c.id, jobs.c.state, _SPEC).where(or_(*marks))
     count = 0
     for job_id, state, text in connection.execute(suspects).all():
         spec = json.loads(text)

@@ -118,7 +118,7 @@ class Database:
         Raises:
             JobStoreUnavailableError: The database did not answer. Whether the transaction was committed is unknown
                 only when the commit itself got no answer.
-            InputError: The database takes no such value. A retry will not help.
+            InputError: The database takes no such value, or cannot look into one it holds. A retry will not help.
             IntegrityError: A constraint was broken; the caller knows which.
         """
         self._prepare()
@@ -147,8 +147,10 @@ class Database:
         except IntegrityError:
             raise
         except DataError as error:
-            raise InputError(f"the job store takes no such value: {str(error.orig).strip().splitlines()[0]}") from error
+            raise _unfit(error) from error
         except SQLAlchemyError as error:
+            if "malformed JSON" in str(getattr(error, "orig", "")):  # SQLite's DataError
+                raise _unfit(error) from error
             raise self._away(getattr(error, "orig", None) or error) from error
 
     def _away(self, cause: BaseException) -> JobStoreUnavailableError:
@@ -212,6 +214,11 @@ class Database:
             raise SetupError(
                 f"the job store {self.name} has schema {version}, this version of tickwise needs {SCHEMA_VERSION}"
             )
+
+
+def _unfit(error: SQLAlchemyError) -> InputError:
+    cause = str(getattr(error, "orig", error)).strip().splitlines()[0]
+    return InputError(f"the job store takes no such value: {cause}")
 
 
 def take_turns(connection: Connection) -> None:

@@ -1,20 +1,23 @@
 """What the job store is with its database: whose clock, whose schema, and rows of other versions."""
 
+import sqlite3
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from sqlalchemy import create_engine, text
+from sqlalchemy import create_engine, text, update
 from sqlalchemy.engine import make_url
 
 from ml_core.errors import JobStoreUnavailableError, SetupError
 from ml_core.spec import parse
 from ml_core.types import SECOND_NS, JobSpec, JobState
+from model_ops_manager.jobs.database import jobs
 from model_ops_manager.jobs.migrations import SCHEMA_VERSION
 
 PIPELINE = parse({"name": "demo", "model": {"kind": "mlp", "params": {"width": 8}}})
 SPEC = JobSpec(pipeline="demo")
+OLD_SQLITE = pytest.mark.skipif(sqlite3.sqlite_version_info >= (3, 42), reason="this SQLite reads such numbers")
 
 
 @pytest.mark.parametrize("url", ["postgresql"], indirect=True)  # SQLite is of one machine, with one clock
@@ -39,24 +42,29 @@ def test_a_store_tells_the_time_by_itself(url, open_store):
     assert list(times) == sorted(times)
 
 
-@pytest.mark.parametrize("url", ["postgresql"], indirect=True)  # SQLite reads all that Python writes
-@pytest.mark.parametrize("written", ["\\u0000", "\\ud800"])
-def test_a_row_that_the_database_cannot_read_has_failed_and_blocks_neither_list_nor_queue(store, written):
+@pytest.mark.parametrize(
+    ("url", "value", "why"),
+    [
+        ("postgresql", "\0", "holds a character that is none"),
+        ("postgresql", "\ud800", "holds a character that is none"),
+        pytest.param("sqlite", float("nan"), "is not a finite number", marks=OLD_SQLITE),
+        pytest.param("sqlite", [float("-inf")], "is not a finite number", marks=OLD_SQLITE),
+    ],
+    indirect=["url"],
+)
+def test_a_row_that_the_database_cannot_read_has_failed_and_blocks_neither_list_nor_queue(store, value, why):
     bad, over, good = (store.submit(SPEC, PIPELINE).id for _ in range(3))
     store.request_cancel(over)
-    params = f'"params":{{"name":"{written}","width":4,"note":"a \\\\u0000 that is spelled out, \\u00e9"}}'
-    spec = SPEC.model_dump_json(exclude={"priority"}).replace('"params":{}', params)
+    kept = {"width": 4, "note": "a \\u0000 that is spelled out, é", "NaN": "Infinity"}
+    spec = {**SPEC.model_dump(mode="json", exclude={"priority"}), "params": {"name": value, **kept}}
     with store._database.write() as connection:
-        change = text("UPDATE jobs SET spec = CAST(:spec AS json) WHERE id = :id")
-        connection.execute(change, [{"spec": spec, "id": job_id} for job_id in (bad, over)])
+        connection.execute(update(jobs).where(jobs.c.id.in_([bad, over])).values(spec=spec))
 
     assert [job.id for job in store.list()] == [good, over, bad]
     assert store.lease("runner", 10).id == good
     failed = store.get(bad)
-    assert (failed.state, failed.error, failed.error_type) == (
-        JobState.FAILED, "params: 'name' holds a character that is none", "InputError",
-    )  # fmt: skip
-    assert failed.spec.params == {"width": 4, "note": "a \\u0000 that is spelled out, é"}
+    assert (failed.state, failed.error, failed.error_type) == (JobState.FAILED, f"params: 'name' {why}", "InputError")
+    assert failed.spec.params == kept
     assert store.get(over).state is JobState.CANCELLED
 
 
