@@ -92,8 +92,8 @@ async def test_after_a_kill_and_a_change_of_rules_no_name_has_two_values_and_non
     await lab.until(lambda: _some(lab, spec))
     process.kill()
     process.wait(10)
-    before = await live_bars(lab, spec)
     await lab.publish(SOURCE.format(seed=4))
+    before = await live_bars(lab, spec)  # now what the killed worker had sent has reached the topic
     parts = {"features": {"use": ["return:1s"]}, "source": {"topic": lab.topic, "lateness": "1s"}}
     changed = lab.pipeline("changed", bars=rules, **parts)
 
