@@ -57,7 +57,7 @@ async def test_a_key_goes_to_the_venue_alone_and_stands_in_no_log_and_no_error(
     caplog.set_level(logging.DEBUG)
     side, order = Side(status), SymbolOrder("A", lambda _: None, ReceiveClock(), FeedReport(), 100)
     for number in (1, 4):
-        order.trade(Trade("A", number, 1.0, 1.0, 1, -1), number)
+        order.trade(Trade("A", number, 1.0, 1.0, 1, -1), time.time_ns())
 
     async with side.open(Binance()) as rest:
         with pytest.raises((RefusedError, SourceUnavailableError)) as told:
