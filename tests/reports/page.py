@@ -5,6 +5,7 @@ import os
 import platform
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -123,13 +124,13 @@ def machine() -> dict[str, str]:
     return {
         "machine": f"{platform.machine()}, {os.cpu_count()} cores, {platform.system()}",
         "versions": ", ".join(f"{name} {version(name)}" for name in PACKAGES) + f", Python {platform.python_version()}",
-        "commit": _commit(),
+        "commit": commit(),
     }
 
 
 def _opening(about: Mapping[str, Any], shows: Shows) -> Opening:
     names = ("trials", "best_neural_model", "best_neural", "ridge")
-    return Opening(about["day"], _commit(), *(shows.summary[name] for name in names), about["said"])
+    return Opening(about["day"], commit(), *(shows.summary[name] for name in names), about["said"])
 
 
 def _cell(folder: Path, stem: str, name: str, shows: Shows) -> Iterator[str]:
@@ -251,7 +252,9 @@ def _number(value: float | None) -> str:
     return f"{value:.3f}" if value is not None and np.isfinite(value) else ""
 
 
-def _commit() -> str:
+@cache
+def commit() -> str:
+    """Return the commit of the tree as it was at the first call; pages that are written change it."""
     command = ["git", "describe", "--always", "--dirty"]
     done = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, check=False, timeout=10)
     return done.stdout.strip() or "unknown"

@@ -50,6 +50,7 @@ def main() -> int:
         sys.stderr.write(f"no recorded ticks: {missing[0]} is missing; name their folder with --data\n")
         return 2
     began = time.perf_counter()
+    page.commit()  # of the code that runs, before anything is written
 
     def say(text: str) -> None:
         sys.stderr.write(f"[{time.perf_counter() - began:4.0f} s] {text}\n")
