@@ -6,7 +6,7 @@ from typing import Self
 
 from pydantic import AliasChoices, Field, SecretStr, ValidationError
 from pydantic_core import ErrorDetails
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
 from ml_core.errors import InvalidSettingsError, nearest
 
@@ -51,6 +51,9 @@ class CommonSettings(BaseSettings):
         except ValidationError as error:
             lines = (_explain(detail) for detail in error.errors(include_url=False, include_input=False))
             raise InvalidSettingsError("; ".join(lines)) from None
+        except SettingsError as error:  # of a list or a table; its message names nothing but the field
+            field = str(error).partition('"')[2].partition('"')[0]
+            raise InvalidSettingsError(f"{PREFIX}{field.upper()}: it is no JSON") from None
 
 
 def _explain(detail: ErrorDetails) -> str:

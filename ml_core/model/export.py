@@ -5,7 +5,7 @@ Shapes: B rows of a batch, T rows of a window, F features, O outputs.
 
 import logging
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
 
@@ -186,14 +186,27 @@ def _with_scale_folded(model: onnx.ModelProto) -> onnx.ModelProto:
     )
     is_OI = any(attribute.name == "transB" and attribute.i for attribute in gemm.attribute)
     folded = scale_O[:, None] * weight if is_OI else weight * scale_O, scale_O * bias_O + shift_O
-    for name, values in zip(gemm.input[1:], folded, strict=True):
-        constants[name].CopyFrom(onnx.numpy_helper.from_array(values, name))
     gemm.output[0] = add.output[0]
     for node in (mul, add):
         graph.node.remove(node)
-    for name in (*scale, *shift):
-        graph.initializer.remove(constants[name])
+    # the exporter stores equal constants once, so that other nodes may read these too
+    for place, values in enumerate(folded, start=1):
+        gemm.input[place] += "_folded"
+        graph.initializer.append(onnx.numpy_helper.from_array(values, gemm.input[place]))
+    read = set(_read(graph))
+    for name, constant in constants.items():
+        if name not in read:
+            graph.initializer.remove(constant)
     return model
+
+
+def _read(graph: onnx.GraphProto) -> Iterator[str]:
+    """Yield what the nodes of ``graph`` and of the graphs in it take in."""
+    for node in graph.node:
+        yield from node.input
+        for attribute in node.attribute:
+            for inner in (attribute.g, *attribute.graphs):
+                yield from _read(inner)
 
 
 def check_parity(

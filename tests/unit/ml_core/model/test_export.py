@@ -29,6 +29,29 @@ def test_the_scale_of_the_outputs_is_part_of_the_last_layer(of_windows):
     assert onnx.load_from_string(of_windows.file).graph.node[-1].op_type == "Gemm"
 
 
+def test_a_constant_that_other_nodes_read_too_stays_what_it_was():
+    node, info = onnx.helper.make_node, onnx.helper.make_tensor_value_info
+    three = [2.0, 4.0, 8.0]  # what inputs are divided by and outputs multiplied with, stored once
+    constants = {"scale": three, "shift": [1.0] * 3, "weight": np.eye(3), "bias": [0.5] * 3}
+    nodes = [
+        node("Div", ["x", "scale"], ["ratio"]),
+        node("Gemm", ["ratio", "weight", "bias"], ["straight"]),
+        node("Mul", ["straight", "scale"], ["stretched"]),
+        node("Add", ["stretched", "shift"], ["y"]),
+    ]
+    stored = [onnx.numpy_helper.from_array(np.array(value, np.float32), name) for name, value in constants.items()]
+    ends = [info(name, onnx.TensorProto.FLOAT, ["batch", 3]) for name in "xy"]
+    graph = onnx.helper.make_graph(nodes, "graph", ends[:1], ends[1:], stored)
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 18)], ir_version=10)
+
+    found = exporting._with_scale_folded(model)
+
+    assert [each.op_type for each in found.graph.node] == ["Div", "Gemm"]
+    assert "shift" not in {each.name for each in found.graph.initializer}
+    session = ort.InferenceSession(found.SerializeToString())
+    np.testing.assert_allclose(session.run(None, {"x": np.ones((1, 3), np.float32)})[0], [[3.0, 4.0, 6.0]])
+
+
 @pytest.mark.parametrize("name", ["of_rows", "of_windows"])
 def test_rows_that_are_scaled_apart_are_scored_to_the_bit_as_raw_rows(request, name):
     file = request.getfixturevalue(name).file
