@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from api.cli.folders import made
 from api.cli.jobs import show_job, submit_spec
 from api.cli.output import AsJson, dump, note, say, table, unread
 from data_io.data_fetcher.sources import open_source
@@ -57,7 +58,7 @@ def tune(
         frame = frame[frame["symbol"].isin(spec.source.symbols)].reset_index(drop=True)
     note(f"{len(frame):,} ticks of {source}")
     unread(fetcher.report)
-    folder = out or Path("studies") / spec.name
+    folder = made(out or Path("studies") / spec.name)
     trials = study.run(
         spec, learning.prepare(frame, spec), study.StudyFile(folder / "trials.json"), seed=seed, told=_show
     )

@@ -133,6 +133,17 @@ def test_the_command_tells_what_the_source_could_not_use(tmp_path, capsys) -> No
     assert "  skipped as unusable: 1 x no symbol\n" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("words", [["train", "--pipeline"], ["tune"]])
+def test_a_folder_that_is_a_file_is_refused_before_anything_is_learned(tmp_path, capsys, words) -> None:
+    file = tmp_path / "demo.toml"
+    file.write_text(FILE)
+    with pytest.raises(SystemExit) as stopped:
+        cli.main([*words, str(file), "--history", "synthetic:ticks=9", "--out", str(file)])
+
+    assert stopped.value.code == 2
+    assert f"cannot write to {file}: File exists" in capsys.readouterr().err
+
+
 def test_the_command_prints_the_best_sections_and_they_are_some(undisturbed, tmp_path, capsys) -> None:
     (tmp_path / "demo.toml").write_text(FILE)
     out = tmp_path / "out"
