@@ -1,6 +1,7 @@
 """Settings that every process of tickwise shares, read from ``TICKWISE_*`` variables."""
 
 import os
+import re
 from pathlib import Path
 from typing import Self
 
@@ -44,10 +45,14 @@ class CommonSettings(BaseSettings):
         """Return the settings of the environment, ``given`` ones first.
 
         Raises:
-            InvalidSettingsError: A value is out of range. The message names the variable, never its value.
+            InvalidSettingsError: A value is out of range, or no JSON where it has to be. The message names the
+                variable, never its value.
         """
         try:
             return cls(**{key: value for key, value in given.items() if value is not None})  # type: ignore[arg-type]  # checked by pydantic
+        except SettingsError as error:
+            field = re.search(r'field "(\w+)"', str(error))
+            raise InvalidSettingsError(f"{PREFIX}{field[1].upper() if field else ''}: the value is no JSON") from None
         except ValidationError as error:
             lines = (_explain(detail) for detail in error.errors(include_url=False, include_input=False))
             raise InvalidSettingsError("; ".join(lines)) from None

@@ -5,6 +5,7 @@ Runs in a notebook: no Kafka, no MLflow. Shapes: N samples, H horizons, O output
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from itertools import chain
 from types import ModuleType
 from typing import Any, NamedTuple
 
@@ -304,12 +305,12 @@ def _figures(
     statistics = {f"holdout_{loss_name}": [bootstrap.mean_of(loss_I, block_I, blocks)]}
     if kind in CLASS_LABELS:
         figures["holdout_accuracy"] = measure.accuracy(y_IO, y_IH)
-    if spec.model.quantiles:
-        figures |= _quantile_figures(y_IO, y_IH, spec)
-    if kind in CLASS_LABELS:
         is_right_I = (y_IO.reshape(*y_IH.shape, 3).argmax(axis=2) == y_IH).mean(axis=1)
         statistics["holdout_accuracy"] = [bootstrap.mean_of(is_right_I, block_I, blocks)]
-    for name, values, of_values in _score_figures(scorer.scores_of(y_IO), processed, spec, block_I):
+    quantiles = spec.model.quantiles
+    of_quantiles = _quantile_figures(y_IO, y_IH, quantiles, block_I) if quantiles else ()
+    of_scores = _score_figures(scorer.scores_of(y_IO), processed, spec, block_I)
+    for name, values, of_values in chain(of_quantiles, of_scores):
         figures[name], statistics[name] = float(np.mean(values)), of_values
         if len(values) > 1:
             words = [f"{name}_{format_duration(horizon)}" for horizon in spec.label.horizons]
@@ -343,22 +344,19 @@ def _score_figures(
     yield "holdout_net_edge_bps", edges, statistics
 
 
-def _quantile_figures(y_IO: Float32, y_IH: Float32, spec: PipelineSpec) -> dict[str, float]:
-    """Return the loss of the quantiles and how many outcomes lie at or below each; means over horizons, and each."""
-    quantiles, horizons = spec.model.quantiles, spec.label.horizons
-    quantile_IHQ = y_IO.astype(np.float64).reshape(*y_IH.shape, len(quantiles))
-    value_IH = y_IH.astype(np.float64)
-    of_horizons: list[dict[str, float]] = []
-    for h in range(len(horizons)):
-        found = {"holdout_pinball": coverage.pinball(quantile_IHQ[:, h], value_IH[:, h], quantiles)}
-        shares_Q = coverage.below(quantile_IHQ[:, h], value_IH[:, h])
-        names = [f"holdout_coverage_{quantile:g}" for quantile in quantiles]
-        of_horizons.append(found | {name: float(share) for name, share in zip(names, shares_Q, strict=True)})
-    figures = {name: float(np.mean([each[name] for each in of_horizons])) for name in of_horizons[0]}
-    if len(horizons) > 1:
-        for horizon_ns, each in zip(horizons, of_horizons, strict=True):
-            figures |= {f"{name}_{format_duration(horizon_ns)}": value for name, value in each.items()}
-    return figures
+def _quantile_figures(
+    y_IO: Float32, y_IH: Float32, quantiles: Sequence[float], block_I: Int64
+) -> Iterator[tuple[str, list[float], list[Statistic]]]:
+    """Yield, as `_score_figures`, the loss of the quantiles and how many outcomes lie at or below each."""
+    quantile_HIQ = y_IO.astype(np.float64).reshape(*y_IH.shape, len(quantiles)).swapaxes(0, 1)
+    pairs, blocks = list(zip(quantile_HIQ, y_IH.T.astype(np.float64), strict=True)), bootstrap.blocks_of(block_I)
+    of_rows: dict[str, list[Any]] = {"holdout_pinball": [coverage.pinball(*pair, quantiles) for pair in pairs]}
+    is_below_HIQ = [coverage.is_below(*pair) for pair in pairs]
+    for q, quantile in enumerate(quantiles):
+        of_rows[f"holdout_coverage_{quantile:g}"] = [is_below_IQ[:, q] for is_below_IQ in is_below_HIQ]
+    for name, of_horizons in of_rows.items():
+        means = [float(value_I.mean()) for value_I in of_horizons]
+        yield name, means, [bootstrap.mean_of(value_I, block_I, blocks) for value_I in of_horizons]
 
 
 def _net_edge_bps(score_I: Float32, return_I: Float64, cost_I: Float64) -> float:

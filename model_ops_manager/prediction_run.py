@@ -123,7 +123,8 @@ async def run(  # noqa: PLR0913  # what is passed by name has a default
         unread: Hears of a source, when it is read, what it gave no ticks of.
 
     Raises:
-        InputError, NotFoundError, ArchiveDamagedError: What is asked for is not there, or cannot be written to.
+        InputError, NotFoundError, ArchiveDamagedError: What is asked for is not there, or cannot be written to, or
+            ``out`` would replace ticks of the source.
         KafkaUnavailableError, ArchiveUnavailableError: A retry is safe.
         SetupError: The folder of ``out`` cannot be written to.
     """
@@ -150,6 +151,8 @@ async def _sink(
     kafka: str, spec: PipelineSpec, ticks: Ticks, out: str, about: dict[str, Any], mark: str
 ) -> AsyncIterator[Sink]:
     if not out.startswith(TOPIC):
+        if ticks.source is not None and _is_of(Path(out), Path(ticks.source)):
+            raise InputError(f"{out} holds ticks of the source, which would be lost; name another file")
         yield ParquetSink(Path(out), mark=mark, **about)
         return
     topic = out.removeprefix(TOPIC)
@@ -165,3 +168,8 @@ async def _sink(
         yield TopicSink(producer, topic, **about)
     finally:
         await producer.stop()
+
+
+def _is_of(out: Path, source: Path) -> bool:
+    """Return whether ``out`` is there, and is the file ``source`` or in the folder ``source``."""
+    return out.exists() and source.exists() and source.resolve() in (out.resolve(), *out.resolve().parents)

@@ -19,6 +19,7 @@ from data_io.topics.predictions import PredictionBatch
 from ml_core import frames
 from ml_core.contract import ModelContract
 from ml_core.data_processor import cleaning, features
+from ml_core.data_processor.dataset import barriers_of
 from ml_core.data_processor.features import FeaturePlan, FeatureState
 from ml_core.data_processor.scaling_kernel import scale_rows
 from ml_core.data_processor.windows import Tail
@@ -370,6 +371,7 @@ def _must_answer(contract: ModelContract, spec: PipelineSpec) -> None:
         "price": (contract.label_price, label.price),
         "horizons": (contract.horizons_ns, label.horizons),
         "delay": (contract.delay_ns, label.delay),
+        "barriers": (contract.barriers, barriers_of(spec)),
     }
     for word, (theirs, ours) in pairs.items():
         if theirs != ours:

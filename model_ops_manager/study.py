@@ -10,6 +10,8 @@ from typing import Any
 
 from ml_core.data_processor.dataset import Processed
 from ml_core.fit import Progress, try_out
+from ml_core.parts import files_of
+from ml_core.quantities import parse_range
 from ml_core.spec import PipelineSpec
 from ml_core.trainer.checkpoint import CheckpointStore
 from model_ops_manager.search_space import Trial, search
@@ -109,7 +111,9 @@ def as_toml(values: Mapping[str, Any]) -> str:
 
 def _hash(spec: PipelineSpec, processed: Processed, seed: int, threads: int) -> str:
     """Return the hash of all that trials depend on."""
-    text = json.dumps([spec.model_dump(mode="json"), processed.hash, seed, threads], sort_keys=True)
+    kinds = parse_range(spec.tune.space["model.kind"]).choices if "model.kind" in spec.tune.space else ()
+    own = files_of((*map(str, kinds), spec.model.kind, spec.train.loss or ""), spec.folder)
+    text = json.dumps([spec.model_dump(mode="json"), own, processed.hash, seed, threads], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
 
 

@@ -1,13 +1,12 @@
 """`tickwise simulate`: a pipeline's whole loop over past ticks in virtual time, with retraining, without Kafka."""
 
-import hashlib
 import json
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from api.cli.output import AsJson, note, say, table
+from api.cli.output import AsJson, note, say, table, unread
 from api.cli.ranges import time_ms
 from data_io.data_fetcher.port import END_OF_TIME_NS
 from data_io.data_fetcher.sources import open_source
@@ -15,6 +14,7 @@ from ml_core import spec as pipelines
 from ml_core.errors import InputError, SetupError
 from ml_core.model.fitted import FittedModel
 from ml_core.quantities import parse_duration
+from model_ops_manager import prediction_run
 from model_ops_manager.jobs.settings import RunnerSettings
 from model_ops_manager.prediction_sinks import ParquetSink
 from model_ops_manager.simulation import GIVEN, Simulation, Trainer, ticks_of, utc
@@ -70,8 +70,10 @@ def simulate(
         if model is not None:
             simulation.start_with(FittedModel.load(model))
         start_ns, end_ns = _ns("--from", since, 0), _ns("--to", until, END_OF_TIME_NS)
-        for ticks in ticks_of(open_source(source), simulation.symbols, start_ns, end_ns):
+        fetcher = open_source(source)
+        for ticks in ticks_of(fetcher, simulation.symbols, start_ns, end_ns):
             simulation.add(ticks)
+        unread(fetcher.report)
         report = {"source": source, **simulation.report()}
         _keep(report, sink, out, simulation.predictions)
     except BaseException:
@@ -93,7 +95,7 @@ def _trainer(spec: pipelines.PipelineSpec, seed: int, threads: int) -> Trainer:
 
 
 def _sink(out: Path, source: str, spec: pipelines.PipelineSpec) -> ParquetSink:
-    topic_id = hashlib.sha256(source.encode()).hexdigest()[:16]  # as `tickwise predict` names the rows of a file
+    topic_id = prediction_run.of_source(source).topic_id  # equal rows have equal names
     return ParquetSink(
         out / PREDICTIONS, topic_id=topic_id, horizons_ns=spec.label.horizons, model=spec.name, version=0
     )

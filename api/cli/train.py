@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from api.cli.folders import made
 from api.cli.output import AsJson, dump, note, say, table, unread
 from data_io.data_fetcher.sources import open_source, source_hash
 from ml_core import fit as learning
@@ -47,9 +48,9 @@ def train(
         frame = frame[frame["symbol"].isin(spec.source.symbols)].reset_index(drop=True)
     note(f"{len(frame):,} ticks of {source}")
     unread(fetcher.report)
+    folder = made(out or Path("models") / spec.name)
     fit = learning.fit(frame, spec, start=before, seed=seed, progress=_show)
     model = restated(fit.model, source_hash=source_hash(source, fetcher), parent=str(start) if start else None)
-    folder = out or Path("models") / spec.name
     model.save(folder)
     if as_json:
         intervals = {name: each._asdict() for name, each in fit.intervals.items()}

@@ -5,8 +5,9 @@ from typing import Annotated
 
 import typer
 
+from api.cli.folders import made
 from api.cli.jobs import show_job, submit_spec
-from api.cli.output import AsJson, dump, note, say, table
+from api.cli.output import AsJson, dump, note, say, table, unread
 from data_io.data_fetcher.sources import open_source
 from data_io.settings import CommonSettings
 from ml_core import fit as learning
@@ -51,11 +52,13 @@ def tune(
     source = history or spec.source.history
     if source is None:
         raise InputError(f"give --history, or write source.history into {pipeline}")
-    frame = open_source(source).fetch()
+    fetcher = open_source(source)
+    frame = fetcher.fetch()
     if spec.source.symbols is not None:
         frame = frame[frame["symbol"].isin(spec.source.symbols)].reset_index(drop=True)
     note(f"{len(frame):,} ticks of {source}")
-    folder = out or Path("studies") / spec.name
+    unread(fetcher.report)
+    folder = made(out or Path("studies") / spec.name)
     trials = study.run(
         spec, learning.prepare(frame, spec), study.StudyFile(folder / "trials.json"), seed=seed, told=_show
     )

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from ml_core.types import Float64
+from ml_core.types import Bool, Float64
 
 SHARES = (1.0, 0.5, 0.25, 0.1, 0.05)
 
@@ -50,22 +50,23 @@ def within(prediction_N: Float64, return_N: Float64, width: float) -> float:
     return float(np.mean(np.abs(return_N - prediction_N) <= width))
 
 
-def below(quantile_NQ: npt.NDArray[np.floating], return_N: Float64) -> Float64:
-    """Return the share of outcomes at or below each predicted quantile (Q,); right ones give their own levels."""
-    return np.asarray((return_N[:, None] <= quantile_NQ).mean(axis=0), dtype=np.float64)
+def is_below(quantile_NQ: npt.NDArray[np.floating], value_N: Float64) -> Bool:
+    """Return which outcomes are at or below which predicted quantile (N, Q); right ones are so as often as they say."""
+    return np.asarray(value_N[:, None] <= quantile_NQ)
 
 
-def pinball(quantile_NQ: npt.NDArray[np.floating], value_N: Float64, quantiles: Sequence[float]) -> float:
-    """Return the mean pinball loss over rows and quantiles, in the unit of the values; least for right quantiles.
+def pinball(quantile_NQ: npt.NDArray[np.floating], value_N: Float64, quantiles: Sequence[float]) -> Float64:
+    """Return the pinball loss of each row (N,), mean over quantiles, in the unit of the values; least for right ones.
 
     Source: Koenker and Bassett, 1978, "Regression quantiles".
 
-    >>> pinball(np.array([[1.0], [1.0]]), np.array([2.0, 0.0]), [0.75])
-    0.5
+    >>> pinball(np.array([[1.0], [1.0]]), np.array([2.0, 0.0]), [0.75]).tolist()
+    [0.75, 0.25]
     """
     miss_NQ = value_N[:, None] - quantile_NQ
     share_Q = np.array(quantiles)
-    return float(np.maximum(share_Q * miss_NQ, (share_Q - 1) * miss_NQ).mean())
+    loss_N: Float64 = np.maximum(share_Q * miss_NQ, (share_Q - 1) * miss_NQ).mean(axis=1)
+    return loss_N
 
 
 def acting(score_N: npt.NDArray[np.floating], return_N: Float64, shares: Sequence[float] = SHARES) -> list[Acting]:

@@ -225,6 +225,9 @@ def test_quantiles_are_judged_by_their_loss_and_by_what_they_cover(frame):
 
     metrics = found.metrics
     assert metrics["holdout_pinball"] == pytest.approx(np.mean(lost))
+    for name in ("holdout_pinball", "holdout_pinball_2s", "holdout_coverage_0.1", "holdout_coverage_0.9_1s"):
+        low, high, *_ = found.intervals[name]
+        assert low < metrics[name] < high, name
     assert metrics["holdout_pinball_2s"] == pytest.approx(np.mean(lost[3:]))
     assert [metrics[f"holdout_coverage_{quantile:g}_1s"] for quantile in quantiles] == pytest.approx(covered[:3])
     assert metrics["holdout_coverage_0.9"] == pytest.approx((covered[2] + covered[5]) / 2)

@@ -18,6 +18,7 @@ def test_a_child_reads_the_settings_of_its_runner(monkeypatch, tmp_path):
         max_per_kind={"batch": 2},
         prediction_topics=["past.a", "past.b"],
         runner_executor="ray",
+        prediction_topics=["past.btc", "past.eth"],
     )
     for name, value in given.environment().items():
         monkeypatch.setenv(name, value)
@@ -25,6 +26,7 @@ def test_a_child_reads_the_settings_of_its_runner(monkeypatch, tmp_path):
     read = RunnerSettings.read()
 
     assert read.archive is None
+    assert read.prediction_topics == ["past.btc", "past.eth"]
     assert read.job_store_url == given.job_store_url == "postgresql://u:p@h/d"
     assert (read.kafka, read.home, read.max_parallel, read.job_memory_mb) == ("127.0.0.1:7", tmp_path / "home", 3, 99)
     assert read.tracking_uri == given.tracking_uri
@@ -53,6 +55,13 @@ def test_a_table_or_list_that_is_no_json_is_told_by_its_name(monkeypatch, name):
 def test_limits_are_checked(name):
     with pytest.raises(InvalidSettingsError, match=name.upper()):
         RunnerSettings.read(**{name: 0})
+
+
+@pytest.mark.parametrize("name", ["TICKWISE_PREDICTION_TOPICS", "TICKWISE_MAX_PER_KIND"])
+def test_a_list_that_is_no_json_is_refused_by_name_without_being_told(monkeypatch, name):
+    monkeypatch.setenv(name, "hunter2")
+    with pytest.raises(InvalidSettingsError, match=f"^{name}: the value is no JSON$"):
+        RunnerSettings.read()
 
 
 def test_ids_sort_as_jobs_were_made():

@@ -9,6 +9,7 @@ import pytest
 from data_io.data_fetcher.sources import open_source
 from ml_core import frames
 from ml_core.errors import InputError, ModelRefusedError
+from ml_core.model.export import restated
 from ml_core.spec import parse
 from ml_core.types import SymbolTable
 from model_ops_manager import simulated_training
@@ -216,3 +217,9 @@ def test_a_model_of_another_question_is_refused_at_the_start(done) -> None:
     other = parse({**SPEC.model_dump(mode="json"), "label": {"horizons": ["2s"]}})
     with pytest.raises(ModelRefusedError, match="horizons"):
         Simulation(other, JobTrainer(other)).start_with(done[2][1])
+
+    label = {"horizons": ["500ms"], "kind": "triple_barrier", "barriers": {"up": 3, "down": 3}}
+    other = parse({**SPEC.model_dump(mode="json"), "label": label})
+    near = restated(done[2][1], label_kind="triple_barrier", barriers=(1.0, 1.0, 300 * S))
+    with pytest.raises(ModelRefusedError, match="barriers"):
+        Simulation(other, JobTrainer(other)).start_with(near)

@@ -29,6 +29,16 @@ trials = 5
 "model.params.max_bin" = "choice 15 | 255"
 """
 SPEC = parse(tomllib.loads(FILE))
+OWN = """
+import torch
+
+class Loss:
+    def __init__(self, model):
+        self.model = model
+
+    def loss(self, batch):
+        return {} * torch.nn.functional.cross_entropy(self.model(batch.x_BTF), batch.y_BH[:, 0], reduction="none")
+"""
 
 
 @pytest.fixture(scope="module")
@@ -99,6 +109,39 @@ def test_trials_of_another_study_are_passed_over(processed, undisturbed, tmp_pat
     store.save((damage % json.dumps(better._asdict()) if "%s" in damage else damage).encode())
 
     assert study.run(SPEC, processed, store) == undisturbed
+
+
+def test_a_trial_by_an_own_part_that_was_changed_since_is_run_again(processed, tmp_path) -> None:
+    data = {**tomllib.loads(FILE), "model": {"kind": "mlp"}}
+    data["train"] = {"epochs": 1, "min_rows": 100, "loss": "own:Loss"}
+    data["tune"] = {"trials": 1, "space": {"train.learning_rate": "float 0.01..0.1"}}
+    spec, store, losses = parse(data, folder=tmp_path), StudyFile(tmp_path / "trials.json"), []
+    for factor in (1, 1, 2):
+        (tmp_path / "own.py").write_text(OWN.format(factor))
+        losses.append(study.run(spec, processed, store)[0].losses)
+
+    assert losses[0] == losses[1]
+    assert losses[2][0] == pytest.approx(2 * losses[0][0])
+
+
+def test_the_command_tells_what_the_source_could_not_use(tmp_path, capsys) -> None:
+    (tmp_path / "demo.toml").write_text(FILE)
+    (tmp_path / "bad.csv").write_text("ts_ns,symbol,price,size\n1,A,1,1\n2,,1,1\n")
+    with pytest.raises(SystemExit):
+        cli.main(["tune", str(tmp_path / "demo.toml"), "--history", str(tmp_path / "bad.csv")])
+
+    assert "  skipped as unusable: 1 x no symbol\n" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("words", [["train", "--pipeline"], ["tune"]])
+def test_a_folder_that_is_a_file_is_refused_before_anything_is_learned(tmp_path, capsys, words) -> None:
+    file = tmp_path / "demo.toml"
+    file.write_text(FILE)
+    with pytest.raises(SystemExit) as stopped:
+        cli.main([*words, str(file), "--history", "synthetic:ticks=9", "--out", str(file)])
+
+    assert stopped.value.code == 2
+    assert f"cannot write to {file}: File exists" in capsys.readouterr().err
 
 
 def test_the_command_prints_the_best_sections_and_they_are_some(undisturbed, tmp_path, capsys) -> None:
