@@ -6,7 +6,7 @@ from typing import Self
 
 from pydantic import AliasChoices, Field, SecretStr, ValidationError
 from pydantic_core import ErrorDetails
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
 from ml_core.errors import InvalidSettingsError, nearest
 
@@ -44,13 +44,15 @@ class CommonSettings(BaseSettings):
         """Return the settings of the environment, ``given`` ones first.
 
         Raises:
-            InvalidSettingsError: A value is out of range. The message names the variable, never its value.
+            InvalidSettingsError: A value is out of range, or no JSON where it has to be. The message names the variable, never its value.
         """
         try:
             return cls(**{key: value for key, value in given.items() if value is not None})  # type: ignore[arg-type]  # checked by pydantic
         except ValidationError as error:
             lines = (_explain(detail) for detail in error.errors(include_url=False, include_input=False))
             raise InvalidSettingsError("; ".join(lines)) from None
+        except SettingsError as error:  # its cause holds the value
+            raise InvalidSettingsError(f'{error}: lists and tables are written in JSON, such as ["a"]') from None
 
 
 def _explain(detail: ErrorDetails) -> str:

@@ -67,6 +67,6 @@ class RunnerSettings(CommonSettings):
             "jobs_url": self.job_store_url,
         }
         return {
-            PREFIX + name.upper(): json.dumps(value) if isinstance(value, dict) else str(value)
+            PREFIX + name.upper(): json.dumps(value) if isinstance(value, dict | list) else str(value)
             for name, value in values.items()
         }

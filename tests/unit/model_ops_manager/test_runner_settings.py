@@ -16,6 +16,7 @@ def test_a_child_reads_the_settings_of_its_runner(monkeypatch, tmp_path):
         max_parallel=3,
         job_memory_mb=99,
         max_per_kind={"batch": 2},
+        prediction_topics=["past.btc"],
         runner_executor="ray",
     )
     for name, value in given.environment().items():
@@ -27,6 +28,7 @@ def test_a_child_reads_the_settings_of_its_runner(monkeypatch, tmp_path):
     assert read.job_store_url == given.job_store_url == "postgresql://u:p@h/d"
     assert (read.kafka, read.home, read.max_parallel, read.job_memory_mb) == ("127.0.0.1:7", tmp_path / "home", 3, 99)
     assert read.tracking_uri == given.tracking_uri
+    assert read.prediction_topics == ["past.btc"]
     assert (read.quotas, read.runner_executor) == (Quotas(0, {"batch": 2}), "ray")
 
 
@@ -51,3 +53,10 @@ def test_ids_sort_as_jobs_were_made():
     ids = [new_id(now_ns) for now_ns in times]
     assert ids == sorted(ids)
     assert {len(each) for each in ids} == {32}
+
+
+def test_a_list_that_is_no_json_is_told_without_its_value(monkeypatch):
+    monkeypatch.setenv("TICKWISE_PREDICTION_TOPICS", "past.secret")
+    with pytest.raises(InvalidSettingsError, match=r'prediction_topics.* JSON, such as \["a"\]') as told:
+        RunnerSettings.read()
+    assert "past.secret" not in str(told.value)
