@@ -44,7 +44,8 @@ class CommonSettings(BaseSettings):
         """Return the settings of the environment, ``given`` ones first.
 
         Raises:
-            InvalidSettingsError: A value is out of range, or no JSON where it has to be. The message names the variable, never its value.
+            InvalidSettingsError: A value is out of range, or a list is no JSON. The message names the variable, never
+                its value.
         """
         try:
             return cls(**{key: value for key, value in given.items() if value is not None})  # type: ignore[arg-type]  # checked by pydantic
