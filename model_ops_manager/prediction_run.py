@@ -150,7 +150,12 @@ async def _sink(
     kafka: str, spec: PipelineSpec, ticks: Ticks, out: str, about: dict[str, Any], mark: str
 ) -> AsyncIterator[Sink]:
     if not out.startswith(TOPIC):
-        yield ParquetSink(Path(out), mark=mark, **about)
+        sink = ParquetSink(Path(out), mark=mark, **about)
+        try:
+            yield sink
+        except BaseException:
+            sink.discard()
+            raise
         return
     topic = out.removeprefix(TOPIC)
     if topic in (spec.source.topic, job_requests.NAME):
