@@ -50,15 +50,13 @@ class CommonSettings(BaseSettings):
         """
         try:
             return cls(**{key: value for key, value in given.items() if value is not None})  # type: ignore[arg-type]  # checked by pydantic
-        except SettingsError as error:
-            field = re.search(r'field "(\w+)"', str(error))
-            raise InvalidSettingsError(f"{PREFIX}{field[1].upper() if field else ''}: the value is no JSON") from None
         except ValidationError as error:
             lines = (_explain(detail) for detail in error.errors(include_url=False, include_input=False))
             raise InvalidSettingsError("; ".join(lines)) from None
-        except SettingsError as error:  # of a list or a table; its message names nothing but the field
-            field = str(error).partition('"')[2].partition('"')[0]
-            raise InvalidSettingsError(f"{PREFIX}{field.upper()}: it is no JSON") from None
+        except SettingsError as error:  # of a list or a table; its cause holds the value
+            field = re.search(r'field "(\w+)"', str(error))
+            name = PREFIX + field[1].upper() if field else "a setting"
+            raise InvalidSettingsError(f'{name}: the value is no JSON; a list is written as ["a"]') from None
 
 
 def _explain(detail: ErrorDetails) -> str:

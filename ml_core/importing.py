@@ -74,6 +74,8 @@ def _read(path: Path) -> bytes:
     if path.suffix not in FORMATS:
         known = ", ".join(f"{suffix} ({name})" for suffix, name in FORMATS.items())
         raise ModelRefusedError(f"format: {path.name!r} is not one of {known}; nothing else is opened")
+    if not path.is_file():  # a device or a pipe has no end
+        raise NotFoundError(f"cannot read the model {path}: there is no such file")
     limit = MAX_BYTES if path.suffix == ".onnx" else MAX_TEXT_BYTES
     try:
         size = path.stat().st_size

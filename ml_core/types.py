@@ -248,6 +248,8 @@ class PredictSpec(BaseModel):
 
     @model_validator(mode="after")
     def _one_choice(self) -> Self:
+        if any(each is not None and each.timestamp() < 0 for each in (self.since, self.until)):
+            raise ValueError("since and until must not lie before 1970")
         if self.since is not None and self.until is not None and self.since >= self.until:
             raise ValueError("since must be before until")
         if self.source is not None and (self.since is not None or self.until is not None):

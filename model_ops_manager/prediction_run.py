@@ -153,7 +153,12 @@ async def _sink(
     if not out.startswith(TOPIC):
         if ticks.source is not None and _is_of(Path(out), Path(ticks.source)):
             raise InputError(f"{out} holds ticks of the source, which would be lost; name another file")
-        yield ParquetSink(Path(out), mark=mark, **about)
+        sink = ParquetSink(Path(out), mark=mark, **about)
+        try:
+            yield sink
+        except BaseException:
+            sink.discard()
+            raise
         return
     topic = out.removeprefix(TOPIC)
     if topic in (spec.source.topic, job_requests.NAME):

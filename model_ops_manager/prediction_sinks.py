@@ -3,6 +3,7 @@
 import asyncio
 import os
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import pyarrow as pa
@@ -10,6 +11,7 @@ import pyarrow.parquet as pq
 from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError
 
+from data_io import disk
 from data_io.topics import admin
 from data_io.topics.prediction_arrow import ArrowPredictionEncoder
 from data_io.topics.predictions import PredictionBatch, PredictionEncoder
@@ -91,11 +93,13 @@ class ParquetSink:
         with self._part.open("rb") as file:
             os.fsync(file.fileno())
         self._part.replace(self._path)
+        disk.sync(self._path.parent)
 
     def discard(self) -> None:
         """Leave no file."""
-        if self._writer is not None:
-            self._writer.close()
+        with suppress(OSError):  # no room for its end
+            if self._writer is not None:
+                self._writer.close()
         self._part.unlink(missing_ok=True)
 
     def _write_group(self, rows: int) -> None:

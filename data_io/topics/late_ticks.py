@@ -10,8 +10,7 @@ from typing import NamedTuple
 from data_io.topics import letters
 from data_io.topics.admin import TopicSpec
 from data_io.topics.record_batch import Record
-from data_io.topics.records import Header, Records
-from ml_core.errors import InputError
+from data_io.topics.records import Records
 
 _PREFIX = "tickwise.late."
 
@@ -72,18 +71,6 @@ def encode(late: Sequence[Late], records: Records, topic: str, partition: int) -
         }
         made.append(letters.encode(records, position, _PREFIX, letters.headers(_PREFIX, about)))
     return made
-
-
-def offset_of(headers: Sequence[Header]) -> int:
-    """Return the offset of the record that a letter is a copy of.
-
-    Raises:
-        InputError: It is no letter of late ticks.
-    """
-    text = dict(headers).get(_PREFIX + "offset") or b""  # what was added stands last
-    if not text.isdigit():
-        raise InputError("a record that does not say where it came from is no letter of late ticks")
-    return int(text)
 
 
 def _runs(places: Sequence[int]) -> str:

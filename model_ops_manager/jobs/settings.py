@@ -49,7 +49,9 @@ class RunnerSettings(CommonSettings):
     model_cards: bool = Field(
         default=True, description="draw a card of every model, with baselines and plots, and log it to its run"
     )
-    max_ticks: int = Field(default=2_000_000, ge=1000, description="most ticks that one job reads")
+    max_ticks: int = Field(
+        default=2_000_000, ge=1000, description="most ticks that one job trains on; predicting has no bound"
+    )
 
     @property
     def quotas(self) -> Quotas:

@@ -46,6 +46,11 @@ def test_the_parts_are_all_there() -> None:
     assert set(SERVICES) == PARTS
 
 
+def test_what_a_job_puts_aside_lies_on_a_disk() -> None:
+    place, volumes = environment_of("runner")["TMPDIR"], SERVICES["runner"]["volumes"]
+    assert f"runner:{place}" in volumes
+
+
 @every_service
 def test_the_image_is_pinned(name: str) -> None:
     image, _, tag = SERVICES[name]["image"].partition(":")

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from ml_core.errors import ModelRefusedError, UnknownPartError
+from ml_core.model.foreign.lightgbm_text import checked
 from ml_core.model.foreign.port import Answers, Foreign, of_trees
 from ml_core.model.trees import lightgbm_trees
 from ml_core.model.trees_onnx import Voice
@@ -18,8 +19,8 @@ def read_lightgbm(text: str) -> Foreign:
     """Return the model that ``Booster.save_model`` wrote.
 
     Raises:
-        ModelRefusedError: ``unreadable``, ``trees`` or ``objective``: it has a part that cannot be served. A retry will
-            not help.
+        ModelRefusedError: ``unreadable``, ``too_large``, ``trees`` or ``objective``: it has a part that cannot be
+            served. A retry will not help.
         UnknownPartError: LightGBM is not installed. A retry will not help.
     """
     try:
@@ -30,6 +31,7 @@ def read_lightgbm(text: str) -> Foreign:
         ) from error
     if not text.startswith("tree\n"):  # what else it may hold is not LightGBM's to find out
         raise ModelRefusedError("unreadable: this is no text of a LightGBM model, which begins with a line 'tree'")
+    text = checked(text)
     try:
         booster = lightgbm.Booster(model_str=text)
         dump: dict[str, Any] = booster.dump_model()

@@ -8,16 +8,19 @@ from collections.abc import Iterator
 import numpy as np
 import onnx
 import onnxruntime as ort
-from onnx import TensorProto
+from onnx import TensorProto, helper
 
 from ml_core.errors import ModelRefusedError, nearest
+from ml_core.model.foreign.depth import check_depth
 from ml_core.model.foreign.port import Foreign
+from ml_core.model.trees import LEAF
 from ml_core.types import Float32, Float64
 
 # The oldest has all operators that are put around the graph; the newest are those of the runtime.
 OPSETS = {"": range(13, 24), "ai.onnx.ml": range(1, 6)}
 _STANDARD = ("", "ai.onnx", "ai.onnx.ml")
 _ENDLESS = "Loop"  # its number of rounds may be anything, and a worker waits for it
+_TREES = "TreeEnsemble"  # of all names of the operator
 _FLOATS = {TensorProto.FLOAT: np.float32, TensorProto.DOUBLE: np.float64}
 
 
@@ -29,8 +32,8 @@ def read_onnx(data: bytes, output: str | None) -> Foreign:
         output: Which of its outputs is meant; None: it has one.
 
     Raises:
-        ModelRefusedError: ``unreadable``, ``operators``, ``opset``, ``external_data`` or ``shape``. A retry will not
-            help.
+        ModelRefusedError: ``unreadable``, ``operators``, ``opset``, ``external_data``, ``trees`` or ``shape``. A retry
+            will not help.
     """
     try:
         model = onnx.load_from_string(data)
@@ -90,6 +93,8 @@ def _check_parts(model: onnx.ModelProto) -> None:
                 raise ModelRefusedError(f"operators: {node.op_type} of {node.domain!r} is not of the standard")
             if node.op_type == _ENDLESS:
                 raise ModelRefusedError(f"operators: a {_ENDLESS} may run for ever")
+            if node.op_type.startswith(_TREES):
+                _check_trees(node)
             for attribute in node.attribute:
                 tensors += [attribute.t, *attribute.tensors]
                 sparse = [attribute.sparse_tensor, *attribute.sparse_tensors]
@@ -99,6 +104,24 @@ def _check_parts(model: onnx.ModelProto) -> None:
                 raise ModelRefusedError(
                     f"external_data: {tensor.name!r} lies in another file; save the model as one file"
                 )
+
+
+def _check_trees(node: onnx.NodeProto) -> None:
+    told = {each.name: helper.get_attribute_value(each) for each in node.attribute}
+    sides = [told.get(f"nodes_{side}nodeids", ()) for side in ("true", "false")]
+    if node.op_type == _TREES:  # a node is its place, and a flag tells whether a child is a leaf
+        leaves = [told.get(f"nodes_{side}leafs", ()) for side in ("true", "false")]
+        children = [[LEAF if a else n for n, a in zip(*each, strict=False)] for each in zip(sides, leaves, strict=True)]
+    else:
+        trees = told.get("nodes_treeids", ())
+        place = {each: n for n, each in enumerate(zip(trees, told.get("nodes_nodeids", ()), strict=False))}
+        rows = [list(zip(trees, side, told.get("nodes_modes", ()), strict=False)) for side in sides]
+        children = [[LEAF if mode == b"LEAF" else place.get((t, n), len(place)) for t, n, mode in row] for row in rows]
+    left_N, right_N = (np.array(each, np.int64) for each in children)
+    count = len(left_N)
+    if len(right_N) != count or not all(((each >= LEAF) & (each < count)).all() for each in (left_N, right_N)):
+        raise ModelRefusedError("trees: a tree has a child that is no node, or columns of several lengths")
+    check_depth(left_N, right_N)
 
 
 def _graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:

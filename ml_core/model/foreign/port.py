@@ -8,11 +8,14 @@ from typing import Literal, NamedTuple
 
 import onnx
 
+from ml_core.model.foreign.depth import check_depth
 from ml_core.model.trees import LEAF
 from ml_core.model.trees_onnx import Voice, sums_of
 from ml_core.types import Float32, Float64
 
 Answers = Literal["value", "probabilities", "logits"]
+
+MAX_ANSWERS = 1024  # numbers a row; a file of a few bytes may name as many as fill the memory
 
 
 class Foreign(NamedTuple):
@@ -50,6 +53,12 @@ def of_trees(
     engine: str,
     expected: Callable[[Float32], Float64],
 ) -> Foreign:
-    """Return the sum of ``voices`` and ``shift_K`` as a model of ``columns`` columns."""
+    """Return the sum of ``voices`` and ``shift_K`` as a model of ``columns`` columns.
+
+    Raises:
+        ModelRefusedError: As ``check_depth``.
+    """
+    for voice in voices:
+        check_depth(voice.tree.left_N, voice.tree.right_N)
     graph = sums_of(voices, shift_K, columns)
     return Foreign(kind, graph, (columns,), len(shift_K), tells, names, engine, expected, tuple(voices))

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ml_core.errors import ModelRefusedError
-from ml_core.model.foreign.port import Answers, Foreign, of_trees
+from ml_core.model.foreign.port import MAX_ANSWERS, Answers, Foreign, of_trees
 from ml_core.model.trees import LEAF, Tree
 from ml_core.model.trees_onnx import Voice
 from ml_core.types import Bool, Float32, Float64, Int64
@@ -35,8 +35,8 @@ def read_xgboost(text: str) -> Foreign:
     """Return the model that ``Booster.save_model`` wrote as JSON.
 
     Raises:
-        ModelRefusedError: ``unreadable``, ``trees`` or ``objective``: it has a part that cannot be served. A retry will
-            not help.
+        ModelRefusedError: ``unreadable``, ``too_large``, ``trees`` or ``objective``: it has a part that cannot be
+            served. A retry will not help.
     """
     try:
         learner = json.loads(text)["learner"]
@@ -44,6 +44,10 @@ def read_xgboost(text: str) -> Foreign:
         if booster["name"] != "gbtree":
             raise ModelRefusedError(f"trees: a booster {booster['name']!r} is not supported; 'gbtree' is")
         width = max(1, int(params["num_class"]), int(params.get("num_target", 1)))
+        if width > MAX_ANSWERS:
+            raise ModelRefusedError(
+                f"too_large: the model answers {width} numbers a row, at most {MAX_ANSWERS} are read"
+            )
         columns, names = int(params["num_feature"]), tuple(map(str, learner.get("feature_names") or ()))
         shift_K, tells = _start(str(learner["objective"]["name"]), str(params["base_score"]), width)
         trees = _trees(booster["model"], width=width, columns=columns)

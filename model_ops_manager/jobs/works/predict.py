@@ -109,7 +109,10 @@ class Predict(Work):
             return source
         if self.settings.history is None:
             raise InputError("the runner reads no files of ticks: TICKWISE_HISTORY names no folder; name a data set")
-        return str(self.settings.history / source)
+        path = self.settings.history / source
+        if not path.is_file():  # a folder has no hash that tells whether it is still the same
+            raise InputError(f"TICKWISE_HISTORY has no file {source!r}")
+        return str(path)
 
     def _arrival(self) -> Arrival | None:
         times = (self.asked.since, self.asked.until)

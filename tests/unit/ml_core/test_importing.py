@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from typing import Any
 
 import lightgbm
@@ -18,6 +19,8 @@ from ml_core.fit import fit
 from ml_core.importing import import_model
 from ml_core.model.fitted import FittedModel
 from ml_core.model.foreign import xgboost_file
+from ml_core.model.foreign.lightgbm_file import read_lightgbm
+from ml_core.model.foreign.lightgbm_text import checked
 from ml_core.model.foreign.signature import Signature, read_signature
 from ml_core.model.foreign.xgboost_file import read_xgboost
 from ml_core.model.runtime import Scorer
@@ -123,6 +126,40 @@ def test_a_lightgbm_model_of_two_classes_never_says_flat(imported, sigmoid):
     assert share_B3[:, 1].max() < 2e-6
 
 
+@pytest.fixture(scope="module")
+def lightgbm_text() -> str:
+    return str(booster("regression", num_leaves=4).model_to_string(num_iteration=1))
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("left_child", "0 -3 -2", "^unreadable: a tree has a child that is no node, or that has two parents"),
+        ("left_child", "1 -1000000 -2", "^unreadable: a tree has a child that is no node, or that has two parents"),
+        ("left_child", "1 -2", "^unreadable: a tree has columns of several lengths"),
+        ("left_child", "1_1 0 0", "^unreadable: left_child is no list of whole numbers"),
+        ("split_feature", "1000000 0 0", "^unreadable: a tree splits by a column that is none"),
+        ("decision_type", "3 2 2", "^trees: a split by category"),
+        ("num_cat", "1", "^trees: a split by category"),
+        ("is_linear", "1", "^trees: leaves that are linear models"),
+        ("leaf_value", "1 2", "^unreadable: a tree has columns of several lengths"),
+        ("num_leaves", "4\nnum_leaves=5", "^unreadable: a line is none of LightGBM's, or stands there twice"),
+        ("num_class", "9", "^unreadable: num_class and num_tree_per_iteration differ"),
+        ("num_tree_per_iteration", "900000000", "^too_large: the model answers 900000000 numbers a row"),
+    ],
+)
+def test_no_text_leads_lightgbm_astray(lightgbm_text, name, value, message):
+    changed, count = re.subn(rf"^{name}=.*$", f"{name}={value}", lightgbm_text, count=1, flags=re.MULTILINE)
+    assert count == 1
+    with pytest.raises(ModelRefusedError, match=message):
+        checked(changed)
+
+
+def test_where_trees_begin_is_what_the_text_shows(lightgbm_text):
+    changed = re.sub("(?m)^tree_sizes=.*$", "tree_sizes=99999999999", lightgbm_text)
+    assert read_lightgbm(changed).splits() == read_lightgbm(lightgbm_text).splits() != []
+
+
 # XGBoost
 
 
@@ -137,6 +174,12 @@ def tree(*nodes: tuple, **changes: Any) -> dict[str, Any]:
 A = tree((0, 0.1, 1, 2, 1), (1, -0.25, 3, 4, 0), (0.5,), (-1.5,), (2.25,))
 B = tree((1, 0.7, 2, 1, 0), (-0.125,), (0.375,))
 C = tree((0.0625,))
+
+
+def chain(depth: int) -> dict[str, Any]:
+    """Return a tree whose every split has a leaf to its left and the next split to its right."""
+    splits = [(0, 0.5, depth + number + 1, number + 1, 0) for number in range(depth)]
+    return tree(*splits, *[(1.0,)] * (depth + 1))
 
 
 def saved(*trees: dict[str, Any], objective: str = "reg:squarederror", base: str = "5E-1", **changes: Any):
@@ -310,6 +353,30 @@ def looped() -> bytes:
     return linear(helper.make_node("Loop", ["linear", ""], ["y"], body=body))
 
 
+def ensemble(falses: list[int]) -> bytes:
+    """Return trees of splits that lead right to ``falses`` and left to one leaf, which is their last node."""
+    count = len(falses)
+    node = helper.make_node(
+        "TreeEnsembleRegressor",
+        ["linear"],
+        ["y"],
+        domain="ai.onnx.ml",
+        n_targets=3,
+        nodes_treeids=[0] * (count + 1),
+        nodes_nodeids=list(range(count + 1)),
+        nodes_featureids=[0] * (count + 1),
+        nodes_modes=["BRANCH_LEQ"] * count + ["LEAF"],
+        nodes_values=[0.0] * (count + 1),
+        nodes_truenodeids=[count] * count + [0],
+        nodes_falsenodeids=[*falses, 0],
+        target_ids=[0],
+        target_nodeids=[count],
+        target_treeids=[0],
+        target_weights=[1.0],
+    )
+    return linear(node)
+
+
 TWO = helper.make_node("Softmax", ["linear"], ["y"]), helper.make_node("Identity", ["linear"], ["z"])
 ALONE = helper.make_node("Sub", ["linear", "mean"], ["y"])
 MEAN = helper.make_node("ReduceMean", ["linear"], ["mean"], axes=[0], keepdims=1)
@@ -322,6 +389,9 @@ MEAN = helper.make_node("ReduceMean", ["linear"], ["mean"], axes=[0], keepdims=1
         (external(linear()), {}, "^external_data: 'median' lies in another file"),
         (own_domain(), {}, "^operators: Run of 'com.example'"),
         (looped(), {}, "^operators: a Loop may run for ever"),
+        (ensemble(list(range(1, 502))), {}, "^trees: a tree is deeper than 500 splits"),
+        (ensemble([0]), {}, "^trees: a tree is deeper"),
+        (ensemble([7]), {}, "^trees: a tree has a child that is no node"),
         (linear(opset=9), {}, "^opset: version 9 of 'ai.onnx' is not within 13 to 23"),
         (linear(shape=[1, 2]), {}, "^shape: the graph must take"),
         (linear(shape=["n", 5]), {}, "^unreadable: "),
@@ -353,6 +423,8 @@ def test_one_of_several_outputs_can_be_named(imported):
         (saved(tree((0, math.nan, 1, 2, 1), (1.0,), (2.0,))), "^unreadable: .* out of range"),
         (saved({**B, "split_type": [1, 0, 0]}), "^trees: a split by category"),
         (saved(A, tree_info=[3]), "^unreadable: tree_info names another output than 0 to 0"),
+        (saved(A, num_class="900000000"), "^too_large: the model answers 900000000 numbers a row"),
+        (saved(chain(501)), "^trees: a tree is deeper than 500 splits"),
         (saved(A, num_feature="7"), "^signature: the file takes rows of shape .7,., and the signature says a window"),
     ],
 )

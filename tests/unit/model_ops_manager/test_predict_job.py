@@ -4,6 +4,7 @@ import asyncio
 from types import SimpleNamespace
 
 import pytest
+from pydantic import ValidationError
 
 from data_io.data_fetcher.sources import open_source
 from ml_core.errors import InputError, LeaseLostError, ModelNotFoundError, TrainingCancelledError
@@ -16,6 +17,7 @@ from model_ops_manager.jobs.store import JobStore
 from model_ops_manager.jobs.works import base
 from model_ops_manager.jobs.works.predict import Predict
 from model_ops_manager.mlflow_agent import ModelVersion
+from model_ops_manager.prediction_sinks import ParquetSink
 
 SPEC = parse(
     {
@@ -90,6 +92,7 @@ def killed_after(monkeypatch, store, ticks):
         return tell(job, **how)
 
     monkeypatch.setattr(store, "progress", progress)
+    monkeypatch.setattr(ParquetSink, "discard", lambda _sink: None)
 
 
 async def test_the_file_of_a_job_is_that_of_the_command(bench, tmp_path) -> None:
@@ -140,7 +143,7 @@ def test_a_job_that_is_cancelled_before_its_file_has_a_name_gives_none(bench) ->
     job = bench.lease()
     with pytest.raises(TrainingCancelledError):
         bench.run(job, lambda: bench.store.request_cancel(job.id))
-    assert "past.parquet" not in bench.out
+    assert bench.out == []
 
 
 def test_ticks_that_changed_between_two_attempts_end_the_job(bench, ticks) -> None:
@@ -150,6 +153,18 @@ def test_ticks_that_changed_between_two_attempts_end_the_job(bench, ticks) -> No
 
     with pytest.raises(InputError, match="not those that an attempt before has found"):
         bench.run(bench.again(job))
+
+
+def test_a_folder_is_no_file_of_ticks(bench) -> None:
+    (bench.settings.history / "folder").mkdir()
+    with pytest.raises(InputError, match="TICKWISE_HISTORY has no file 'folder'"):
+        bench.run(bench.lease(source="folder"))
+
+
+@pytest.mark.parametrize("name", ["since", "until"])
+def test_no_tick_arrived_before_1970(name) -> None:
+    with pytest.raises(ValidationError, match="must not lie before 1970"):
+        PredictSpec.model_validate({"to": "past.parquet", name: "1969-12-31T23:59:59Z"})
 
 
 def test_without_a_champion_or_a_folder_of_ticks_the_job_says_what_is_missing(bench) -> None:

@@ -16,9 +16,8 @@ def test_a_child_reads_the_settings_of_its_runner(monkeypatch, tmp_path):
         max_parallel=3,
         job_memory_mb=99,
         max_per_kind={"batch": 2},
-        prediction_topics=["past.a", "past.b"],
-        runner_executor="ray",
         prediction_topics=["past.btc", "past.eth"],
+        runner_executor="ray",
     )
     for name, value in given.environment().items():
         monkeypatch.setenv(name, value)
@@ -26,12 +25,11 @@ def test_a_child_reads_the_settings_of_its_runner(monkeypatch, tmp_path):
     read = RunnerSettings.read()
 
     assert read.archive is None
-    assert read.prediction_topics == ["past.btc", "past.eth"]
     assert read.job_store_url == given.job_store_url == "postgresql://u:p@h/d"
     assert (read.kafka, read.home, read.max_parallel, read.job_memory_mb) == ("127.0.0.1:7", tmp_path / "home", 3, 99)
     assert read.tracking_uri == given.tracking_uri
+    assert read.prediction_topics == ["past.btc", "past.eth"]
     assert (read.quotas, read.runner_executor) == (Quotas(0, {"batch": 2}), "ray")
-    assert read.prediction_topics == ["past.a", "past.b"]
 
 
 def test_a_relative_home_is_the_same_folder_for_a_child(monkeypatch, tmp_path):
@@ -44,13 +42,6 @@ def test_a_relative_home_is_the_same_folder_for_a_child(monkeypatch, tmp_path):
     assert environment["TICKWISE_MLFLOW_TRACKING_URI"] == f"sqlite:///{tmp_path / 'here' / 'mlflow.db'}"
 
 
-@pytest.mark.parametrize("name", ["MAX_PER_KIND", "PREDICTION_TOPICS"])
-def test_a_table_or_list_that_is_no_json_is_told_by_its_name(monkeypatch, name):
-    monkeypatch.setenv(f"TICKWISE_{name}", "past.btc")
-    with pytest.raises(InvalidSettingsError, match=f"^TICKWISE_{name}: it is no JSON$"):
-        RunnerSettings.read()
-
-
 @pytest.mark.parametrize("name", ["max_parallel", "lease_s", "runner_poll_s", "job_timeout_s", "job_threads"])
 def test_limits_are_checked(name):
     with pytest.raises(InvalidSettingsError, match=name.upper()):
@@ -60,8 +51,9 @@ def test_limits_are_checked(name):
 @pytest.mark.parametrize("name", ["TICKWISE_PREDICTION_TOPICS", "TICKWISE_MAX_PER_KIND"])
 def test_a_list_that_is_no_json_is_refused_by_name_without_being_told(monkeypatch, name):
     monkeypatch.setenv(name, "hunter2")
-    with pytest.raises(InvalidSettingsError, match=f"^{name}: the value is no JSON$"):
+    with pytest.raises(InvalidSettingsError, match=f"^{name}: the value is no JSON") as told:
         RunnerSettings.read()
+    assert "hunter2" not in str(told.value)
 
 
 def test_ids_sort_as_jobs_were_made():
