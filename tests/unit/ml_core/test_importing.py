@@ -14,7 +14,7 @@ from onnx import TensorProto, helper, numpy_helper
 from ml_core import spec as pipelines
 from ml_core.data_processor.features import FeaturePlan
 from ml_core.data_processor.scaling_kernel import scale_rows
-from ml_core.errors import ModelRefusedError, SchemaMismatchError, SpecError
+from ml_core.errors import ModelRefusedError, NotFoundError, SchemaMismatchError, SpecError
 from ml_core.fit import fit
 from ml_core.importing import import_model
 from ml_core.model.fitted import FittedModel
@@ -506,3 +506,9 @@ def test_a_wrapped_model_that_says_something_else_is_refused(imported, monkeypat
     monkeypatch.setattr(xgboost_file.np, "nextafter", lambda value, _: value)  # `<` taken for `<=`
     with pytest.raises(ModelRefusedError, match=r"^parity: the trees of the file and ONNX Runtime differ"):
         imported("model.json", saved(A, B), NUMBER)
+
+
+def test_a_device_is_no_file_of_a_model(tmp_path):
+    (tmp_path / "model.json").symlink_to("/dev/null")
+    with pytest.raises(NotFoundError, match="there is no such file"):
+        import_model(tmp_path / "model.json", spec_of(), Signature.model_validate(NUMBER))
