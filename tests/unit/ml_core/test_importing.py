@@ -2,7 +2,6 @@
 
 import json
 import math
-import re
 from typing import Any
 
 import lightgbm
@@ -19,8 +18,6 @@ from ml_core.fit import fit
 from ml_core.importing import import_model
 from ml_core.model.fitted import FittedModel
 from ml_core.model.foreign import xgboost_file
-from ml_core.model.foreign.lightgbm_file import read_lightgbm
-from ml_core.model.foreign.lightgbm_text import checked
 from ml_core.model.foreign.signature import Signature, read_signature
 from ml_core.model.foreign.xgboost_file import read_xgboost
 from ml_core.model.runtime import Scorer
@@ -124,40 +121,6 @@ def test_a_lightgbm_model_of_two_classes_never_says_flat(imported, sigmoid):
 
     np.testing.assert_allclose(share_B3[:, 2], made.predict(rows()[:, 0, TAKEN]), atol=3e-6)
     assert share_B3[:, 1].max() < 2e-6
-
-
-@pytest.fixture(scope="module")
-def lightgbm_text() -> str:
-    return str(booster("regression", num_leaves=4).model_to_string(num_iteration=1))
-
-
-@pytest.mark.parametrize(
-    ("name", "value", "message"),
-    [
-        ("left_child", "0 -3 -2", "^unreadable: a tree has a child that is no node, or that has two parents"),
-        ("left_child", "1 -1000000 -2", "^unreadable: a tree has a child that is no node, or that has two parents"),
-        ("left_child", "1 -2", "^unreadable: a tree has columns of several lengths"),
-        ("left_child", "1_1 0 0", "^unreadable: left_child is no list of whole numbers"),
-        ("split_feature", "1000000 0 0", "^unreadable: a tree splits by a column that is none"),
-        ("decision_type", "3 2 2", "^trees: a split by category"),
-        ("num_cat", "1", "^trees: a split by category"),
-        ("is_linear", "1", "^trees: leaves that are linear models"),
-        ("leaf_value", "1 2", "^unreadable: a tree has columns of several lengths"),
-        ("num_leaves", "4\nnum_leaves=5", "^unreadable: a line is none of LightGBM's, or stands there twice"),
-        ("num_class", "9", "^unreadable: num_class and num_tree_per_iteration differ"),
-        ("num_tree_per_iteration", "900000000", "^too_large: the model answers 900000000 numbers a row"),
-    ],
-)
-def test_no_text_leads_lightgbm_astray(lightgbm_text, name, value, message):
-    changed, count = re.subn(rf"^{name}=.*$", f"{name}={value}", lightgbm_text, count=1, flags=re.MULTILINE)
-    assert count == 1
-    with pytest.raises(ModelRefusedError, match=message):
-        checked(changed)
-
-
-def test_where_trees_begin_is_what_the_text_shows(lightgbm_text):
-    changed = re.sub("(?m)^tree_sizes=.*$", "tree_sizes=99999999999", lightgbm_text)
-    assert read_lightgbm(changed).splits() == read_lightgbm(lightgbm_text).splits() != []
 
 
 # XGBoost
