@@ -13,7 +13,7 @@ from onnx import TensorProto, helper, numpy_helper
 from ml_core import spec as pipelines
 from ml_core.data_processor.features import FeaturePlan
 from ml_core.data_processor.scaling_kernel import scale_rows
-from ml_core.errors import ModelRefusedError, SchemaMismatchError, SpecError
+from ml_core.errors import ModelRefusedError, NotFoundError, SchemaMismatchError, SpecError
 from ml_core.fit import fit
 from ml_core.importing import import_model
 from ml_core.model.fitted import FittedModel
@@ -121,6 +121,9 @@ def test_a_lightgbm_model_of_two_classes_never_says_flat(imported, sigmoid):
 
     np.testing.assert_allclose(share_B3[:, 2], made.predict(rows()[:, 0, TAKEN]), atol=3e-6)
     assert share_B3[:, 1].max() < 2e-6
+
+
+# XGBoost
 
 
 def tree(*nodes: tuple, **changes: Any) -> dict[str, Any]:
@@ -466,3 +469,9 @@ def test_a_wrapped_model_that_says_something_else_is_refused(imported, monkeypat
     monkeypatch.setattr(xgboost_file.np, "nextafter", lambda value, _: value)  # `<` taken for `<=`
     with pytest.raises(ModelRefusedError, match=r"^parity: the trees of the file and ONNX Runtime differ"):
         imported("model.json", saved(A, B), NUMBER)
+
+
+def test_a_device_is_no_file_of_a_model(tmp_path):
+    (tmp_path / "model.json").symlink_to("/dev/null")
+    with pytest.raises(NotFoundError, match="there is no such file"):
+        import_model(tmp_path / "model.json", spec_of(), Signature.model_validate(NUMBER))
