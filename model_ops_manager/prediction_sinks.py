@@ -67,7 +67,7 @@ class ParquetSink:
     def write(self, partition: int, made: PredictionBatch) -> None:
         """Append ``made``."""
         if partition not in self._encoders:
-            self._encoders[partition] = ArrowPredictionEncoder(partition=partition, **self._about)  # type: ignore[arg-type]
+            self._encoders[partition] = ArrowPredictionEncoder(partition=partition, **self._about)  # type: ignore[arg-type]  # mixed values
         for batch in self._encoders[partition].record_batches(made):
             seal(batch, producer_id=-1, epoch=-1, sequence=-1, transactional=False)
             records, _ = unpack(RawFetch(batch.data.tobytes(), 0, []))
@@ -140,7 +140,7 @@ class TopicSink:
             KafkaUnavailableError: It did not say so in ANSWER_S. What was sent may be there.
         """
         if partition not in self._encoders:
-            self._encoders[partition] = PredictionEncoder(partition=partition, **self._about)  # type: ignore[arg-type]
+            self._encoders[partition] = PredictionEncoder(partition=partition, **self._about)  # type: ignore[arg-type]  # mixed values
         values = self._encoders[partition].values(made)
         try:
             for start in range(0, len(values), _AT_ONCE):

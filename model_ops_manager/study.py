@@ -3,11 +3,11 @@
 import hashlib
 import json
 import logging
-import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from data_io import disk
 from ml_core.data_processor.dataset import Processed
 from ml_core.fit import Progress, try_out
 from ml_core.parts import files_of
@@ -33,14 +33,13 @@ class StudyFile:
         return self._path.read_bytes() if self._path.is_file() else None
 
     def save(self, data: bytes) -> None:
-        """Keep ``data`` in place of what was saved before."""
-        part = self._path.with_suffix(".part")
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        with part.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(self._path)
+        """Keep ``data`` in place of what was saved before.
+
+        Raises:
+            SourceUnavailableError: The disk did not take it. A retry is safe.
+        """
+        with disk.whole(self._path) as hidden:
+            hidden.write_bytes(data)
 
 
 def run(
@@ -70,7 +69,7 @@ def run(
         SpecError, UnknownPartError: As ``check_space``.
     """
     study = _hash(spec, processed, seed, threads)
-    trials = _unpack(store.load(), study)
+    trials = _unpack(store.load(), study)[: spec.tune.trials]
     if told is not None:
         for trial in trials:
             told(trial)
@@ -110,10 +109,11 @@ def as_toml(values: Mapping[str, Any]) -> str:
 
 
 def _hash(spec: PipelineSpec, processed: Processed, seed: int, threads: int) -> str:
-    """Return the hash of all that trials depend on."""
+    """Return the hash of all that trials depend on; how many there are to be is none of it."""
     kinds = parse_range(spec.tune.space["model.kind"]).choices if "model.kind" in spec.tune.space else ()
     own = files_of((*map(str, kinds), spec.model.kind, spec.train.loss or ""), spec.folder)
-    text = json.dumps([spec.model_dump(mode="json"), own, processed.hash, seed, threads], sort_keys=True)
+    asked = spec.model_dump(mode="json", exclude={"tune": {"trials"}})
+    text = json.dumps([asked, own, processed.hash, seed, threads], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
 
 

@@ -31,7 +31,9 @@ def _store() -> JobStore:
 @app.command()
 def submit(
     pipeline: Annotated[str, typer.Option(help="Name of the pipeline.")],
-    kind: Annotated[JobKind, typer.Option(help="From scratch, or on from the champion.")] = JobKind.BATCH,
+    kind: Annotated[
+        JobKind, typer.Option(help="batch: from scratch; incremental: on from the champion; tune: a study.")
+    ] = JobKind.BATCH,
     seed: Annotated[int, typer.Option(min=0, max=2**31 - 1)] = 0,
     priority: Annotated[int, typer.Option(min=-10, max=10, help="Higher ones are taken up first.")] = 0,
     pipelines: Annotated[Path | None, typer.Option(help="Pipeline file or folder.")] = None,

@@ -117,5 +117,5 @@ def test_jobs_killed_at_any_moment_give_the_same_model_and_one_version(lab, undi
             assert lab.made_by(ended) == undisturbed, said
             assert lab.run_states(name)[0] == "FINISHED", said
             assert "RUNNING" not in lab.run_states(name), said
-            print(said)  # noqa: T201
+            print(said)  # noqa: T201  # when each was killed
     assert job_ids(lab.home) == []

@@ -103,6 +103,17 @@ def test_a_study_that_was_killed_goes_on_where_it_was(processed, undisturbed, tm
     assert len(tried) == len(undisturbed) - number - 1
 
 
+def test_a_study_of_more_trials_goes_on_from_a_shorter_one(processed, undisturbed, tmp_path, monkeypatch) -> None:
+    store, tried = StudyFile(tmp_path / "trials.json"), []
+    shorter = SPEC.model_copy(update={"tune": SPEC.tune.model_copy(update={"trials": 2})})
+    monkeypatch.setattr(study, "try_out", lambda *args, **how: tried.append(args) or try_out(*args, **how))
+
+    assert study.run(shorter, processed, store) == undisturbed[:2]
+    assert study.run(SPEC, processed, store) == undisturbed
+    assert len(tried) == len(undisturbed)
+    assert study.run(shorter, processed, store) == undisturbed[:2]
+
+
 @pytest.mark.parametrize("damage", ["", "{}", '{"format": 1, "study": "of others", "trials": [%s]}'])
 def test_trials_of_another_study_are_passed_over(processed, undisturbed, tmp_path, damage) -> None:
     store, better = StudyFile(tmp_path / "trials.json"), undisturbed[0]._replace(losses=[0.0])
