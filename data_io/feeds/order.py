@@ -113,7 +113,7 @@ class SymbolOrder:
         if self.hole is None:
             self._begin(self.last_id + 1, None)
         elif not self._held or not self._held[-1].is_break:
-            self._held.append(_Held(now_ns, None, is_break=True))
+            self._hold(_Held(now_ns, None, is_break=True), now_ns)
 
     def lost(self, heard_ns: int) -> None:
         """Take note that the connection is lost; ``heard_ns`` is when it was last heard of."""

@@ -1,7 +1,7 @@
 from collections import Counter
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from data_io.feeds.gaps import Gap
@@ -73,6 +73,7 @@ STEP = st.one_of(
 
 
 @settings(max_examples=300)
+@example([("trade", n) for n in (0, 2, 9, 9)] + [("quote", 0), ("quote", 0), ("connect_anew", 0), ("trade", 1)])
 @given(st.lists(STEP, max_size=80))
 def test_whatever_happens_each_trade_is_out_once_or_in_one_mark_and_time_never_goes_back(steps) -> None:
     clock = ReceiveClock()
