@@ -1,7 +1,7 @@
 """The topic ``market.gaps.v1``: what a feed knows to be missing, one JSON object a gap, keyed by symbol.
 
-Nothing on the topic of ticks tells of it, and training does not read it: a row or a label that reaches across a gap is
-made of the ticks there are.
+Nothing on the topic of ticks tells of it: a live row that reaches across a gap is made of the ticks there are. Training
+jobs read it and leave such rows and labels out.
 """
 
 from typing import Literal

@@ -148,7 +148,7 @@ def test_what_the_exchange_refuses_is_not_asked_again(market: Exchange) -> None:
 
 def test_nobody_asks_hour_by_hour_for_trades_of_the_future(market: Exchange) -> None:
     market.now_ms = 10**15
-    clock = lambda: (T0_MS + 60_000) * 10**6  # noqa: E731
+    clock = lambda: (T0_MS + 60_000) * 10**6  # noqa: E731  # shorter than a function
     for until in ("", "&to=9999-12-31"):
         market.asked.clear()
         assert trades_of(market, FROM + until, clock=clock).fetch().empty
